@@ -1,0 +1,210 @@
+"""Orbax on disk: our weight checkpoints, and the weights inside a training workdir.
+
+A weight checkpoint is a folder with two Orbax items: `params` (the tree) and `config` (JSON:
+format, architecture, metadata). A workdir is what training writes: `checkpoints/<step>/` with the
+items `state` ({step, params, opt_state[, ema_params]}), `data` and `config` (JSON with
+`architecture`); of it only the parameters are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from drsformer_jax.checkpoints.names import check_tree
+from drsformer_jax.checkpoints.states import check_finite
+from drsformer_jax.checkpoints.weights import Weights, config_from
+from drsformer_jax.errors import UserError
+
+FORMAT = "drsformer"
+_PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
+
+
+def load_directory(path: Path) -> Weights:
+    """The weights of a folder: a weight checkpoint, a training workdir or one of its steps.
+
+    Raises:
+      UserError: the folder is none of these, or damaged.
+    """
+    if is_checkpoint(path):
+        return load_checkpoint(path)
+    if (path / _STATE).is_dir() and (path / _CONFIG).is_dir():
+        return _load_step(path)
+    if (path / "checkpoints").is_dir():
+        return load_workdir(path)
+    raise UserError(
+        f"{path} is neither a checkpoint written by `drsformer convert` nor a training workdir "
+        "(which has a folder checkpoints/)"
+    )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether the folder is a weight checkpoint of ours (without reading its tensors)."""
+    try:
+        return bool(_read_json(path / _CONFIG).get("format") == FORMAT)
+    except UserError:
+        return False
+
+
+def load_checkpoint(path: Path) -> Weights:
+    """The weights of a folder that `save_checkpoint` wrote.
+
+    Raises:
+      UserError: the folder is damaged, or its tensors do not fit its architecture.
+    """
+    document = _read_json(path / _CONFIG)
+    with _damage(path):
+        tree = _restore(path / _PARAMS, None)
+    metadata = {str(key): str(value) for key, value in document.get("metadata", {}).items()}
+    return _weights(tree, document, metadata, path)
+
+
+def save_checkpoint(path: Path, weights: Weights) -> None:
+    """Writes a weight checkpoint; one that is already there is replaced when the new one is whole.
+
+    Raises:
+      UserError: something else is there under that name.
+    """
+    path = path.absolute()
+    if path.exists() and not is_checkpoint(path):
+        raise UserError(f"{path} exists and is not one of our checkpoints: give another name")
+    document = {
+        "format": FORMAT,
+        "architecture": weights.config.architecture(),
+        "metadata": dict(weights.metadata),
+    }
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(
+                scratch / "new",
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(weights.params),
+                    config=ocp.args.JsonSave(document),
+                ),
+            )
+        if path.exists():
+            os.rename(path, scratch / "old")
+        try:
+            os.rename(scratch / "new", path)
+        except OSError:
+            if (scratch / "old").exists():
+                os.rename(scratch / "old", path)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load_workdir(path: Path) -> Weights:
+    """The weights of the newest good checkpoint of a training run.
+
+    The averaged parameters where training kept an average, else the parameters. A checkpoint that
+    cannot be read, or whose parameters are not finite, is passed over and named in the notes.
+
+    Raises:
+      UserError: there is no good checkpoint.
+    """
+    folder = (path / "checkpoints").absolute()
+    steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
+    if not steps:
+        raise UserError(f"{path} has no checkpoint yet: let training reach its first one")
+    failures: list[str] = []
+    for step in steps:
+        try:
+            weights = _load_step(folder / str(step))
+        except UserError as error:
+            # The note travels with the weights: it should not carry the path of this machine.
+            reason = str(error).removeprefix(f"{folder / str(step)} ")
+            failures.append(f"step {step} was passed over: it {reason}")
+            continue
+        weights.metadata["source"] = path.absolute().name
+        if failures:
+            weights.metadata["notes"] = "; ".join(failures)
+        return weights
+    raise UserError(f"{path} has no good checkpoint; {failures[0]}")
+
+
+def _load_step(path: Path) -> Weights:
+    """The weights in one step's folder of a training run."""
+    document = _read_json(path / _CONFIG)
+    with _damage(path):
+        kept = _tree_metadata(path / _STATE)
+        key = _EMA if kept.get(_EMA) else _PARAMS
+        tree = _restore(path / _STATE, key)
+    metadata = {"source": path.absolute().name, "step": path.name, "parameters": key}
+    return _weights(tree, document, metadata, path)
+
+
+def _weights(
+    tree: dict[str, Any], document: dict[str, Any], metadata: dict[str, str], path: Path
+) -> Weights:
+    architecture = document.get("architecture")
+    if not isinstance(architecture, dict):
+        raise UserError(f"{path} does not say which architecture its parameters have")
+    config = config_from(architecture, str(path))
+    check_finite(check_tree(tree, config, str(path)), str(path))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float32), tree)
+    return Weights(config, params, metadata)
+
+
+def _tree_metadata(item: Path) -> dict[str, Any]:
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree: dict[str, Any] = handler.metadata(epath.Path(item.absolute())).tree
+        return tree
+    finally:
+        handler.close()
+
+
+def _restore(item: Path, key: str | None) -> dict[str, Any]:
+    """A saved tree, or of it the subtree under `key`, as NumPy arrays whatever wrote it.
+
+    Nothing else is read from the disk, and the devices it was sharded over need not be here.
+    """
+    wanted = _tree_metadata(item)
+    if key is not None:
+        wanted = {key: wanted[key]}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree: dict[str, Any] = handler.restore(
+            epath.Path(item.absolute()),
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True),
+        )
+    finally:
+        handler.close()
+    return tree if key is None else tree[key]
+
+
+def _read_json(item: Path) -> dict[str, Any]:
+    """What ocp.args.JsonSave wrote as this item."""
+    try:
+        document = json.loads((item / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{item.parent} is damaged: {item.name}/metadata is unreadable") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{item.parent} is damaged: {item.name}/metadata is unreadable")
+    return document
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Whatever Orbax and TensorStore raise on a damaged folder becomes one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"{path} is damaged or incomplete: its parameters cannot be read "
+            f"({type(error).__name__})"
+        ) from error

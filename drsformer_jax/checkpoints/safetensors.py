@@ -1,0 +1,91 @@
+"""Weights as `.safetensors`: the form in which we ship them.
+
+The tensors have PyTorch's names and layouts, so that both frameworks can use the file. The header
+has {"format": "drsformer", "architecture": JSON} and free strings (recipe, score, source).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - makes NumPy, and with it safetensors, know bfloat16
+import numpy as np
+
+from drsformer_jax.checkpoints.names import listing
+from drsformer_jax.checkpoints.states import precision_note, strip_prefix
+from drsformer_jax.errors import UserError
+from drsformer_jax.files import atomic_path
+
+FORMAT = "drsformer"
+_RESERVED = ("format", "architecture")
+_FLOATING = ("F64", "F32", "F16", "BF16")
+
+
+def read_safetensors(
+    path: Path,
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None, dict[str, str]]:
+    """(float32 tensors by name, architecture or None in a file that is not ours, free strings).
+
+    Raises:
+      UserError: the file is damaged, or its header is.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            header = dict(file.metadata() or {})
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            odd = [f"{name} ({kind})" for name, kind in kinds.items() if kind not in _FLOATING]
+            if odd:
+                raise UserError(f"{path} has tensors that are not floating-point: {listing(odd)}")
+            stored = {name: file.get_tensor(name) for name in kinds}
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is truncated, damaged or not a safetensors file ({error})"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    state = {
+        name: np.array(array, dtype=np.float32, order="C")
+        for name, array in strip_prefix(stored, str(path)).items()
+    }
+    # A foreign "format" says which framework wrote the file: of no use once it is converted.
+    metadata = {key: value for key, value in header.items() if key not in _RESERVED}
+    note = precision_note(array.dtype.name for array in stored.values())
+    if note:
+        metadata["notes"] = "; ".join([*filter(None, [metadata.get("notes")]), note])
+    return state, _architecture(header, path), metadata
+
+
+def write_safetensors(
+    path: Path,
+    state: Mapping[str, np.ndarray],
+    architecture: Mapping[str, Any],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes tensors with PyTorch's names and layouts, the architecture and free strings."""
+    from safetensors.numpy import save_file
+
+    header = {
+        **{key: str(value) for key, value in metadata.items() if key not in _RESERVED},
+        "format": FORMAT,
+        "architecture": json.dumps(architecture),
+    }
+    tensors = {name: np.array(array, order="C") for name, array in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def _architecture(header: Mapping[str, str], path: Path) -> dict[str, Any] | None:
+    if header.get("format") != FORMAT:
+        return None
+    try:
+        architecture = json.loads(header["architecture"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} has no readable architecture in its header") from error
+    if not isinstance(architecture, dict):
+        raise UserError(f"{path} has no readable architecture in its header")
+    return architecture

@@ -1,0 +1,142 @@
+"""Weights of a network and the forms in which they lie on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import drsformer_jax
+from drsformer_jax.checkpoints.infer import infer_config
+from drsformer_jax.checkpoints.names import Params, from_tree, to_tree
+from drsformer_jax.checkpoints.pytorch import read_pytorch, write_pytorch
+from drsformer_jax.checkpoints.safetensors import read_safetensors, write_safetensors
+from drsformer_jax.checkpoints.states import check_finite
+from drsformer_jax.errors import UserError
+from drsformer_jax.models.config import DRSformerConfig
+
+Form = Literal["pytorch", "safetensors", "directory"]
+
+_FORMS: dict[str, Form] = {
+    ".pth": "pytorch",
+    ".pt": "pytorch",
+    ".safetensors": "safetensors",
+    "": "directory",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A network: its configuration, its parameters and where they come from.
+
+    params: the tree of `models.drsformer`, float32 NumPy arrays; metadata: free strings (source,
+    recipe, score, notes), kept by every form but PyTorch's.
+    """
+
+    config: DRSformerConfig
+    params: Params
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def load_weights(path: str | os.PathLike[str]) -> Weights:
+    """The weights at `path`: `.pth` or `.pt`, `.safetensors`, or a folder.
+
+    A folder is a checkpoint written by `save_weights`, a training workdir (its newest good
+    checkpoint; the averaged parameters where there are) or one step of it.
+
+    Raises:
+      UserError: there is nothing, it is of no form we know, damaged, not a DRSformer, or not
+        finite.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_dir():
+        # Orbax takes seconds to import; files do without it.
+        from drsformer_jax.checkpoints.orbax import load_directory
+
+        return load_directory(path)
+    architecture: Mapping[str, Any] | None = None
+    form = _FORMS.get(path.suffix.lower())
+    if form == "pytorch":
+        state, metadata = read_pytorch(path)
+    elif form == "safetensors":
+        state, architecture, metadata = read_safetensors(path)
+    else:
+        raise UserError(f"{path}: weights are .pth, .pt or .safetensors files, or a folder")
+    if architecture is None:
+        config = infer_config({name: a.shape for name, a in state.items()}, str(path))
+    else:
+        config = config_from(architecture, str(path))
+    params = to_tree(state, config, str(path))
+    check_finite(state, str(path))
+    return Weights(config, params, metadata)
+
+
+def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
+    """Writes weights in the form that `path` asks for, atomically.
+
+    `.pth`/`.pt`: {"params": state_dict} for the authors' program; `.safetensors`; without a suffix
+    a checkpoint folder. A file, or a checkpoint folder of ours, that is there is replaced.
+
+    Raises:
+      UserError: the suffix names no form we write, the place cannot be written, or a folder that
+        is not ours is there.
+    """
+    path = Path(path)
+    form = form_of(path)
+    if form != "directory" and path.is_dir():
+        raise UserError(f"{path} is a folder: give a file name")
+    state = from_tree(weights.params, weights.config)
+    try:
+        if form == "pytorch":
+            write_pytorch(path, state)
+        elif form == "safetensors":
+            write_safetensors(path, state, weights.config.architecture(), weights.metadata)
+        else:
+            from drsformer_jax.checkpoints.orbax import save_checkpoint
+
+            save_checkpoint(path, weights)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def form_of(path: Path) -> Form:
+    """The form in which weights are written at `path`.
+
+    Raises:
+      UserError: its suffix is not one of ours.
+    """
+    form = _FORMS.get(path.suffix.lower())
+    if form is None:
+        raise UserError(
+            f"{path}: cannot tell the form from {path.suffix!r}: end the name in .pth, .pt or "
+            ".safetensors, or in none of them (no dot) for a checkpoint folder"
+        )
+    return form
+
+
+def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
+    """The configuration a file describes.
+
+    Raises:
+      UserError: it describes none that can be built.
+    """
+    try:
+        return DRSformerConfig.from_architecture(architecture)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
+
+
+def default_weights() -> Path:
+    """The weights that come with the package.
+
+    Raises:
+      UserError: this build of the package has none.
+    """
+    packaged = sorted((Path(drsformer_jax.__file__).parent / "weights").glob("*.safetensors"))
+    if not packaged:
+        raise UserError("this installation comes without weights: name some with --weights")
+    return packaged[0]

@@ -1,0 +1,119 @@
+"""What train.py and eval.py do: read --config and --workdir, then one library call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from drsformer_jax.errors import UserError
+
+EXIT_FAILURE = 2
+EXIT_INTERRUPTED = 130
+
+# XLA's CPU compiler orders a program for concurrency and keeps every intermediate result alive:
+# five times the memory and twice the time in a training step.
+CPU_SCHEDULER_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
+
+
+def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
+    """Runs "train" or "evaluate" with the flags of a command line; returns the exit code.
+
+    0: done. 2: the user's mistake, or diverged training, told in one line on stderr. 130: stopped
+    by a signal, the state saved.
+    """
+    try:
+        config, workdir = parse_flags(argv, description)
+        if config is None:
+            return 0
+        _train(config, workdir) if command == "train" else _evaluate(config, workdir)
+    except UserError as error:
+        print(f"{Path(argv[0]).name}: error: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def parse_flags(argv: Sequence[str], description: str) -> tuple[ConfigDict | None, Path]:
+    """The configuration, with the command line's changes, and the workdir.
+
+    Returns None for the configuration when only help was asked for.
+
+    Raises:
+      UserError: a flag is unknown or missing, the file is not a configuration, or a key is not one
+        of its keys.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "configuration file, such as configs/rain100l.py; --config.KEY=VALUE changes a key",
+        flag_values=values,
+        sys_argv=list(argv),
+    )
+    flags.DEFINE_string(
+        "workdir", None, "folder of the run: checkpoints, logs, scores", flag_values=values
+    )
+    if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
+        print(f"{description.strip()}\n\nflags:\n{values.get_help()}")
+        return None, Path()
+    try:
+        rest = values(list(argv))[1:]
+        config = values["config"].value
+    except Exception as error:
+        # Whatever the file does wrong, and absl's own errors: the first line says it.
+        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(message) from error
+    if rest:
+        raise UserError(f"unexpected arguments: {' '.join(rest)}")
+    for name in ("config", "workdir"):
+        if values[name].value is None:
+            raise UserError(f"--{name} is missing")
+    if not isinstance(config, ConfigDict):
+        raise UserError("--config: get_config() must return an ml_collections.ConfigDict")
+    return config, Path(values["workdir"].value)
+
+
+def _prepare_cpu() -> None:
+    """Sets XLA's flag for training on CPU where the user has not, and says so."""
+    if CPU_SCHEDULER_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        setting = f"{CPU_SCHEDULER_FLAG}=false"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {setting}".strip()
+        print(f"added to XLA_FLAGS: {setting} (less memory and time on CPU)", flush=True)
+
+
+def _checked(build: Callable[[], Any], what: str) -> Any:
+    """The result of `build`, a missing key of the configuration being the user's mistake."""
+    try:
+        return build()
+    except (KeyError, AttributeError) as error:
+        raise UserError(f"--config: {what}: missing key: {error}") from error
+
+
+def _train(config: ConfigDict, workdir: Path) -> None:
+    _prepare_cpu()
+    from drsformer_jax.data.configured import training_source, validation_source
+    from drsformer_jax.evaluation.validation import Validator
+    from drsformer_jax.training.loop import train
+    from drsformer_jax.training.options import training_options
+
+    options = _checked(lambda: training_options(config), "training options")
+    largest = max(stage.patch_size for stage in options.stages)
+    source = _checked(lambda: training_source(config.data, options.seed, largest), "data")
+    validator = Validator(options.model, _checked(lambda: validation_source(config.data), "data"))
+    train(config.to_dict(), options, source, workdir, validator)
+
+
+def _evaluate(config: ConfigDict, workdir: Path) -> None:
+    from drsformer_jax.data.configured import validation_source
+    from drsformer_jax.evaluation.run import evaluate_workdir
+
+    source = _checked(lambda: validation_source(config.data), "data")
+    protocol = _checked(lambda: config.eval.protocol, "eval.protocol")
+    print(evaluate_workdir(workdir, source, protocol))

@@ -1,0 +1,96 @@
+"""The `drsformer` command: one entry point, one module a subcommand.
+
+A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the exit code). It is
+imported only when it is the one asked for, and imports what is slow (jax, the network) inside
+`run`, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import drsformer_jax
+from drsformer_jax.errors import UserError
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: where it lives and what `drsformer --help` says of it."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "derain": Command("drsformer_jax.cli.derain", "remove the rain from photographs"),
+    "convert": Command(
+        "drsformer_jax.cli.convert", "turn PyTorch weights into a checkpoint, and back"
+    ),
+    "score": Command("drsformer_jax.cli.score", "measure PSNR and SSIM of derained images"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; sys.argv[1:] if `argv` is None.
+
+    0: done. 1: the subcommand says that part of its work failed. 2: the user's mistake, told in
+    one line on stderr. 130: interrupted. 141: whoever read the output went away.
+    """
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        # Here, and not at interpreter exit, where a broken pipe could no longer be caught.
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"drsformer: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered goes nowhere, or the interpreter would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        parsed = _build_parser(arguments).parse_args(arguments)
+    except SystemExit as request:
+        # So argparse ends --help, --version and usage errors, having printed what there is to say.
+        return EXIT_USAGE if request.code else 0
+    code: int = parsed.run(parsed)
+    return code
+
+
+def _build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, complete for the one subcommand that `arguments` ask for."""
+    parser = argparse.ArgumentParser(
+        prog="drsformer", description="DRSformer: rain out of photographs, with JAX."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"drsformer {drsformer_jax.__version__}"
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    # The options of the command itself take no values, so the first other word is the subcommand.
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        description = f"{command.summary[0].upper()}{command.summary[1:]}."
+        subparser = subparsers.add_parser(name, help=command.summary, description=description)
+        if name == chosen:
+            module = importlib.import_module(command.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

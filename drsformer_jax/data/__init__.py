@@ -1,0 +1,1 @@
+"""Images on disk, synthetic rain, and the batches that training draws from them."""

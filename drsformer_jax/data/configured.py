@@ -1,0 +1,57 @@
+"""The image pairs that a configuration's `data` part names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from drsformer_jax.data.photographs import embedded_photographs
+from drsformer_jax.data.sources import PairedFolder, PairSource, SyntheticRain
+from drsformer_jax.errors import UserError
+
+EMBEDDED = "embedded"
+
+# Rain over validation photographs does not depend on the seed of the training run, so that the
+# scores of runs compare.
+VALIDATION_RAIN_SEED = 1_000_003
+
+
+def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> PairSource:
+    """The training pairs; every file is checked.
+
+    Args:
+      data: keys as in configs/base.py.
+      seed: of synthetic rain.
+      patch_size: the largest patches that will be asked for, in pixels.
+
+    Raises:
+      UserError: an unknown kind of data; missing folders; broken or mismatched files, all named.
+    """
+    if _is_folder(data):
+        return PairedFolder(data["train"], cache=data["cache"])
+    return SyntheticRain(
+        _photographs(data["train"], "train"),
+        data["rain_level"],
+        seed,
+        data["rain_versions"],
+        crop=patch_size,
+        cache=data["cache"],
+    )
+
+
+def validation_source(data: Mapping[str, Any]) -> PairSource:
+    """The validation pairs, whole images; arguments and errors as for `training_source`."""
+    if _is_folder(data):
+        return PairedFolder(data["val"], cache=False)
+    photographs = _photographs(data["val"], "test")
+    return SyntheticRain(photographs, data["rain_level"], VALIDATION_RAIN_SEED)
+
+
+def _is_folder(data: Mapping[str, Any]) -> bool:
+    if data["kind"] not in ("folder", "synthetic"):
+        raise UserError(f"config.data.kind: must be folder or synthetic, not {data['kind']!r}")
+    return bool(data["kind"] == "folder")
+
+
+def _photographs(where: str, split: str) -> Any:
+    return embedded_photographs(split) if where == EMBEDDED else where

@@ -1,0 +1,201 @@
+"""One image in, the derained image out: any size, any memory."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from drsformer_jax.inference import memory
+from drsformer_jax.inference.tiles import (
+    DEFAULT_OVERLAP,
+    TilePlan,
+    check_tiling,
+    pad_to_multiple,
+    padded_size,
+    plan_tiles,
+    restore_in_tiles,
+)
+
+if TYPE_CHECKING:
+    from drsformer_jax.models.config import DRSformerConfig
+
+logger = logging.getLogger(__name__)
+
+
+def quantise(image: np.ndarray, dtype: Any = np.uint8) -> np.ndarray:
+    """Clamps a float image to [0, 1] and rounds it to the range of an unsigned integer type.
+
+    Halves go to the even neighbour, as in the authors' test program.
+    """
+    highest = np.iinfo(dtype).max
+    return np.rint(np.clip(image, 0, 1) * np.float32(highest)).astype(dtype)
+
+
+class Derainer:
+    """A trained network that restores one image at a time.
+
+        derain = Derainer.load("drsformer.safetensors")
+        clean = derain(rainy)  # uint8 H W 3, RGB, of any size
+
+    The network is compiled once for each padded size; all tiles of an image share one.
+    """
+
+    def __init__(
+        self,
+        config: DRSformerConfig,
+        params: Any,
+        *,
+        restore: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        """Takes the parameters as they are in memory; `Derainer.load` reads them from a file.
+
+        Args:
+          config: of the network.
+          params: its parameters, a tree of arrays.
+          restore: another function of (params, image), float32 `1 H W C` to the same shape, in
+            the place of the network's forward.
+        """
+        import jax
+
+        if restore is None:
+            from drsformer_jax.models.drsformer import restore as network
+
+            restore = functools.partial(network, config)
+        self.config = config
+        self._params = jax.device_put(params)
+        self._forward = jax.jit(restore)
+
+    @classmethod
+    def load(
+        cls,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        dtype: str = "float32",
+        precision: str = "default",
+    ) -> Derainer:
+        """Reads trained weights.
+
+        Args:
+          weights: a `.safetensors` or `.pth` file, a converted checkpoint or a training workdir.
+            None: the weights that come with the package.
+          dtype: of the activations, "float32" or "bfloat16" (half the memory).
+          precision: of matrix products on accelerators: "default", "high" or "highest".
+
+        Raises:
+          UserError: the weights are missing, broken or of another network.
+          ValueError: `dtype` or `precision` is unknown.
+        """
+        from drsformer_jax.checkpoints.weights import default_weights, load_weights
+
+        loaded = load_weights(default_weights() if weights is None else weights)
+        config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)
+        return cls(config, loaded.params)
+
+    def with_params(self, params: Any) -> Derainer:
+        """The same network with other parameters, sharing what is compiled."""
+        import jax
+
+        other = copy.copy(self)
+        other._params = jax.device_put(params)
+        return other
+
+    def __call__(
+        self, image: np.ndarray, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+    ) -> np.ndarray:
+        """Restores an 8-bit image.
+
+        Args:
+          image: uint8 `H W 3`, RGB (as many channels as the network has), of any size.
+          tile: side of the tiles in pixels, a multiple of 8. 0: the whole image at once. None:
+            the whole image, or tiles when it would not fit in memory (a warning is logged).
+            The network's attention spans its whole view, so that tiles change the result a
+            little.
+          overlap: pixels that neighbouring tiles share; the mean is taken there.
+
+        Returns:
+          uint8, the shape of `image`.
+
+        Raises:
+          ValueError: `image` has another type or shape.
+          UserError: `tile` or `overlap` is out of its range.
+          MemoryError: the forward does not fit in the device's memory.
+          FloatingPointError: the network's output is not finite.
+        """
+        self._check(image, np.uint8)
+        unit = image.astype(np.float32) / np.float32(255)
+        return quantise(self.restore_float(unit, tile=tile, overlap=overlap))
+
+    def restore_float(
+        self, image: np.ndarray, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+    ) -> np.ndarray:
+        """The same for a float32 image in [0, 1]; the result is clamped to [0, 1], not rounded."""
+        self._check(image, np.float32)
+        height, width = image.shape[:2]
+        plan = self.plan(height, width, tile=tile, overlap=overlap)
+        restored = restore_in_tiles(plan, pad_to_multiple(image), self._restore_tile)
+        if not np.isfinite(restored).all():
+            raise FloatingPointError("the network's output is not finite: damaged weights?")
+        return np.clip(restored[:height, :width], 0, 1)
+
+    def plan(
+        self,
+        height: int,
+        width: int,
+        *,
+        tile: int | None = None,
+        overlap: int = DEFAULT_OVERLAP,
+    ) -> TilePlan:
+        """The tiles that an image of this size is restored in; arguments as for the call."""
+        check_tiling(tile, overlap)
+        height, width = padded_size(height), padded_size(width)
+        if tile is None:
+            tile = self._automatic_tile(height, width, overlap)
+        return plan_tiles(height, width, tile, overlap)
+
+    def _automatic_tile(self, height: int, width: int, overlap: int) -> int:
+        budget = memory.budget_bytes()
+        needed = memory.forward_bytes(self.config, height, width)
+        if needed <= budget:
+            return 0
+        tile = memory.largest_tile(self.config, budget, above=overlap)
+        logger.warning(
+            "%d x %d pixels at once would take about %.1f GiB of memory and %.1f may be used: "
+            "restoring in tiles of %d (--tile 0 forces the whole image)",
+            width,
+            height,
+            needed / 2**30,
+            budget / 2**30,
+            tile,
+        )
+        return tile
+
+    def _restore_tile(self, tile: np.ndarray) -> np.ndarray:
+        import jax
+
+        try:
+            return np.asarray(self._forward(self._params, tile[None]))[0]
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            height, width = tile.shape[:2]
+            raise MemoryError(f"no memory for {width} x {height} pixels at once") from error
+
+    def _check(self, image: np.ndarray, dtype: Any) -> None:
+        channels = self.config.in_channels
+        expected = f"expected {np.dtype(dtype)} pixels of shape (height, width, {channels})"
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"{expected}, got {type(image).__name__}")
+        if (
+            image.dtype != dtype
+            or image.ndim != 3
+            or image.shape[2] != channels
+            or 0 in image.shape
+        ):
+            raise ValueError(f"{expected}, got {image.dtype} of shape {image.shape}")

@@ -1,0 +1,69 @@
+"""Does a whole image fit in memory? An estimate of what the forward needs, and what there is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drsformer_jax.inference.tiles import padded_size
+
+if TYPE_CHECKING:
+    from drsformer_jax.models.config import DRSformerConfig
+
+# Share of the memory that a forward may fill: the rest is for the system and for the images.
+MEMORY_SHARE = 0.6
+# What is assumed where the system does not say how much memory it has.
+UNKNOWN_MEMORY_BYTES = 4 * 2**30
+# Sides of the tiles to fall back to, in pixels. Few sizes, so that a folder compiles few times.
+FALLBACK_TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)
+# Scratch of the compiled forward for each hidden value of the widest MSFN, rounded up: measured on
+# CPU as 5.2 to 6.1 tensors of 4 bytes, 6.5 of 2, at all sizes and depths, with and without MEFC.
+BYTES_PER_HIDDEN_VALUE = {"float32": 25, "bfloat16": 15}
+
+
+def forward_bytes(config: DRSformerConfig, height: int, width: int) -> int:
+    """Estimated peak of the forward of one image, in bytes, beside the parameters.
+
+    The peak lies in MSFN of the last decoder level, at full resolution with twice the channels of
+    level 1; its branches work on twice the hidden channels.
+    """
+    hidden = 2 * config.hidden_channels(2 * config.dim)
+    pixels = padded_size(height) * padded_size(width)
+    return BYTES_PER_HIDDEN_VALUE[config.dtype] * hidden * pixels
+
+
+def largest_tile(config: DRSformerConfig, budget: int, *, above: int = 0) -> int:
+    """The largest fallback tile whose forward fits in `budget` bytes, else the smallest one.
+
+    Tiles not larger than `above` (the overlap) are left out.
+    """
+    tiles = [tile for tile in FALLBACK_TILES if tile > above] or [padded_size(2 * above)]
+    for tile in tiles:
+        if forward_bytes(config, tile, tile) <= budget:
+            return tile
+    return tiles[-1]
+
+
+def budget_bytes() -> int:
+    """Memory that one forward may use on the device that JAX computes on, in bytes."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(MEMORY_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
+    return int(MEMORY_SHARE * _host_memory())
+
+
+def _host_memory() -> int:
+    """Physical memory of this machine or its container, in bytes."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not POSIX
+        return UNKNOWN_MEMORY_BYTES
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, versions 2 and 1
+        try:
+            memory = min(memory, int((Path("/sys/fs/cgroup") / name).read_text()))
+        except (OSError, ValueError):  # no such group, or "max": no limit
+            continue
+    return memory

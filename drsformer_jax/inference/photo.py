@@ -1,0 +1,98 @@
+"""A user's photograph, restored as the kind of image it was: grey, 16-bit, transparent."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from drsformer_jax.data.decoding import Decoded
+from drsformer_jax.errors import UserError
+from drsformer_jax.files import atomic_path
+from drsformer_jax.inference.derainer import quantise
+from drsformer_jax.inference.tiles import DEFAULT_OVERLAP
+
+if TYPE_CHECKING:
+    from drsformer_jax.inference.derainer import Derainer
+
+# Rec. 601 luma: what "grey" means to Pillow, and to the scores on the Y channel.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# Colour types of the PNG standard by the number of channels, and Pillow's names for 8 bits.
+_PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_EIGHT_BIT_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+def restore_photo(
+    derainer: Derainer,
+    photo: Decoded,
+    *,
+    tile: int | None = None,
+    overlap: int = DEFAULT_OVERLAP,
+) -> Decoded:
+    """Restores a decoded photograph (`drsformer_jax.data.decoding`) to one of the same kind.
+
+    Colour is restored as it is; grey as RGB with equal channels, and its luma is taken after.
+    Alpha passes through untouched. The bits a sample stay as many, and no rounding to 8 bits
+    lies in between.
+
+    Raises:
+      UserError: as the derainer does.
+    """
+    samples = photo.samples
+    grey = samples.shape[2] <= 2
+    colour, alpha = np.split(samples, [1 if grey else 3], axis=2)
+    unit = colour.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
+    if grey:
+        unit = np.repeat(unit, 3, axis=2)
+    restored = derainer.restore_float(unit, tile=tile, overlap=overlap)
+    if grey:
+        restored = (restored @ _LUMA)[..., None]
+    restored = np.concatenate([quantise(restored, samples.dtype), alpha], axis=2)
+    return Decoded(restored, photo.icc_profile)
+
+
+def write_photo(path: str | os.PathLike[str], photo: Decoded) -> None:
+    """Writes a PNG with 8 or 16 bits a sample; the file appears complete or not at all.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    samples = np.ascontiguousarray(photo.samples)
+    try:
+        with atomic_path(path) as temporary:
+            if samples.dtype == np.uint16:
+                temporary.write_bytes(_deep_png(samples, photo.icc_profile))
+            else:
+                height, width, channels = samples.shape
+                Image.frombytes(
+                    _EIGHT_BIT_MODES[channels], (width, height), samples.tobytes()
+                ).save(temporary, format="PNG", icc_profile=photo.icc_profile)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _deep_png(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
+    """A PNG file of uint16 `H W C` samples, which Pillow writes for grey only.
+
+    Every row is stored as its difference to the row above (filter type 2 of the PNG standard).
+    """
+    height, width, channels = samples.shape
+    rows = np.frombuffer(samples.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 2
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    colour_type = _PNG_COLOUR_TYPES[channels]
+    parts = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    if icc_profile:
+        parts.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)))
+    parts += [_chunk(b"IDAT", zlib.compress(filtered.tobytes())), _chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

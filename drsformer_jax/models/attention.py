@@ -1,0 +1,101 @@
+"""Top-k sparse attention (TKSA; CVPR 2023, section 3.2)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import lax
+
+from drsformer_jax.models.layers import (
+    Convolution,
+    DepthwiseConvolution,
+    add_bias,
+    at_least_float32,
+    uniform_fan_in,
+)
+from drsformer_jax.ops.pointwise import pointwise_conv
+from drsformer_jax.ops.sparse_softmax import multi_k_sparse_softmax
+
+NORM_EPSILON = 1e-12
+INITIAL_BRANCH_WEIGHT = 0.2
+
+
+def branch_sizes(channels_per_head: int) -> tuple[int, int, int, int]:
+    """The k of the four branches: 1/2, 2/3, 3/4 and 4/5 of the channels, rounded down."""
+    c = channels_per_head
+    return (int(c / 2), int(c * 2 / 3), int(c * 3 / 4), int(c * 4 / 5))
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+    """x / max(||x||, 1e-12) along the last axis, with a gradient that is finite at zero."""
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    is_zero = squared == 0
+    # sqrt has an infinite slope at 0; the inner where keeps it out of the backward pass.
+    norm = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
+    return x / jnp.maximum(norm, NORM_EPSILON)
+
+
+class AttendAndProject(nn.Module):
+    """The 1x1 convolution behind attention, applied as conv(attention @ value).
+
+    Both are linear in the channels, so the two small matrices are multiplied first and the image
+    is read once.
+    """
+
+    use_bias: bool = False
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, attention: jax.Array, value: jax.Array) -> jax.Array:
+        """attention B heads c c, value B C H W -> B C H W."""
+        channels = value.shape[1]
+        kernel = self.param("kernel", uniform_fan_in, (1, 1, channels, channels), jnp.float32)
+        per_head = rearrange(kernel[0, 0], "(h i) d -> h i d", h=attention.shape[1])
+        merged = jnp.einsum(
+            "bhij,hid->bhjd", attention, per_head.astype(attention.dtype), precision=self.precision
+        )
+        y = pointwise_conv(value, rearrange(merged, "b h j d -> b (h j) d"), self.precision)
+        return add_bias(self, y, channels) if self.use_bias else y
+
+
+class TopKSparseAttention(nn.Module):
+    """Attention between channels: the map is C/h x C/h, sums run over all pixels."""
+
+    heads: int
+    use_bias: bool = False
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """B C H W -> B C H W."""
+        channels = x.shape[1]
+        options = {"use_bias": self.use_bias, "precision": self.precision}
+        qkv = Convolution(channels * 3, 1, **options, name="qkv")(x)
+        qkv = DepthwiseConvolution(3, **options, name="qkv_dwconv")(qkv)
+        query, key, value = jnp.split(qkv, 3, axis=1)
+        attention = self._attention_map(query, key)
+        return AttendAndProject(**options, name="project_out")(attention, value)
+
+    def _attention_map(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        """B C H W twice -> B heads c c, in at least float32.
+
+        A logit in bfloat16 would flip entries of the top-k masks, discontinuously.
+        """
+        temperature = self.param(
+            "temperature", nn.initializers.ones, (self.heads, 1, 1), jnp.float32
+        )
+        branch_weights = [
+            self.param(
+                f"attn{i}", nn.initializers.constant(INITIAL_BRANCH_WEIGHT), (1,), jnp.float32
+            )
+            for i in range(1, 5)
+        ]
+        split = "b (head c) h w -> b head c (h w)"
+        query = l2_normalize(at_least_float32(rearrange(query, split, head=self.heads)))
+        key = l2_normalize(at_least_float32(rearrange(key, split, head=self.heads)))
+        logits = jnp.einsum("bhin,bhjn->bhij", query, key, precision=self.precision)
+        logits = logits * temperature
+        ks = branch_sizes(logits.shape[-1])
+        return multi_k_sparse_softmax(logits, branch_weights, ks)

@@ -1,0 +1,145 @@
+"""The one description of a DRSformer network, and the named ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+LAYER_NORM_TYPES = ("WithBias", "BiasFree")
+DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("default", "high", "highest")
+
+# Fields that say what the network computes; the others only say how.
+ARCHITECTURE_FIELDS = (
+    "in_channels",
+    "out_channels",
+    "dim",
+    "num_blocks",
+    "heads",
+    "ffn_expansion_factor",
+    "bias",
+    "layer_norm_type",
+    "use_mefc",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DRSformerConfig:
+    """What the network is (architecture) and how it is computed (execution).
+
+    Architecture, as in the authors' options (CVPR 2023, section 3):
+      in_channels, out_channels: channels of the image, 3 for RGB.
+      dim: channels of level 1; level l has dim * 2**(l - 1).
+      num_blocks: sparse Transformer blocks of levels 1, 2, 3 and the latent level.
+      heads: attention heads of the same four levels.
+      ffn_expansion_factor: hidden channels of MSFN are int(channels * factor).
+      bias: biases in the convolutions that may have one.
+      layer_norm_type: "WithBias", or "BiasFree" (the mean is not subtracted).
+      use_mefc: the mixture-of-experts feature compensators at both ends.
+
+    Execution:
+      dtype: precision of the activations: "float32" (that of the parameters, so that float64
+        parameters give a float64 network) or "bfloat16" (parameters stay float32, and so do
+        LayerNorm statistics, L2 norms, attention logits, softmax and gate).
+      precision: of matrix products and convolutions; "highest" for parity ("default" is TF32 on
+        recent GPUs and bfloat16 on TPU).
+      unroll: whether the blocks of a level are written out one after the other (fast on CPU) or
+        run by one loop (fast to compile). None chooses by platform.
+      remat: recompute the inside of each block in the backward pass instead of storing it.
+
+    Raises:
+      ValueError: an option is out of its range or does not fit another.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    dim: int = 48
+    num_blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
+    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    ffn_expansion_factor: float = 2.66
+    bias: bool = False
+    layer_norm_type: str = "WithBias"
+    use_mefc: bool = True
+    dtype: str = "float32"
+    precision: str = "default"
+    unroll: bool | None = None
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_blocks", "heads"):
+            values = tuple(int(value) for value in getattr(self, name))
+            if len(values) != 4 or min(values) < 1:
+                raise ValueError(f"{name} must be four positive integers, not {values}")
+            object.__setattr__(self, name, values)
+        for name in ("in_channels", "out_channels", "dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.dim % 2:
+            raise ValueError(f"dim must be even (down-sampling halves it), not {self.dim}")
+        if self.in_channels != self.out_channels:
+            raise ValueError(
+                f"in_channels ({self.in_channels}) and out_channels ({self.out_channels}) must be "
+                "equal: the network adds its output to its input"
+            )
+        self._check_choice("layer_norm_type", LAYER_NORM_TYPES)
+        self._check_choice("dtype", DTYPES)
+        self._check_choice("precision", PRECISIONS)
+        # The first decoder level works on concatenated features: twice the channels.
+        for channels, heads in (*zip(self.channels, self.heads, strict=True),):
+            if channels % heads or channels // heads < 2:
+                raise ValueError(
+                    f"{heads} heads do not split {channels} channels into equal parts of at least 2"
+                )
+            if self.hidden_channels(channels) < 1:
+                raise ValueError(f"ffn_expansion_factor {self.ffn_expansion_factor} is too small")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of levels 1, 2, 3 and the latent level."""
+        return (self.dim, self.dim * 2, self.dim * 4, self.dim * 8)
+
+    def hidden_channels(self, channels: int) -> int:
+        """Hidden channels of the mixed-scale feed-forward network of a level."""
+        return int(channels * self.ffn_expansion_factor)
+
+    def architecture(self) -> dict[str, Any]:
+        """The architecture alone, as values that JSON knows."""
+        values = {name: getattr(self, name) for name in ARCHITECTURE_FIELDS}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_architecture(
+        cls, architecture: Mapping[str, Any], **execution: Any
+    ) -> DRSformerConfig:
+        """The inverse of `architecture`, with execution options by keyword.
+
+        Raises:
+          ValueError: a field is unknown, or a value out of range.
+        """
+        unknown = sorted(set(architecture) - set(ARCHITECTURE_FIELDS))
+        if unknown:
+            raise ValueError(f"unknown architecture fields: {', '.join(unknown)}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in architecture.items()
+        }
+        return cls(**values, **execution)
+
+
+PRESETS: dict[str, DRSformerConfig] = {
+    # The paper's two variants: with MEFC for Rain200H, DID-Data, DDN-Data; without for
+    # Rain200L and SPA-Data.
+    "drsformer": DRSformerConfig(),
+    "drsformer_no_mefc": DRSformerConfig(use_mefc=False),
+    # Ours: the packaged default weights, and a network for demonstrations and tests.
+    "small": DRSformerConfig(dim=16, num_blocks=(1, 1, 1, 1), heads=(1, 2, 4, 8), use_mefc=False),
+    "tiny": DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 2, 2, 4), use_mefc=False),
+}

@@ -1,0 +1,157 @@
+"""The whole network: a U-shape of sparse Transformer blocks between two feature compensators."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from drsformer_jax.models.attention import TopKSparseAttention
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.feed_forward import MixedScaleFeedForward
+from drsformer_jax.models.layers import Convolution, LayerNorm, pixel_shuffle, pixel_unshuffle
+from drsformer_jax.models.mefc import FeatureCompensator
+
+SIZE_MULTIPLE = 8
+
+Params = dict[str, Any]
+
+
+class SparseTransformerBlock(nn.Module):
+    """STB: x + TKSA(LN(x)), then x + MSFN(LN(x)) (CVPR 2023, section 3.1)."""
+
+    config: DRSformerConfig
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, None]:
+        """B C H W -> B C H W (and nothing, for the scan)."""
+        config = self.config
+        with_bias = config.layer_norm_type == "WithBias"
+        options = {"use_bias": config.bias, "precision": matmul_precision(config)}
+        attention = TopKSparseAttention(self.heads, **options, name="attn")
+        feed_forward = MixedScaleFeedForward(
+            config.hidden_channels(x.shape[1]), **options, name="ffn"
+        )
+        x = x + attention(LayerNorm(with_bias, name="norm1")(x))
+        x = x + feed_forward(LayerNorm(with_bias, name="norm2")(x))
+        return x, None
+
+
+class DRSformer(nn.Module):
+    """The network on B C H W images whose height and width are multiples of 8."""
+
+    config: DRSformerConfig
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """B C H W -> B C H W: the residual that `restore` adds to the image."""
+        c1, c2, c3, c4 = self.config.channels
+        x = self._convolution(image, c1, 3, "patch_embed", use_bias=False)
+        if self.config.use_mefc:
+            x = self._compensator(x, "encoder_level0")
+        skip1 = self._level(x, 0, "encoder_level1")
+        skip2 = self._level(self._down(skip1, c2, "down1_2"), 1, "encoder_level2")
+        skip3 = self._level(self._down(skip2, c3, "down2_3"), 2, "encoder_level3")
+        x = self._level(self._down(skip3, c4, "down3_4"), 3, "latent")
+        x = jnp.concatenate([self._up(x, c3, "up4_3"), skip3], axis=1)
+        x = self._convolution(x, c3, 1, "reduce_chan_level3")
+        x = self._level(x, 2, "decoder_level3")
+        x = jnp.concatenate([self._up(x, c2, "up3_2"), skip2], axis=1)
+        x = self._convolution(x, c2, 1, "reduce_chan_level2")
+        x = self._level(x, 1, "decoder_level2")
+        # No reduction at full resolution: the last level works on twice the channels.
+        x = jnp.concatenate([self._up(x, c1, "up2_1"), skip1], axis=1)
+        x = self._level(x, 0, "decoder_level1")
+        if self.config.use_mefc:
+            x = self._compensator(x, "refinement")
+        return self._convolution(x, self.config.out_channels, 3, "output")
+
+    def _convolution(
+        self, x: jax.Array, features: int, size: int, name: str, use_bias: bool | None = None
+    ) -> jax.Array:
+        use_bias = self.config.bias if use_bias is None else use_bias
+        precision = matmul_precision(self.config)
+        return Convolution(features, size, use_bias, precision, name=name)(x)
+
+    def _down(self, x: jax.Array, channels: int, name: str) -> jax.Array:
+        """B C H W -> B `channels` H/2 W/2."""
+        return pixel_unshuffle(self._convolution(x, channels // 4, 3, name, use_bias=False))
+
+    def _up(self, x: jax.Array, channels: int, name: str) -> jax.Array:
+        """B C H W -> B `channels` 2H 2W."""
+        return pixel_shuffle(self._convolution(x, channels * 4, 3, name, use_bias=False))
+
+    def _level(self, x: jax.Array, level: int, name: str) -> jax.Array:
+        """All blocks of a level; their parameters are stacked along the leading axis."""
+        unroll = unrolls_blocks(self.config)
+        block = SparseTransformerBlock
+        if self.config.remat:
+            # Inside a loop nothing can be merged across iterations; without one, it must not be.
+            block = nn.remat(block, prevent_cse=unroll)
+        blocks = self.config.num_blocks[level]
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=blocks,
+            unroll=blocks if unroll else 1,
+        )
+        x, _ = scanned(self.config, self.config.heads[level], name=name)(x)
+        return x
+
+    def _compensator(self, x: jax.Array, name: str) -> jax.Array:
+        config = self.config
+        precision = matmul_precision(config)
+        return FeatureCompensator(unrolls_blocks(config), config.remat, precision, name=name)(x)
+
+
+def matmul_precision(config: DRSformerConfig) -> str | None:
+    """The precision argument of products; None leaves it to JAX's own setting."""
+    return None if config.precision == "default" else config.precision
+
+
+def unrolls_blocks(config: DRSformerConfig) -> bool:
+    """Whether blocks are written out; where the configuration leaves it open, on CPU only."""
+    return jax.default_backend() == "cpu" if config.unroll is None else config.unroll
+
+
+def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:
+    """Fresh float32 parameters, distributed as PyTorch initialises the authors' module."""
+    image = jnp.zeros((1, config.in_channels, SIZE_MULTIPLE, SIZE_MULTIPLE), jnp.float32)
+    looped = dataclasses.replace(config, unroll=False)  # the same parameters, sooner compiled
+    # It runs once: optimising the random number generators takes longer than all the rest.
+    compiled = (
+        jax.jit(DRSformer(looped).init)
+        .lower(rng, image)
+        .compile(compiler_options={"xla_backend_optimization_level": 0})
+    )
+    return compiled(rng, image)["params"]
+
+
+def restore(config: DRSformerConfig, params: Params, image: jax.Array) -> jax.Array:
+    """Takes the rain out of images; a pure function of `params` and `image`.
+
+    Args:
+      config: the network; a static argument under jit.
+      params: as from `init_params`, float32 or (for parity) float64.
+      image: B H W C, RGB in [0, 1], height and width multiples of 8.
+
+    Returns:
+      B H W C in the dtype of `image`, not clamped.
+
+    Raises:
+      ValueError: the image has another rank, number of channels or a size not divisible by 8.
+    """
+    if image.ndim != 4 or image.shape[-1] != config.in_channels:
+        raise ValueError(f"expected images B H W {config.in_channels}, not {image.shape}")
+    if image.shape[1] % SIZE_MULTIPLE or image.shape[2] % SIZE_MULTIPLE:
+        raise ValueError(f"height and width must be multiples of 8, not {image.shape[1:3]}")
+    inside = jnp.transpose(image, (0, 3, 1, 2))
+    if config.dtype == "bfloat16":
+        inside = inside.astype(jnp.bfloat16)
+    residual = DRSformer(config).apply({"params": params}, inside)
+    return image + jnp.transpose(residual, (0, 2, 3, 1)).astype(image.dtype)

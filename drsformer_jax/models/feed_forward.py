@@ -1,0 +1,38 @@
+"""Mixed-scale feed-forward network (MSFN; CVPR 2023, section 3.3)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from drsformer_jax.models.layers import (
+    Convolution,
+    DepthwiseConvolution,
+    PairedDepthwiseConvolution,
+)
+
+
+class MixedScaleFeedForward(nn.Module):
+    """Two depthwise scales, their halves crossed, two scales again, and back to C channels."""
+
+    hidden_channels: int
+    use_bias: bool = False
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """B C H W -> B C H W."""
+        hidden = self.hidden_channels
+        options = {"use_bias": self.use_bias, "precision": self.precision}
+        expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)
+        fine = nn.relu(DepthwiseConvolution(3, **options, name="dwconv3x3")(expanded))
+        coarse = nn.relu(DepthwiseConvolution(5, **options, name="dwconv5x5")(expanded))
+        # hidden may be odd: one pair of the grouped convolutions then straddles the seam.
+        first = jnp.concatenate([fine[:, :hidden], coarse[:, :hidden]], axis=1)
+        second = jnp.concatenate([fine[:, hidden:], coarse[:, hidden:]], axis=1)
+        first = nn.relu(PairedDepthwiseConvolution(3, **options, name="dwconv3x3_1")(first))
+        second = nn.relu(PairedDepthwiseConvolution(5, **options, name="dwconv5x5_1")(second))
+        mixed = jnp.concatenate([first, second], axis=1)
+        return Convolution(x.shape[1], 1, **options, name="project_out")(mixed)

@@ -1,0 +1,143 @@
+"""Layers that every part of the network shares. Images are B C H W inside the network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import lax
+
+from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
+from drsformer_jax.ops.pointwise import pointwise_conv
+
+Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """PyTorch's default initialisation: uniform within 1 / sqrt(fan_in) of zero.
+
+    Args:
+      shape: (kh, kw, inputs a group, outputs) or (inputs, outputs); all but the last is fan-in.
+    """
+    return uniform_within(math.prod(shape[:-1]))(key, shape, dtype)
+
+
+def uniform_within(fan_in: int) -> Initializer:
+    """The same for parameters whose shape does not show the fan-in: biases."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """x in float32, or in float64 if it was: for what bfloat16 would spoil."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class Convolution(nn.Module):
+    """Convolution over all channels, stride 1, zero padding, same size; kernel kh kw C D."""
+
+    features: int
+    kernel_size: int
+    use_bias: bool = False
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = self.kernel_size
+        shape = (size, size, x.shape[1], self.features)
+        kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
+        if size == 1:
+            y = pointwise_conv(x, kernel[0, 0], self.precision)
+        else:
+            y = lax.conv_general_dilated(
+                x,
+                kernel.astype(x.dtype),
+                window_strides=(1, 1),
+                padding="SAME",
+                dimension_numbers=("NCHW", "HWIO", "NCHW"),
+                precision=self.precision,
+            )
+        return add_bias(self, y, math.prod(shape[:-1])) if self.use_bias else y
+
+
+def add_bias(module: nn.Module, x: jax.Array, fan_in: int) -> jax.Array:
+    """Adds the parameter "bias" of a module, one value a channel; x is B C H W."""
+    bias = module.param("bias", uniform_within(fan_in), (x.shape[1],), jnp.float32)
+    return x + bias.astype(x.dtype)[:, None, None]
+
+
+class DepthwiseConvolution(nn.Module):
+    """Each channel with its own kernel; kernel kh kw 1 C."""
+
+    kernel_size: int
+    dilation: int = 1
+    use_bias: bool = False
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = self.kernel_size
+        kernel = self.param("kernel", uniform_fan_in, (size, size, 1, x.shape[1]), jnp.float32)
+        y = depthwise_conv(x, kernel[:, :, 0], self.dilation, self.precision)
+        return add_bias(self, y, size * size) if self.use_bias else y
+
+
+class PairedDepthwiseConvolution(nn.Module):
+    """Each pair of neighbouring channels to one output channel; kernel kh kw 2 C/2."""
+
+    kernel_size: int
+    use_bias: bool = False
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = self.kernel_size
+        shape = (size, size, 2, x.shape[1] // 2)
+        kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
+        y = paired_depthwise_conv(x, kernel, self.precision)
+        return add_bias(self, y, size * size * 2) if self.use_bias else y
+
+
+class LayerNorm(nn.Module):
+    """Normalises the channels of every pixel; biased variance, two-pass, in at least float32.
+
+    with_bias False is the authors' BiasFree form: the variance is about the mean, but the mean is
+    not subtracted from what is divided, and there is a scale only.
+    """
+
+    with_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        wide = at_least_float32(x)
+        centred = wide - jnp.mean(wide, axis=1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
+        numerator = centred if self.with_bias else wide
+        y = numerator / jnp.sqrt(variance + LAYER_NORM_EPSILON)
+        y = y * scale.astype(y.dtype)[:, None, None]
+        if self.with_bias:
+            bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+            y = y + bias.astype(y.dtype)[:, None, None]
+        return y.astype(x.dtype)
+
+
+def pixel_unshuffle(x: jax.Array) -> jax.Array:
+    """B C 2H 2W -> B 4C H W, channel index c * 4 + dy * 2 + dx (PyTorch's order)."""
+    return rearrange(x, "b c (h dy) (w dx) -> b (c dy dx) h w", dy=2, dx=2)
+
+
+def pixel_shuffle(x: jax.Array) -> jax.Array:
+    """B 4C H W -> B C 2H 2W, the inverse of `pixel_unshuffle`."""
+    return rearrange(x, "b (c dy dx) h w -> b c (h dy) (w dx)", dy=2, dx=2)

@@ -1,0 +1,162 @@
+"""Mixture-of-experts feature compensator (MEFC; CVPR 2023, section 3.4)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import lax
+
+from drsformer_jax.models.layers import (
+    Convolution,
+    DepthwiseConvolution,
+    at_least_float32,
+    uniform_fan_in,
+    uniform_within,
+)
+from drsformer_jax.ops.depthwise import depthwise_conv
+from drsformer_jax.ops.pointwise import pointwise_conv
+
+STEPS = 4
+SEPARABLE_KERNELS = (1, 3, 5, 7)
+DILATED_KERNELS = (3, 5, 7)
+DILATION = 2
+EXPERTS = len(SEPARABLE_KERNELS) + len(DILATED_KERNELS) + 1  # the last one is the average pool
+GATE_WIDTH = 64
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """3x3 mean, stride 1, over the pixels inside the image only; B C H W -> B C H W."""
+    channels, height, width = x.shape[1:]
+    kernel = jnp.ones((3, 3, channels), x.dtype)
+    total = depthwise_conv(at_least_float32(x), at_least_float32(kernel))
+
+    def inside(size: int) -> jax.Array:
+        """How many of three neighbouring positions lie inside, for each position."""
+        position = jnp.arange(size)
+        return 1 + (position > 0).astype(total.dtype) + (position < size - 1).astype(total.dtype)
+
+    return (total / (inside(height)[:, None] * inside(width))).astype(x.dtype)
+
+
+class Gate(nn.Module):
+    """Softmax weights of the experts for each step, from the mean of the image."""
+
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """B C H W -> B steps experts, in at least float32."""
+        pooled = jnp.mean(at_least_float32(x), axis=(2, 3))
+        hidden = nn.relu(Dense(GATE_WIDTH, self.precision, name="dense0")(pooled))
+        logits = Dense(STEPS * EXPERTS, self.precision, name="dense1")(hidden)
+        logits = rearrange(logits, "b (step expert) -> b step expert", step=STEPS)
+        return nn.softmax(logits, axis=-1)
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias with PyTorch's initialisation."""
+
+    features: int
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
+
+        bias = self.param("bias", uniform_within(shape[0]), (self.features,), jnp.float32)
+        y = jnp.matmul(x, kernel.astype(x.dtype), precision=self.precision)
+        return y + bias.astype(x.dtype)
+
+
+class Expert(nn.Module):
+    """One convolutional expert up to, but without, its last 1x1 convolution.
+
+    Returns the features and the kernel (C x C) of that convolution, which is merged with the one
+    behind the concatenation of all experts.
+    """
+
+    kernel_size: int
+    separable: bool
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        channels = x.shape[1]
+        dilation = 1 if self.separable else DILATION
+        conv_options = {"precision": self.precision}
+        x = DepthwiseConvolution(self.kernel_size, dilation, **conv_options, name="depthwise0")(x)
+        if self.separable:
+            x = nn.relu(Convolution(channels, 1, **conv_options, name="pointwise0")(x))
+            x = DepthwiseConvolution(self.kernel_size, **conv_options, name="depthwise1")(x)
+        last = PointwiseKernel(channels, name="pointwise1" if self.separable else "pointwise0")
+        return x, last(channels)
+
+
+class PointwiseKernel(nn.Module):
+    """The kernel 1 1 C D of a 1x1 convolution that somebody else applies, as a C x D matrix."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> jax.Array:
+        shape = (1, 1, channels, self.features)
+        return self.param("kernel", uniform_fan_in, shape, jnp.float32)[0, 0]
+
+
+class MixtureStep(nn.Module):
+    """One step: s <- ReLU(ReLU(conv1x1(concat_i(w_i expert_i(s)))) + s).
+
+    An expert's last 1x1 convolution, its weight w_i and the 1x1 convolution behind the
+    concatenation are linear: their product is a C x C matrix an expert and image, formed first.
+    """
+
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, state: jax.Array, weights: jax.Array) -> tuple[jax.Array, None]:
+        """state B C H W, weights B experts -> the next state (and nothing, for the scan)."""
+        channels = state.shape[1]
+        kinds = [(size, True) for size in SEPARABLE_KERNELS]
+        kinds += [(size, False) for size in DILATED_KERNELS]
+        features, matrices = [], []
+        out = PointwiseKernel(channels, name="out")(channels * EXPERTS)
+        out_parts = jnp.split(out, EXPERTS)
+        for i, (size, separable) in enumerate(kinds):
+            expert = Expert(size, separable, self.precision, name=f"expert{i}")
+            feature, last = expert(state)
+            features.append(feature)
+            matrices.append(jnp.matmul(last, out_parts[i], precision=self.precision))
+        features.append(average_pool(state))
+        matrices.append(out_parts[-1])
+        merged = weights[:, :, None, None] * jnp.stack(matrices).astype(weights.dtype)
+        merged = rearrange(merged, "b expert c d -> b (expert c) d")
+        update = pointwise_conv(jnp.concatenate(features, axis=1), merged, self.precision)
+        return nn.relu(nn.relu(update) + state), None
+
+
+class FeatureCompensator(nn.Module):
+    """Gate, 1x1 convolution, and four steps of the mixture."""
+
+    unroll: bool = True
+    remat: bool = False
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """B C H W -> B C H W."""
+        weights = Gate(self.precision, name="gate")(x)
+        state = nn.relu(Convolution(x.shape[1], 1, precision=self.precision, name="preprocess")(x))
+        step = nn.remat(MixtureStep, prevent_cse=self.unroll) if self.remat else MixtureStep
+        steps = nn.scan(
+            step,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=1,
+            length=STEPS,
+            unroll=STEPS if self.unroll else 1,
+        )
+        state, _ = steps(self.precision, name="steps")(state, weights)
+        return state

@@ -1,0 +1,58 @@
+"""The mixture of top-k softmaxes at the heart of the sparse attention (TKSA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
+    """For each k, the mask of exactly the k largest entries of each row.
+
+    Among ties the entry with the lower index wins, as `jax.lax.top_k` has it. The mask is built by
+    comparison with the k-th value and index: scattering the indices would put a stop for all chips
+    into every block of a partitioned program.
+
+    Args:
+      logits: ... N.
+      ks: sizes, each from 1 to N.
+
+    Returns:
+      One bool array ... N for each k.
+    """
+    values, indices = lax.top_k(lax.stop_gradient(logits), max(ks))
+    columns = lax.broadcasted_iota(indices.dtype, logits.shape, logits.ndim - 1)
+    masks = []
+    for k in ks:
+        value, index = values[..., k - 1 : k], indices[..., k - 1 : k]
+        masks.append((logits > value) | ((logits == value) & (columns <= index)))
+    return masks
+
+
+def multi_k_sparse_softmax(
+    logits: jax.Array, branch_weights: Sequence[jax.Array], ks: Sequence[int]
+) -> jax.Array:
+    """sum_i weight_i * softmax(top-k_i of each row), entries outside a top-k being zero.
+
+    All branches share one `lax.top_k`, for the masks are nested, and one exponential, for the row
+    maximum is in every mask. (CVPR 2023, section 3.2: the scores of the four branches multiply the
+    same values, so the mixed map can be formed first.)
+
+    Args:
+      logits: ... N, float32 or float64.
+      branch_weights: one scalar for each k.
+      ks: entries kept in each branch.
+
+    Returns:
+      ... N in the dtype of logits.
+    """
+    row_maximum = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    exponentials = jnp.exp(logits - row_maximum)
+    total = jnp.zeros_like(logits)
+    for mask, weight in zip(top_k_masks(logits, ks), branch_weights, strict=True):
+        kept = jnp.where(mask, exponentials, 0)
+        total = total + weight * kept / jnp.sum(kept, axis=-1, keepdims=True)
+    return total

@@ -1,0 +1,187 @@
+"""A training configuration, checked: what train.py's --config says, as typed options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from drsformer_jax.data.pipeline import Stage
+from drsformer_jax.errors import UserError
+from drsformer_jax.models.config import PRESETS, DRSformerConfig
+from drsformer_jax.models.drsformer import SIZE_MULTIPLE
+from drsformer_jax.training.optimizer import OptimizerOptions
+
+# What may differ when a run is resumed; anything else would make it another run.
+RESUMABLE_KEYS = frozenset(
+    {
+        "name",
+        "total_steps",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "data.train",
+        "data.val",
+        "data.cache",
+        "data.threads",
+        "eval.protocol",
+        "model.unroll",
+        "model.remat",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """One training run; the fields are the keys of configs/base.py.
+
+    Attributes:
+      stages: batch and patch sizes in order, from global_batch and patch_size or progressive.
+    """
+
+    model: DRSformerConfig
+    optimizer: OptimizerOptions
+    stages: tuple[Stage, ...]
+    seed: int
+    total_steps: int
+    accumulation_steps: int
+    ema_decay: float
+    mixup: bool
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    data_threads: int
+
+
+def training_options(config: Mapping[str, Any]) -> TrainingOptions:
+    """Checks a configuration.
+
+    Raises:
+      UserError: a key is missing or unknown, or a value out of its range; the key is named.
+    """
+    for key in ("seed", "log_every", "eval_every", "checkpoint_every"):
+        _require(_integer(config, key) >= 0, key, config[key], "must not be negative")
+    for key in ("total_steps", "accumulation_steps", "keep_checkpoints"):
+        _require(_integer(config, key) >= 1, key, config[key], "must be at least 1")
+    _require(0 <= config["ema_decay"] < 1, "ema_decay", config["ema_decay"], "must be in [0, 1)")
+    threads = config["data"]["threads"]
+    _require(threads >= 0, "data.threads", threads, "must not be negative")
+    options = TrainingOptions(
+        model=model_config(config["model"]),
+        optimizer=_optimizer_options(config["optimizer"]),
+        stages=_stages(config),
+        data_threads=threads,
+        **{
+            key: config[key]
+            for key in (
+                "seed",
+                "total_steps",
+                "accumulation_steps",
+                "ema_decay",
+                "mixup",
+                "log_every",
+                "eval_every",
+                "checkpoint_every",
+                "keep_checkpoints",
+            )
+        },
+    )
+    for stage in options.stages:
+        _require(
+            stage.batch_size % options.accumulation_steps == 0,
+            "accumulation_steps",
+            options.accumulation_steps,
+            f"must divide the global batch of {stage.batch_size}",
+        )
+    return options
+
+
+def model_config(model: Mapping[str, Any]) -> DRSformerConfig:
+    """The network of a configuration's `model` part: a preset and what differs from it."""
+    values = {key: value for key, value in model.items() if value is not None}
+    preset = values.pop("preset")
+    if preset not in PRESETS:
+        raise UserError(f"config.model.preset: {preset!r} is not one of {', '.join(PRESETS)}")
+    try:
+        return dataclasses.replace(PRESETS[preset], **values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.model: {error}") from error
+
+
+def _optimizer_options(optimizer: Mapping[str, Any]) -> OptimizerOptions:
+    try:
+        return OptimizerOptions(**optimizer)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.optimizer: {error}") from error
+
+
+def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
+    if not config["progressive"]:
+        stages = [Stage(None, config["global_batch"], config["patch_size"])]
+        keys = ("global_batch", "patch_size")
+    else:
+        keys = ("progressive", "progressive")
+        try:
+            stages = [Stage(*map(int, stage)) for stage in config["progressive"]]
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                "config.progressive: must be a list of (steps, global_batch, patch_size), not "
+                f"{config['progressive']!r}"
+            ) from error
+    for stage in stages:
+        _require(stage.batch_size >= 1, keys[0], stage.batch_size, "must be at least 1")
+        _require(
+            stage.patch_size >= SIZE_MULTIPLE and stage.patch_size % SIZE_MULTIPLE == 0,
+            keys[1],
+            stage.patch_size,
+            f"patch sizes must be multiples of {SIZE_MULTIPLE}",
+        )
+        _require(stage.steps is None or stage.steps >= 1, keys[0], stage.steps, "must be positive")
+    return tuple(stages)
+
+
+def _integer(config: Mapping[str, Any], key: str) -> int:
+    value = config[key]
+    _require(isinstance(value, int), key, value, "must be a whole number")
+    return value
+
+
+def _require(condition: bool, key: str, value: Any, message: str) -> None:
+    if not condition:
+        raise UserError(f"config.{key}: {message}, not {value!r}")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; tuples become lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _as_json(value)
+    return flat
+
+
+def _as_json(value: Any) -> Any:
+    return [_as_json(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any], workdir: str) -> None:
+    """That a workdir's run may be carried on with a configuration.
+
+    Raises:
+      UserError: keys differ that would make it another run; all of them are named.
+    """
+    old, new = flatten(saved), flatten(config)
+    different = [
+        f"{key} ({old.get(key)} there, {new.get(key)} here)"
+        for key in sorted(old.keys() | new.keys())
+        if key not in RESUMABLE_KEYS and old.get(key) != new.get(key)
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another configuration: {', '.join(different)}; "
+            "choose another --workdir or the configuration that it was started with"
+        )

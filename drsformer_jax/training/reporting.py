@@ -1,0 +1,133 @@
+"""What a training run says: console, metrics.jsonl and, where installed, TensorBoard."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from drsformer_jax.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+class Reporter:
+    """Writes a run's numbers to the console, to WORKDIR/metrics.jsonl and to TensorBoard."""
+
+    def __init__(self, workdir: Path, total_steps: int, first_step: int) -> None:
+        """Carries on the logs of a run that is resumed after `first_step` steps.
+
+        Records of later steps, from a run that was killed after its last checkpoint, are dropped:
+        those steps come again.
+        """
+        self.total_steps = total_steps
+        self._path = workdir / METRICS_FILE
+        self._drop_records_after(first_step)
+        self._file = self._path.open("a")
+        self._tensorboard = _tensorboard_writer(workdir)
+        self._bar = tqdm(
+            total=total_steps,
+            initial=first_step,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+        self._last_step, self._last_time = first_step, time.perf_counter()
+
+    def _drop_records_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # half a line, from a run that was killed while writing
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(kept))
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last report out of the speed: compilation, evaluation."""
+        self._last_time = time.perf_counter()
+
+    def say(self, message: str) -> None:
+        """A line on the console, above the progress bar if there is one."""
+        if self._bar.disable:
+            print(message, flush=True)
+        else:
+            self._bar.write(message)
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        self._bar.update(step - self._bar.n)
+
+    def training(self, step: int, metrics: Mapping[str, float], images: int) -> None:
+        """Reports means over the steps since the last report, in which `images` were seen."""
+        now = time.perf_counter()
+        seconds = max(now - self._last_time, 1e-9)
+        per_step = seconds / max(step - self._last_step, 1)
+        self._last_step, self._last_time = step, now
+        record = {**metrics, "images_per_second": images / seconds}
+        self.write(step, record)
+        remaining = _duration((self.total_steps - step) * per_step)
+        self.say(
+            f"step {step:,}/{self.total_steps:,}  loss {metrics['loss']:.5f}"
+            f"  lr {metrics['learning_rate']:.2e}  grad {metrics['gradient_norm']:.3g}"
+            f"  |out-in| {metrics['output_change']:.4f}"
+            f"  {record['images_per_second']:.1f} images/s  ETA {remaining}"
+        )
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        """Adds one record to the files."""
+        values = {name: float(value) for name, value in record.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.write_scalars(step, values)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures (uint8 H W 3) for TensorBoard."""
+        if self._tensorboard is not None:
+            self._tensorboard.write_images(
+                step, {name: picture[None] for name, picture in pictures.items()}
+            )
+
+    def close(self) -> None:
+        """Finishes the logs."""
+        self._bar.close()
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def _tensorboard_writer(workdir: Path) -> Any:
+    """clu's summary writer, or None where its packages (extra: tensorboard) are not installed."""
+    missing = [
+        name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        logger.info("no TensorBoard logs: %s is not installed", " and ".join(missing))
+        return None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))

@@ -1,0 +1,53 @@
+"""All that changes from one training step to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import Params, init_params
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Parameters and optimiser state after `step` steps.
+
+    Attributes:
+      step: int32 scalar.
+      params: float32 parameters.
+      opt_state: of the optimiser of `training.optimizer`.
+      ema_params: moving average of the parameters, or None.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    ema_params: Params | None = None
+
+    @property
+    def best_params(self) -> Params:
+        """What to evaluate and ship: the moving average where there is one."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def create_train_state(
+    config: DRSformerConfig,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """The state before the first step, from a seed alone."""
+    params = init_params(config, jax.random.key(seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=jax.jit(optimizer.init)(params),
+        # A copy: the step donates its state, and no buffer can be given away twice.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from drsformer_jax.checkpoints import pytorch
+from drsformer_jax.checkpoints.names import from_tree
+from drsformer_jax.checkpoints.weights import load_weights, save_weights
+from drsformer_jax.errors import UserError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+
+@pytest.fixture
+def state(small, random_state):
+    return {name: torch.from_numpy(array) for name, array in random_state(small).items()}
+
+
+class Touch:
+    """Creates a file when unpickled without restraint."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+@pytest.mark.parametrize("container", ["params", "params_ema", "state_dict", "bare"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_containers_and_prefix(tmp_path, small, random_state, state, container, prefix):
+    tensors = {prefix + name: tensor for name, tensor in state.items()}
+    path = tmp_path / "net_g.pth"
+    torch.save(tensors if container == "bare" else {container: tensors, "iter": 7}, path)
+    loaded = load_weights(path)
+    assert loaded.config == small
+    assert loaded.metadata == {"source": "net_g.pth", "container": container}
+    for name, array in from_tree(loaded.params, small).items():
+        np.testing.assert_array_equal(array, random_state(small)[name])
+
+
+def test_of_params_and_average_the_params_are_used_and_it_is_said(tmp_path, state):
+    path = tmp_path / "both.pth"
+    average = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    torch.save({"params_ema": average, "params": state}, path)
+    loaded = load_weights(path)
+    assert np.any(loaded.params["output"]["kernel"])
+    assert loaded.metadata["notes"] == "used params; the file also has params_ema"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_precisions_become_float32_and_it_is_said(tmp_path, state, dtype):
+    path = tmp_path / "half.pth"
+    converted = {name: tensor.to(getattr(torch, dtype)) for name, tensor in state.items()}
+    torch.save({"params": converted}, path)
+    loaded = load_weights(path)
+    kernel = loaded.params["patch_embed"]["kernel"]
+    assert kernel.dtype == np.float32
+    expected = converted["patch_embed.proj.weight"].float().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
+    assert f"{len(state)} tensors of {dtype} converted to float32" in loaded.metadata["notes"]
+
+
+def test_old_file_format_is_read(tmp_path, state, small):
+    path = tmp_path / "old.pth"
+    torch.save({"params": state}, path, _use_new_zipfile_serialization=False)
+    assert load_weights(path).config == small
+
+
+def test_loaded_weights_outlive_the_file(tmp_path, state):
+    path = tmp_path / "x.pth"
+    torch.save({"params": state}, path)
+    loaded = load_weights(path)
+    path.write_bytes(b"")
+    assert np.all(np.isfinite(loaded.params["output"]["kernel"]))
+
+
+def test_written_file_loads_strictly_into_the_torch_module(tmp_path, weights, assert_same):
+    from reference.torch_drsformer import DRSformer
+
+    config = weights.config
+    module = DRSformer(
+        dim=config.dim, num_blocks=config.num_blocks, heads=config.heads, use_mefc=False
+    )
+    path = tmp_path / "out.pth"
+    save_weights(path, weights)
+    content = torch.load(path, weights_only=True)
+    assert list(content) == ["params"]
+    module.load_state_dict(content["params"], strict=True)
+    assert all(tensor.is_contiguous() for tensor in content["params"].values())
+    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    assert_same(arrays, from_tree(weights.params, config))
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_malicious_pickle_is_not_run(tmp_path, state, wrapped):
+    path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+    if wrapped:
+        torch.save({"params": state, "extra": Touch(trace)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Touch(trace), protocol=2))
+    # The trap works: unpickled without restraint it does what it says.
+    pickle.loads(pickle.dumps(Touch(tmp_path / "proof")))
+    assert (tmp_path / "proof").exists()
+    with pytest.raises(UserError, match=r"evil\.pth") as caught:
+        load_weights(path)
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+def test_refusal_names_the_python_object(tmp_path):
+    path = tmp_path / "module.pth"
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(UserError, match=r"object \(torch\.nn\.modules\.linear\.Linear\).*refused"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+def test_a_truncated_file_is_a_users_error(tmp_path, state, kept, zipped):
+    path = tmp_path / "x.pth"
+    torch.save({"params": state}, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(UserError, match=r"x\.pth is truncated, damaged or not a PyTorch"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("content", [b"hello world\n", b"PK\x03\x04 no zip", b"\x80\x02"])
+def test_another_kind_of_file_is_a_users_error(tmp_path, content):
+    path = tmp_path / "x.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a PyTorch weight file"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list"),
+        ({"epoch": 3}, r"holds no weights under .*: it has epoch"),
+        ({}, "it has nothing"),
+        ({"epoch": 3, "iter": 5, "optimizers": []}, "training state .* net_g_"),
+        ({"params": {"a": torch.zeros(2), "n": 3}}, r"no tensors among its weights: n \(int\)"),
+        ({"a": torch.zeros(2, dtype=torch.int64)}, r"not dense floating-point: a \(int64\)"),
+        ({"a": torch.eye(2).to_sparse()}, r"not dense floating-point: a \(float32\)"),
+        ({"params": {}}, "not a DRSformer"),
+    ],
+)
+def test_contents_that_are_no_weights(tmp_path, content, message):
+    path = tmp_path / "x.pth"
+    torch.save(content, path)
+    with pytest.raises(UserError, match=message):
+        load_weights(path)
+
+
+def test_nan_weights_are_refused(tmp_path, state):
+    state["output.weight"][0, 0, 0, 0] = float("nan")
+    path = tmp_path / "x.pth"
+    torch.save({"params": state}, path)
+    with pytest.raises(UserError, match=r"NaN or infinite values in output\.weight"):
+        load_weights(path)
+
+
+def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        pytorch.importlib.util,
+        "find_spec",
+        lambda name: None if name == "torch" else find_spec(name),
+    )
+    with pytest.raises(UserError, match=r"reading .*x\.pth needs PyTorch.*drsformer_jax\[torch\]"):
+        pytorch.read_pytorch(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="writing"):
+        pytorch.write_pytorch(tmp_path / "x.pth", {})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from drsformer_jax.checkpoints.names import to_tree, torch_names
+from drsformer_jax.checkpoints.weights import Weights, load_weights, save_weights
+from drsformer_jax.cli.main import main
+from drsformer_jax.models.config import PRESETS
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small network as .safetensors."""
+    config = PRESETS["tiny"]
+    rng = np.random.default_rng(0)
+    state = {
+        name: rng.standard_normal(spec.shape, dtype=np.float32)
+        for name, spec in torch_names(config).items()
+    }
+    path = tmp_path / "tiny.safetensors"
+    save_weights(path, Weights(config, to_tree(state, config), {"recipe": "demo"}))
+    return path
+
+
+def convert(*arguments) -> int:
+    return main(["convert", *map(str, arguments)])
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = load_weights(first), load_weights(second)
+    equal = jax.tree.map(np.array_equal, a.params, b.params)
+    return a.config == b.config and all(jax.tree.leaves(equal))
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.pt", "net", "net.safetensors"])
+def test_converts_there_and_back(source, tmp_path, name, capsys):
+    if "pt" in name:
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    there, back = tmp_path / name, tmp_path / "back.safetensors"
+    assert convert(source, there) == 0
+    assert convert(there, back) == 0
+    assert same(source, back)
+    output = capsys.readouterr().out
+    number = sum(leaf.size for leaf in jax.tree.leaves(load_weights(source).params))
+    assert f"{len(torch_names(PRESETS['tiny']))} tensors, {number:,} parameters" in output
+    assert "dim 8, blocks 1 1 1 1, heads 1 2 2 4, MSFN factor 2.66" in output
+    assert "LayerNorm WithBias, no biases, without MEFC" in output
+    assert f"-> {there}" in output
+
+
+def test_what_was_noted_is_told(source, tmp_path, capsys):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    convert(source, tmp_path / "net.pth")
+    content = torch.load(tmp_path / "net.pth", weights_only=True)
+    half = {f"module.{name}": tensor.half() for name, tensor in content["params"].items()}
+    torch.save({"params": half, "params_ema": half}, tmp_path / "half.pth")
+    assert convert(tmp_path / "half.pth", tmp_path / "half.safetensors") == 0
+    output = capsys.readouterr().out
+    assert "half.pth (container params)" in output
+    assert "note: used params; the file also has params_ema; " in output
+    assert "of float16 converted to float32" in output
+    # And it stays with the weights.
+    assert "float16" in load_weights(tmp_path / "half.safetensors").metadata["notes"]
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net"])
+def test_an_existing_destination_needs_force(source, tmp_path, name, capsys):
+    path = tmp_path / name
+    assert convert(source, path) == 0
+    before = sorted((p, p.stat().st_mtime_ns) for p in [path, *path.rglob("*")])
+    assert convert(source, path) == 2
+    assert f"{path} exists" in capsys.readouterr().err
+    assert sorted((p, p.stat().st_mtime_ns) for p in [path, *path.rglob("*")]) == before
+    assert convert(source, path, "--force") == 0
+    assert same(source, path)
+
+
+@pytest.mark.parametrize("name", ["pictures", "pictures.pth"])
+def test_force_never_replaces_a_foreign_folder(source, tmp_path, name, capsys):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(b"x")
+    assert convert(source, folder, "--force") == 2
+    assert "error: " in capsys.readouterr().err
+    assert [entry.name for entry in folder.iterdir()] == ["photo.jpg"]
+
+
+def test_converting_onto_itself_with_force_keeps_the_weights(source, tmp_path):
+    before = load_weights(source)
+    assert convert(source, source, "--force") == 0
+    after = load_weights(source)
+    assert after.metadata == before.metadata
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [("net.onnx", "cannot tell the form"), ("no/net.safetensors", "there is no folder")],
+)
+def test_bad_destinations(source, tmp_path, destination, message, capsys):
+    assert convert(source, tmp_path / destination) == 2
+    assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [source.name]
+
+
+@pytest.mark.parametrize("destination", ["net.safetensors", "net"])
+def test_a_bad_source_writes_nothing(source, tmp_path, destination, capsys):
+    source.write_bytes(source.read_bytes()[:-10])
+    assert convert(source, tmp_path / destination) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("drsformer: error: ")
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == [source.name]

@@ -1,0 +1,196 @@
+"""Every kind of image file a user may have, decoded to its own samples."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from drsformer_jax.data.decoding import decode_image
+from drsformer_jax.errors import UserError
+
+ORIENTATION = 0x0112
+HEIGHT, WIDTH = 5, 7
+
+
+def samples(channels: int, dtype: Any = np.uint8) -> np.ndarray:
+    highest = np.iinfo(dtype).max
+    shape = (HEIGHT, WIDTH, channels)
+    return np.random.default_rng(1).integers(0, highest, shape, dtype, endpoint=True)
+
+
+def deep_png(pixels: np.ndarray, extra: bytes = b"") -> bytes:
+    """A 16-bit PNG without filters, from the standard; `extra` chunks before the pixels."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[ORIENTATION] = orientation
+    return block.tobytes()
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4)])
+def test_8_bit_samples_are_kept(mode: str, channels: int, tmp_path: Path) -> None:
+    pixels = samples(channels)
+    path = tmp_path / "image.png"
+    Image.frombytes(mode, (WIDTH, HEIGHT), pixels.tobytes()).save(path)
+    decoded = decode_image(path).samples
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_png_keeps_every_bit(channels: int, tmp_path: Path) -> None:
+    pixels = samples(channels, np.uint16)
+    path = tmp_path / "image.png"
+    path.write_bytes(deep_png(pixels))
+    decoded = decode_image(path).samples
+    assert decoded.dtype == np.uint16
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_tiff_keeps_every_bit(
+    channels: int, compression: str | None, byteorder: str, tmp_path: Path
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = samples(channels, np.uint16)
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(
+        path,
+        pixels if channels > 1 else pixels[..., 0],
+        byteorder=byteorder,
+        compression=compression,
+        photometric="rgb" if channels > 1 else "minisblack",
+        extrasamples=["unassalpha"] if channels == 4 else None,
+    )
+    np.testing.assert_array_equal(decode_image(path).samples, pixels)
+
+
+def test_16_bit_pgm_keeps_every_bit(tmp_path: Path) -> None:
+    pixels = samples(1, np.uint16)
+    path = tmp_path / "image.pgm"
+    path.write_bytes(b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + pixels.astype(">u2").tobytes())
+    np.testing.assert_array_equal(decode_image(path).samples, pixels)
+
+
+@pytest.mark.parametrize(("channels", "colour"), [(1, (7,)), (3, (7, 8, 9))])
+def test_16_bit_transparent_colour_becomes_alpha(
+    channels: int, colour: tuple[int, ...], tmp_path: Path
+) -> None:
+    pixels = samples(channels, np.uint16)
+    pixels[2, 3] = colour
+    path = tmp_path / "image.png"
+    path.write_bytes(deep_png(pixels, chunk(b"tRNS", struct.pack(f">{channels}H", *colour))))
+    decoded = decode_image(path).samples
+    np.testing.assert_array_equal(decoded[..., :-1], pixels)
+    transparent = np.argwhere(decoded[..., -1] == 0)
+    assert transparent.tolist() == [[2, 3]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits grey", "16 bits RGB", "16 bits LA", "tiff"])
+def test_exif_orientation_is_applied(kind: str, orientation: int, tmp_path: Path) -> None:
+    # The standard's table: where row 0 and column 0 of the stored image are seen.
+    def upright(stored: np.ndarray) -> np.ndarray:
+        turned = stored.swapaxes(0, 1) if orientation >= 5 else stored
+        rows, columns = {
+            1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1),
+            5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1),
+        }[orientation]  # fmt: skip
+        return turned[::rows, ::columns]
+
+    path = tmp_path / ("image.tif" if kind == "tiff" else "image.png")
+    if kind in ("8 bits", "tiff"):
+        pixels = samples(3)
+        block = Image.Exif()
+        block[ORIENTATION] = orientation
+        Image.fromarray(pixels).save(path, exif=block)
+    else:
+        channels = {"16 bits grey": 1, "16 bits RGB": 3, "16 bits LA": 2}[kind]
+        pixels = samples(channels, np.uint16)
+        path.write_bytes(deep_png(pixels, chunk(b"eXIf", exif(orientation)[6:])))
+    np.testing.assert_array_equal(decode_image(path).samples, upright(pixels))
+
+
+def test_palettes_become_rgb_or_rgba(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    palette = Image.new("P", (WIDTH, HEIGHT), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    palette.save(path)
+    assert decode_image(path).samples[0, 0].tolist() == [200, 100, 50]
+    palette.putpixel((3, 2), 0)
+    palette.save(path, transparency=0)
+    decoded = decode_image(path).samples
+    assert decoded[0, 0].tolist() == [200, 100, 50, 255]
+    assert decoded[2, 3, 3] == 0
+
+
+def test_bilevel_becomes_grey(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    Image.new("1", (WIDTH, HEIGHT), 1).save(path)
+    np.testing.assert_array_equal(
+        decode_image(path).samples, np.full((HEIGHT, WIDTH, 1), 255, np.uint8)
+    )
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0)).save(path, quality=95)
+    decoded = decode_image(path).samples
+    assert decoded.shape == (HEIGHT, WIDTH, 3)
+    np.testing.assert_allclose(decoded[0, 0], [255, 0, 0], atol=6)
+
+
+def test_profile_is_kept_only_where_it_fits(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "image.png"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path, icc_profile=profile)
+    assert decode_image(path).icc_profile == profile
+    Image.new("L", (WIDTH, HEIGHT)).save(path, icc_profile=profile)
+    assert decode_image(path).icc_profile is None
+
+
+def test_first_frame_of_an_animation_and_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "image.gif"
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    decoded = decode_image(path)
+    assert decoded.frames == 3
+    assert decoded.samples[0, 0, :3].tolist() == [255, 0, 0]
+
+
+def test_undecodable_files_are_users_errors_that_name_them(tmp_path: Path) -> None:
+    whole = deep_png(samples(3, np.uint16))
+    contents = {
+        "text.png": b"no image",
+        "empty.jpg": b"",
+        "short.png": whole[: len(whole) - 40],
+        "header.png": whole[:20],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "wide.tif")
+    for name in [*contents, "float.tif", "wide.tif", "missing.png"]:
+        with pytest.raises(UserError, match=name):
+            decode_image(tmp_path / name)
+    with pytest.raises(UserError, match="folder"):
+        decode_image(tmp_path)

@@ -1,0 +1,206 @@
+"""The derainer around a tiny random network, and around functions that need none."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drsformer_jax.errors import UserError
+from drsformer_jax.inference import Derainer, memory
+from drsformer_jax.inference.derainer import quantise
+from drsformer_jax.inference.tiles import pad_to_multiple
+from drsformer_jax.models.config import PRESETS
+from drsformer_jax.models.drsformer import init_params, restore
+
+SIZES = [(1, 1), (7, 5), (13, 21), (64, 40)]
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    # Drawn here, because compiling the initialisers takes longer than all of these tests.
+    shapes = jax.eval_shape(functools.partial(init_params, TINY), jax.random.key(0))
+    generator = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: generator.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes
+    )
+
+
+@pytest.fixture(scope="module")
+def network(params: Any) -> Derainer:
+    return Derainer(TINY, params)
+
+
+@pytest.fixture(scope="module")
+def plain_forward() -> Callable[[Any, np.ndarray], jax.Array]:
+    return jax.jit(functools.partial(restore, TINY))
+
+
+def identity() -> Derainer:
+    return Derainer(TINY, {}, restore=lambda _, image: image)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+# One padded size: compiling takes most of the time. Those below need no network.
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (8, 8)])
+def test_network_sees_the_padded_image(
+    height: int,
+    width: int,
+    network: Derainer,
+    params: Any,
+    plain_forward: Callable[[Any, np.ndarray], jax.Array],
+) -> None:
+    image = picture(height, width)
+    restored = network(image)
+    padded = pad_to_multiple(image.astype(np.float32) / 255)[None]
+    expected = np.asarray(plain_forward(params, padded))
+    expected = np.rint(expected[0, :height, :width].clip(0, 1) * 255).astype(np.uint8)
+    assert restored.dtype == np.uint8
+    np.testing.assert_array_equal(restored, expected)
+    assert (restored != image).any()
+
+
+@pytest.mark.parametrize("tile", [None, 0, 8, 16, 24])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_identity_comes_back_untouched(height: int, width: int, tile: int | None) -> None:
+    image = picture(height, width)
+    np.testing.assert_array_equal(identity()(image, tile=tile, overlap=5), image)
+
+
+def test_tiles_equal_the_whole_for_a_pointwise_function() -> None:
+    derainer = Derainer(TINY, {"gain": np.float32(0.7)}, restore=lambda p, x: p["gain"] * x)
+    image = picture(61, 100)
+    np.testing.assert_array_equal(derainer(image, tile=32, overlap=8), derainer(image, tile=0))
+
+
+def test_one_compilation_for_all_tiles_and_sizes_of_a_tile() -> None:
+    traced = []
+
+    def forward(_: Any, image: jax.Array) -> jax.Array:
+        traced.append(image.shape)
+        return image
+
+    derainer = Derainer(TINY, {}, restore=forward)
+    derainer(picture(50, 70), tile=32, overlap=8)
+    derainer(picture(61, 33), tile=32, overlap=8)
+    assert traced == [(1, 32, 32, 3)]
+    derainer(picture(60, 60))
+    derainer(picture(64, 57))
+    assert traced == [(1, 32, 32, 3), (1, 64, 64, 3)]
+
+
+def test_parameters_are_arguments_not_constants(params: Any) -> None:
+    lowered = Derainer(TINY, params)._forward.lower(params, jnp.zeros((1, 8, 8, 3)))
+    leaves = len(jax.tree.leaves(params))
+    assert len(jax.tree.leaves(lowered.in_avals)) == leaves + 1
+
+
+def test_short_memory_falls_back_to_tiles_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    derainer = identity()
+    monkeypatch.setattr(memory, "budget_bytes", lambda: memory.forward_bytes(TINY, 128, 128))
+    with caplog.at_level(logging.WARNING):
+        assert len(derainer.plan(128, 128)) == 1
+        assert not caplog.records
+        plan = derainer.plan(128, 200)
+    assert (plan.tile_height, plan.tile_width, plan.lefts) == (128, 128, (0, 72))
+    assert "tiles of 128" in caplog.text
+    caplog.clear()
+    assert len(derainer.plan(128, 200, tile=0)) == 1
+    assert not caplog.records
+
+
+def test_output_is_clamped_and_halves_go_to_even() -> None:
+    derainer = Derainer(TINY, {}, restore=lambda _, image: image * 4 - 1)
+    restored = derainer.restore_float(np.linspace(0, 1, 64 * 3, dtype=np.float32).reshape(8, 8, 3))
+    assert restored.min() == 0
+    assert restored.max() == 1
+    values = np.array([-0.2, 0.5 / 255, 1.5 / 255, 2.5 / 255, 254.5 / 255, 1.3], np.float32)
+    assert quantise(values).tolist() == [0, 0, 2, 2, 254, 255]
+    deep = np.arange(65536, dtype=np.uint16)
+    np.testing.assert_array_equal(quantise(deep / np.float32(65535), np.uint16), deep)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        [[[0, 0, 0]]],
+    ],
+    ids=["float", "no channels", "alpha", "empty", "list"],
+)
+def test_other_arrays_are_refused_with_what_is_expected(image: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 pixels of shape \(height, width, 3\)"):
+        identity()(image)
+
+
+def test_8_bit_values_are_refused_as_float() -> None:
+    with pytest.raises(ValueError, match="expected float32"):
+        identity().restore_float(picture(8, 8))
+
+
+def test_bad_tile_is_a_users_error() -> None:
+    with pytest.raises(UserError, match="--tile"):
+        identity()(picture(8, 8), tile=12)
+    with pytest.raises(UserError, match="--overlap"):
+        identity()(picture(8, 8), overlap=-1)
+
+
+def test_not_finite_output_is_an_error_not_a_black_image() -> None:
+    derainer = Derainer(TINY, {}, restore=lambda _, image: image * jnp.nan)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        derainer(picture(8, 8))
+
+
+def test_exhausted_device_memory_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    derainer = identity()
+    monkeypatch.setattr(derainer, "_forward", exhausted)
+    with pytest.raises(MemoryError, match="8 x 16 pixels"):
+        derainer(picture(16, 8))
+
+
+def test_load_reads_weights_and_sets_the_execution(tmp_path: Any, params: Any) -> None:
+    from drsformer_jax.checkpoints.weights import Weights, save_weights
+
+    path = tmp_path / "tiny.safetensors"
+    save_weights(path, Weights(TINY, params, {}))
+    loaded = Derainer.load(path)
+    assert loaded.config.architecture() == TINY.architecture()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded._params), params)
+    half = Derainer.load(path, dtype="bfloat16", precision="highest")
+    assert (half.config.dtype, half.config.precision) == ("bfloat16", "highest")
+    with pytest.raises(ValueError, match="dtype"):
+        Derainer.load(path, dtype="float16")
+
+
+def test_missing_weights_are_a_users_error(tmp_path: Any) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.safetensors"):
+        Derainer.load(tmp_path / "nowhere.safetensors")
+
+
+def test_importing_the_derainer_is_light() -> None:
+    code = (
+        "import sys; from drsformer_jax.inference import Derainer; "
+        "print([m for m in ('jax', 'flax', 'torch', 'tensorflow', 'grain') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
