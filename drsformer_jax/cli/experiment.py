@@ -16,6 +16,11 @@ from drsformer_jax.errors import UserError
 EXIT_FAILURE = 2
 EXIT_INTERRUPTED = 130
 
+USAGE = """flags:
+  --config FILE       configuration, such as configs/rain100l.py
+  --config.KEY=VALUE  changes a key of it, such as --config.data.train=FOLDER
+  --workdir FOLDER    of the run: checkpoints, logs, scores"""
+
 # XLA's CPU compiler orders a program for concurrency and keeps every intermediate result alive:
 # five times the memory and twice the time in a training step.
 CPU_SCHEDULER_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
@@ -53,30 +58,31 @@ def parse_flags(argv: Sequence[str], description: str) -> tuple[ConfigDict | Non
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "configuration file, such as configs/rain100l.py; --config.KEY=VALUE changes a key",
+        "configuration file",
         flag_values=values,
         sys_argv=list(argv),
     )
-    flags.DEFINE_string(
-        "workdir", None, "folder of the run: checkpoints, logs, scores", flag_values=values
-    )
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
-        print(f"{description.strip()}\n\nflags:\n{values.get_help()}")
+        print(f"{description.strip()}\n\n{USAGE}")
         return None, Path()
     try:
         rest = values(list(argv))[1:]
         config = values["config"].value
     except Exception as error:
-        # Whatever the file does wrong, and absl's own errors: the first line says it.
-        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(message) from error
+        # Whatever the file does wrong, and absl's own errors; some hold the repr of another's text.
+        text = str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
+        raise UserError(" ".join(text.split()) or type(error).__name__) from error
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}")
     for name in ("config", "workdir"):
-        if values[name].value is None:
+        if not values[name].present:
             raise UserError(f"--{name} is missing")
     if not isinstance(config, ConfigDict):
-        raise UserError("--config: get_config() must return an ml_collections.ConfigDict")
+        path = config_flags.get_config_filename(values["config"])
+        if not Path(path).is_file():
+            raise UserError(f"--config: no such file: {path}")
+        raise UserError(f"--config: get_config() of {path} must return a ConfigDict")
     return config, Path(values["workdir"].value)
 
 

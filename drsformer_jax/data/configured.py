@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from drsformer_jax.data.photographs import embedded_photographs
@@ -28,9 +29,9 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
       UserError: an unknown kind of data; missing folders; broken or mismatched files, all named.
     """
     if _is_folder(data):
-        return PairedFolder(data["train"], cache=data["cache"])
+        return PairedFolder(_existing(data, "train"), cache=data["cache"])
     return SyntheticRain(
-        _photographs(data["train"], "train"),
+        _photographs(data, "train", "train"),
         data["rain_level"],
         seed,
         data["rain_versions"],
@@ -42,8 +43,8 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
 def validation_source(data: Mapping[str, Any]) -> PairSource:
     """The validation pairs, whole images; arguments and errors as for `training_source`."""
     if _is_folder(data):
-        return PairedFolder(data["val"], cache=False)
-    photographs = _photographs(data["val"], "test")
+        return PairedFolder(_existing(data, "val"), cache=False)
+    photographs = _photographs(data, "val", "test")
     return SyntheticRain(photographs, data["rain_level"], VALIDATION_RAIN_SEED)
 
 
@@ -53,5 +54,12 @@ def _is_folder(data: Mapping[str, Any]) -> bool:
     return bool(data["kind"] == "folder")
 
 
-def _photographs(where: str, split: str) -> Any:
-    return embedded_photographs(split) if where == EMBEDDED else where
+def _photographs(data: Mapping[str, Any], key: str, split: str) -> Any:
+    return embedded_photographs(split) if data[key] == EMBEDDED else _existing(data, key)
+
+
+def _existing(data: Mapping[str, Any], key: str) -> str:
+    folder = str(data[key])
+    if not Path(folder).is_dir():
+        raise UserError(f"config.data.{key}: no such folder: {folder} (--config.data.{key}=FOLDER)")
+    return folder

@@ -123,13 +123,11 @@ def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:
     """Fresh float32 parameters, distributed as PyTorch initialises the authors' module."""
     image = jnp.zeros((1, config.in_channels, SIZE_MULTIPLE, SIZE_MULTIPLE), jnp.float32)
     looped = dataclasses.replace(config, unroll=False)  # the same parameters, sooner compiled
-    # It runs once: optimising the random number generators takes longer than all the rest.
-    compiled = (
-        jax.jit(DRSformer(looped).init)
-        .lower(rng, image)
-        .compile(compiler_options={"xla_backend_optimization_level": 0})
-    )
-    return compiled(rng, image)["params"]
+    init = DRSformer(looped).init
+    if not isinstance(rng, jax.core.Tracer):  # under jit or eval_shape, the caller compiles it
+        # It runs once: optimising the random number generators takes longer than all the rest.
+        init = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
+    return init(rng, image)["params"]
 
 
 def restore(config: DRSformerConfig, params: Params, image: jax.Array) -> jax.Array:

@@ -23,7 +23,9 @@ def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
     Returns:
       One bool array ... N for each k.
     """
-    values, indices = lax.top_k(lax.stop_gradient(logits), max(ks))
+    # top_k ranks 0.0 above -0.0, the comparisons below take them for equal: leave one zero only.
+    logits = jnp.where(logits == 0, 0.0, lax.stop_gradient(logits))
+    values, indices = lax.top_k(logits, max(ks))
     columns = lax.broadcasted_iota(indices.dtype, logits.shape, logits.ndim - 1)
     masks = []
     for k in ks:

@@ -10,7 +10,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -93,6 +93,19 @@ def train(
         run.close()
 
 
+@dataclasses.dataclass
+class _Window:
+    """The steps since the last report: their numbers, still on the device, and images seen."""
+
+    first_step: int
+    metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
+    images: int = 0
+
+    def add(self, metrics: dict[str, jax.Array], images: int) -> None:
+        self.metrics.append(metrics)
+        self.images += images
+
+
 class _Run:
     """The parts of one run that its steps share."""
 
@@ -160,40 +173,33 @@ class _Run:
             accumulation_steps=options.accumulation_steps,
             ema_decay=options.ema_decay,
         )
-        pending: list[dict[str, jax.Array]] = []
-        images = 0
+        window = _Window(step)
         with _stop_requests() as stop:
             while step < options.total_steps and not stop:
                 batch = shard_batch(next(batches), self.mesh)
                 self.state, metrics = train_step(self.state, batch)
-                pending.append(metrics)
-                images += batch["input"].shape[0]
                 step += 1
+                window.add(metrics, batch["input"].shape[0])
                 if step == first + 1:
                     jax.block_until_ready(metrics)
-                    reporter.restart_clock()  # the first step was mostly compilation
-                    images = 0
+                    window.images = 0  # the first step was mostly compilation: no measure of speed
+                    reporter.restart_clock()
                 reporter.advance(step)
-                last = step == options.total_steps or bool(stop)
-                save, evaluate = (
-                    self._due(step, options.checkpoint_every, last),
-                    self._due(step, options.eval_every, last and not stop),
-                )
-                if pending and (save or evaluate or self._due(step, options.log_every, last)):
-                    self._report(step, pending, images)
-                    pending, images = [], 0
-                if evaluate:
+                if self._due(step, options.log_every):
+                    self._report(window)
+                    window = _Window(step)
+                if self._due(step, options.eval_every) and not stop:
                     self._evaluate(step)
-                if save:
-                    self._save(step)
+                if self._due(step, options.checkpoint_every):
+                    self._save(step, window)
         if stop:
+            self._save(step, window)
             reporter.say(f"stopped after step {step:,}; saved in {self.checkpoints.path(step)}")
             raise KeyboardInterrupt
         return self.state
 
-    @staticmethod
-    def _due(step: int, every: int, last: bool) -> bool:
-        return last or (every > 0 and step % every == 0)
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.options.total_steps or (every > 0 and step % every == 0)
 
     def _announce(self) -> None:
         options = self.options
@@ -211,15 +217,13 @@ class _Run:
                 f"at {options.total_steps:,}, with a learning rate of {float(end):.2e}"
             )
 
-    def _report(self, step: int, pending: list[dict[str, jax.Array]], images: int) -> None:
-        """Means of the steps since the last report; raises if any of them is not finite."""
-        fetched = jax.device_get(pending)
-        for offset, metrics in enumerate(fetched, start=step - len(fetched) + 1):
-            if not all(math.isfinite(value) for value in metrics.values()):
-                self._diverged(offset, metrics)
+    def _report(self, window: _Window) -> None:
+        """Means of a window's steps."""
+        fetched = self._finite(window)
+        step = window.first_step + len(fetched)
         means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
         means["learning_rate"] = float(fetched[-1]["learning_rate"])
-        self.reporter.training(step, means, images)
+        self.reporter.training(step, means, window.images)
         if means["output_change"] < COLLAPSED_SHARE * means["target_change"]:
             self.reporter.say(
                 f"warning: the network has collapsed to output = input (mean |output - input| "
@@ -228,7 +232,19 @@ class _Run:
                 "checkpoint, with another seed or a lower learning rate"
             )
 
-    def _diverged(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def _finite(self, window: _Window) -> list[dict[str, Any]]:
+        """The numbers of a window's steps, once they are computed.
+
+        Raises:
+          TrainingDivergedError: one of them is not finite.
+        """
+        fetched = jax.device_get(window.metrics)
+        for step, metrics in enumerate(fetched, start=window.first_step + 1):
+            if not all(math.isfinite(value) for value in metrics.values()):
+                self._diverged(step, metrics)
+        return fetched
+
+    def _diverged(self, step: int, metrics: Mapping[str, Any]) -> NoReturn:
         self.checkpoints.close()
         saved = self.checkpoints.latest_step()
         good = "none was saved" if saved is None else str(self.checkpoints.path(saved))
@@ -246,7 +262,9 @@ class _Run:
         self.reporter.say(f"step {step:,}  {validation.summary}")
         self.reporter.restart_clock()
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, window: _Window) -> None:
+        """Saves the state, unless the steps since the last report have spoilt it."""
+        self._finite(window)
         self.checkpoints.save(self.state, {"next_step": step}, self.saved_config)
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def learning_rate_schedule(options: OptimizerOptions) -> optax.Schedule:
     """
 
     def schedule(count: jax.Array | int) -> jax.Array:
-        count = jnp.asarray(count)
+        count = jnp.asarray(count, jnp.result_type(float))
         done = jnp.clip((count - options.hold_steps) / max(options.decay_steps, 1), 0, 1)
         span = options.learning_rate - options.final_learning_rate
         rate = options.final_learning_rate + span * 0.5 * (1 + jnp.cos(jnp.pi * done))
@@ -71,7 +71,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del params
-        scale = jnp.minimum(1.0, max_norm / (optax.global_norm(updates) + TORCH_CLIP_EPSILON))
+        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + TORCH_CLIP_EPSILON))
         return jax.tree.map(lambda g: g * scale.astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

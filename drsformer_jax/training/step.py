@@ -95,7 +95,7 @@ def train_step(
         ema_params = jax.tree.map(
             lambda average, new: average * ema_decay + new * (1 - ema_decay), ema_params, params
         )
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics["learning_rate"] = schedule(state.step)
     return TrainState(state.step + 1, params, opt_state, ema_params), metrics
 

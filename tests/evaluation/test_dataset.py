@@ -39,10 +39,16 @@ def less_six(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("protocol", ["rain200", "did_ddn", "basicsr"])
 def test_evaluate_scores_restored_and_rainy_images(protocol: str) -> None:
     source = rainy_source(3)
-    seen: list[ImageScore] = []
-    score = evaluate(less_six, source, protocol, on_image=seen.append)
+    seen: list[tuple[ImageScore, np.ndarray]] = []
+    score = evaluate(
+        less_six, source, protocol, on_image=lambda image, restored: seen.append((image, restored))
+    )
     assert score.protocol == protocol
-    assert seen == list(score.images)
+    assert [image for image, _ in seen] == list(score.images)
+    assert all(
+        np.array_equal(restored, less_six(pair["input"]))
+        for pair, (_, restored) in zip(source, seen, strict=True)
+    )
     for pair, image in zip(source, score.images, strict=True):
         restored = less_six(pair["input"])
         assert image.name == pair["name"]

@@ -1,0 +1,88 @@
+"""Top-k sparse attention against the PyTorch module, and what its parts promise."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.parity import (
+    assert_trees_close,
+    gradients_of,
+    part_tree,
+    torch_results,
+    value_and_gradients,
+    weights_of,
+)
+from reference.torch_drsformer import Attention, perturb
+
+from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes, l2_normalize
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [(48, (24, 32, 36, 38)), (96, (48, 64, 72, 76)), (2, (1, 1, 1, 1)), (5, (2, 3, 3, 4))],
+)
+def test_branch_sizes(channels: int, expected: tuple[int, ...]) -> None:
+    assert branch_sizes(channels) == expected
+
+
+def test_l2_normalize_values() -> None:
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(size=7), np.zeros(7), 1e-13 * rng.normal(size=7)])
+    with jax.enable_x64(True):
+        y = l2_normalize(jnp.asarray(x))
+    norm = np.maximum(np.sqrt((x**2).sum(axis=-1, keepdims=True)), 1e-12)
+    np.testing.assert_allclose(y, x / norm, rtol=1e-14)
+
+
+def test_l2_normalize_gradient() -> None:
+    """(c - y (y . c)) / ||x||; where x is zero, of the linear piece x / 1e-12."""
+    rng = np.random.default_rng(0)
+    x, cotangent = rng.normal(size=(3, 7)), rng.normal(size=(3, 7))
+    x[1] = 0
+    with jax.enable_x64(True):
+        gradient = np.asarray(jax.vjp(l2_normalize, jnp.asarray(x))[1](jnp.asarray(cotangent))[0])
+    norm = np.sqrt((x**2).sum(axis=-1, keepdims=True))
+    for row in (0, 2):
+        y = x[row] / norm[row]
+        expected = (cotangent[row] - y * (y @ cotangent[row])) / norm[row]
+        np.testing.assert_allclose(gradient[row], expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient[1], cotangent[1] / 1e-12, rtol=1e-12)
+
+
+# 10 channels and 2 heads: 5 a head, for which no ratio gives a whole number.
+@pytest.mark.parametrize(("channels", "heads", "bias"), [(10, 2, False), (9, 3, True)])
+def test_agrees_with_pytorch(channels: int, heads: int, bias: bool) -> None:
+    reference = perturb(Attention(channels, heads, bias), seed=0).double()
+    rng = np.random.default_rng(0)
+    x, cotangent = rng.normal(size=(2, 2, channels, 5, 6))
+    expected, x_gradient = torch_results(reference, x, cotangent)
+    module = TopKSparseAttention(heads, use_bias=bias)
+    with jax.enable_x64(True):
+        function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+        actual = function(part_tree(weights_of(reference)), x, cotangent)
+    gradients = part_tree(gradients_of(reference))
+    assert_trees_close(actual, (expected, gradients, x_gradient), 1e-11)
+
+
+def test_bfloat16_leaves_the_choice_of_entries_in_float32() -> None:
+    module = TopKSparseAttention(2)
+    params = part_tree(weights_of(perturb(Attention(8, 2, False), seed=0)))
+    x = jnp.zeros((1, 8, 4, 4), jnp.bfloat16)
+    traced = jax.jit(lambda params, x: module.apply({"params": params}, x)).trace(params, x)
+    assert traced.out_info.dtype == jnp.bfloat16
+    lines = str(traced.jaxpr).splitlines()
+    for island in ("top_k[", "= exp ", "reduce_max["):
+        found = [line for line in lines if island in line]
+        assert found, island
+        assert all("f32[" in line and "bf16[" not in line for line in found), found
+
+
+def test_branch_weights_start_at_a_fifth_and_temperature_at_one() -> None:
+    module = TopKSparseAttention(2)
+    x = jnp.zeros((1, 8, 4, 4))
+    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
+    np.testing.assert_array_equal(params["temperature"], np.ones((2, 1, 1)))
+    for branch in ("attn1", "attn2", "attn3", "attn4"):
+        np.testing.assert_array_equal(params[branch], np.float32([0.2]))

@@ -1,0 +1,108 @@
+"""The mixture-of-experts feature compensator against the PyTorch module, and its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.parity import (
+    TINY,
+    assert_trees_close,
+    gradients_of,
+    network_tree,
+    torch_network,
+    torch_results,
+    value_and_gradients,
+    weights_of,
+)
+
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.mefc import EXPERTS, STEPS, FeatureCompensator, Gate, average_pool
+
+CONFIG = DRSformerConfig(**TINY)
+CHANNELS = CONFIG.dim
+
+Results = tuple[Any, Any, Any]
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 6), (1, 4), (3, 1), (1, 1), (2, 2)])
+def test_average_pool_counts_pixels_inside_only(height: int, width: int) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, height, width))
+    expected = np.zeros_like(x)
+    for row, column in np.ndindex(height, width):
+        rows = slice(max(row - 1, 0), row + 2)
+        columns = slice(max(column - 1, 0), column + 2)
+        expected[:, :, row, column] = x[:, :, rows, columns].mean(axis=(2, 3))
+    with jax.enable_x64(True):
+        actual = jax.jit(average_pool)(x)
+    assert actual.dtype == np.float64
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gate_is_a_softmax_over_experts_in_float32(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, CHANNELS, 4, 5)), dtype)
+    shapes = jax.eval_shape(Gate().init, jax.random.key(0), x)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
+    weights = np.asarray(Gate().apply(variables, x))
+    assert weights.shape == (3, STEPS, EXPERTS)
+    assert weights.dtype == np.float32
+    assert (weights > 0).all()
+    np.testing.assert_allclose(weights.sum(axis=-1), np.ones((3, STEPS)), rtol=1e-6)
+    assert weights.std(axis=0).max() > 1e-3  # each image has its own
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    tensors = weights_of(torch_network(CONFIG).double())
+    return network_tree(tensors, CONFIG)["encoder_level0"]
+
+
+@pytest.fixture(scope="module")
+def example() -> tuple[np.ndarray, np.ndarray]:
+    """Features and a cotangent, B C H W."""
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(2, CHANNELS, 6, 9)), rng.normal(size=(2, CHANNELS, 6, 9))
+
+
+@pytest.fixture(scope="module")
+def looped() -> Any:
+    """(params, x, cotangent) -> value and gradients, compiled once."""
+    module = FeatureCompensator(unroll=False)
+    return value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+
+
+@pytest.fixture(scope="module")
+def looped_results(looped: Any, params: Any, example: Any) -> Results:
+    with jax.enable_x64(True):
+        return looped(params, *example)
+
+
+def test_agrees_with_pytorch(looped_results: Results, example: Any) -> None:
+    """Values and gradients, with the merged matrices of ours and without them in the reference."""
+    network = torch_network(CONFIG).double()
+    expected, x_gradient = torch_results(network.encoder_level0, *example)
+    gradients = network_tree(gradients_of(network), CONFIG)["encoder_level0"]
+    assert_trees_close(looped_results, (expected, gradients, x_gradient), 1e-11)
+
+
+def test_unrolled_and_recomputed_it_is_the_same(
+    looped_results: Results, params: Any, example: Any
+) -> None:
+    module = FeatureCompensator(unroll=True, remat=True)
+    function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+    with jax.enable_x64(True):
+        results = function(params, *example)
+    assert_trees_close(results, looped_results, 1e-12)
+
+
+def test_zero_features(looped: Any, params: Any, example: Any) -> None:
+    x, cotangent = np.zeros_like(example[0]), example[1]
+    with jax.enable_x64(True):
+        y, *gradients = looped(params, x, cotangent)
+    assert (np.asarray(y) == 0).all()  # nothing in the body has a bias
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

@@ -1,0 +1,110 @@
+"""The PyTorch network beside ours: the same random weights, the same gradients, in our layout."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from drsformer_jax.checkpoints.names import to_tree
+from drsformer_jax.models.config import DRSformerConfig
+from reference.torch_drsformer import DRSformer, perturb
+
+Tree = dict[str, Any]
+
+# Every level has another number of channels or heads, and one has two blocks to stack.
+TINY: dict[str, Any] = {"dim": 8, "num_blocks": (1, 2, 1, 1), "heads": (1, 2, 2, 4)}
+
+# Whole networks take long to compile, and most of that is optimisation, which is not tested.
+QUICK = {"xla_backend_optimization_level": 0}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+def torch_network(config: DRSformerConfig, seed: int = 0) -> DRSformer:
+    """A float32 network of that architecture with random weights."""
+    module = DRSformer(
+        config.in_channels,
+        config.out_channels,
+        config.dim,
+        config.num_blocks,
+        config.heads,
+        config.ffn_expansion_factor,
+        config.bias,
+        config.layer_norm_type,
+        config.use_mefc,
+    )
+    perturb(module, seed)
+    return module
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().numpy() for name, tensor in module.named_parameters()}
+
+
+def gradients_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The gradients that the last backward pass left; zeros where it did not come by."""
+    return {
+        name: (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad).numpy()
+        for name, tensor in module.named_parameters()
+    }
+
+
+def network_tree(tensors: Mapping[str, np.ndarray], config: DRSformerConfig) -> Tree:
+    """Our tree from a whole network's tensors."""
+    return to_tree(tensors, config)
+
+
+def part_tree(tensors: Mapping[str, np.ndarray]) -> Tree:
+    """The same for a module of convolutions and plain parameters: one attention, one MSFN."""
+    tree: Tree = {}
+    for name, array in tensors.items():
+        *path, leaf = name.split(".")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        if leaf == "weight":
+            node["kernel"] = array.transpose(2, 3, 1, 0)
+        else:
+            node[leaf] = array
+    return tree
+
+
+def torch_results(
+    module: torch.nn.Module, x: np.ndarray, cotangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """y and the gradient for x of sum(y * cotangent); that for the weights stays in the module."""
+    module.zero_grad(set_to_none=True)
+    source = torch.from_numpy(x).requires_grad_()
+    y = module(source)
+    (y * torch.from_numpy(cotangent)).sum().backward()
+    assert source.grad is not None
+    return y.detach().numpy(), source.grad.numpy()
+
+
+def value_and_gradients(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """(params, x, cotangent) -> y, d/dparams, d/dx of sum(y * cotangent), for y = f(params, x)."""
+
+    def both(params: Any, x: jax.Array, cotangent: jax.Array) -> tuple[Any, Any, Any]:
+        y, pull_back = jax.vjp(function, params, x)
+        return (y, *pull_back(cotangent))
+
+    return quick_jit(both)
+
+
+def assert_trees_close(actual: Any, expected: Any, tolerance: float) -> None:
+    """Same keys, and every array within `tolerance` of the other, relative to its largest entry."""
+    expected_leaves = dict(jax.tree_util.tree_leaves_with_path(expected))
+    actual_leaves = dict(jax.tree_util.tree_leaves_with_path(actual))
+    assert actual_leaves.keys() == expected_leaves.keys()
+    wrong = {}
+    for path, leaf in expected_leaves.items():
+        other = np.asarray(actual_leaves[path])
+        assert other.shape == leaf.shape, jax.tree_util.keystr(path)
+        error, scale = np.abs(other - leaf).max(), np.abs(leaf).max()
+        if not error <= tolerance * scale:  # also where it is not a number
+            wrong[jax.tree_util.keystr(path)] = f"{error:.1e} of {scale:.1e}"
+    assert wrong == {}

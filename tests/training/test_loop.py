@@ -1,0 +1,173 @@
+"""Resuming, saving, reporting and stopping, with a network of a few numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from toy_training import RandomPairs, options_of, small_config
+
+from drsformer_jax.errors import UserError
+from drsformer_jax.training.loop import TrainingDivergedError, Validation, train
+from drsformer_jax.training.state import TrainState
+
+pytestmark = pytest.mark.usefixtures("toy_network")
+
+
+def run(config: ConfigDict, workdir: Path, validate: Any = None) -> TrainState:
+    return train(config.to_dict(), options_of(config), RandomPairs(), workdir, validate)
+
+
+def records(workdir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_identical(one: TrainState, other: TrainState) -> None:
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema_decay": 0.9, "mixup": True},
+        {"progressive": ((3, 4, 8), (2, 2, 16)), "accumulation_steps": 2},
+    ],
+    ids=["plain", "ema-mixup", "progressive"],
+)
+def test_a_resumed_run_is_bit_identical(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = run(small_config(**changes), tmp_path / "whole")
+    for total in (2, 5, 6):
+        parts = run(small_config(total_steps=total, **changes), tmp_path / "parts")
+    assert int(parts.step) == 6
+    assert_identical(whole, parts)
+    whole_losses = {r["step"]: r["loss"] for r in records(tmp_path / "whole") if r["step"] == 2}
+    assert whole_losses == {
+        r["step"]: r["loss"] for r in records(tmp_path / "parts") if r["step"] == 2
+    }
+
+
+def test_training_learns_and_reports(tmp_path: Path) -> None:
+    config = small_config(total_steps=60, log_every=20, optimizer__hold_steps=60)
+    run(config, tmp_path)
+    found = records(tmp_path)
+    assert [record["step"] for record in found] == [20, 40, 60]
+    assert found[-1]["loss"] < 0.7 * found[0]["loss"]
+    assert {
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "output_change",
+        "target_change",
+        "images_per_second",
+    } <= found[0].keys()
+
+
+def test_checkpoints_are_kept_and_a_finished_run_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(keep_checkpoints=2)
+    first = run(config, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["architecture"]["dim"] == 8
+    capsys.readouterr()
+    assert_identical(first, run(config, tmp_path))
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
+    run(small_config(total_steps=4), tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss": 99.0}\n{"step": 6, "lo')
+    run(small_config(), tmp_path)
+    found = records(tmp_path)
+    assert [record["step"] for record in found] == [2, 4, 6]
+    assert all(record["loss"] < 1 for record in found)
+
+
+def test_a_workdir_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    run(small_config(total_steps=2), tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"global_batch \(4 there, 2 here\), seed \(0 there, 5"):
+        run(small_config(seed=5, global_batch=2), tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_divergence_names_the_step_and_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small_config(total_steps=2), tmp_path)
+
+    def broken(config: Any, params: Any, image: jax.Array) -> jax.Array:
+        del config
+        return image * params["offset"] * jnp.nan
+
+    monkeypatch.setattr("drsformer_jax.training.step.restore", broken)
+    with pytest.raises(TrainingDivergedError, match=r"step 3 .*loss nan.*checkpoints/2$"):
+        run(small_config(), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_collapse_to_the_input_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def collapsed(config: Any, params: Any, image: jax.Array) -> jax.Array:
+        del config
+        return image + 1e-4 * params["offset"].sum()
+
+    monkeypatch.setattr("drsformer_jax.training.step.restore", collapsed)
+    run(small_config(total_steps=2), tmp_path)
+    assert "collapsed to output = input" in capsys.readouterr().out
+    monkeypatch.undo()
+
+
+def test_a_healthy_run_is_not_called_collapsed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(small_config(total_steps=2), tmp_path)
+    assert "collapsed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_request_saves_and_the_run_goes_on_as_if_never_stopped(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = run(small_config(), tmp_path / "whole")
+    calls = []
+
+    def stop_at_first_validation(params: Any) -> Validation:
+        calls.append(1)
+        os.kill(os.getpid(), number)
+        return Validation({"psnr": 1.0}, "one", {})
+
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run(small_config(), tmp_path / "stopped", stop_at_first_validation)
+    assert calls == [1]
+    assert signal.getsignal(number) == handler
+    assert (tmp_path / "stopped" / "checkpoints" / "3").is_dir()
+    assert_identical(whole, run(small_config(), tmp_path / "stopped"))
+
+
+def test_validation_sees_the_moving_average_where_there_is_one(tmp_path: Path) -> None:
+    seen = []
+
+    def validate(params: Any) -> Validation:
+        seen.append(jax.device_get(params))
+        return Validation({"psnr": 12.5}, "12.5 dB", {})
+
+    state = run(small_config(ema_decay=0.5), tmp_path, validate)
+    assert len(seen) == 2
+    np.testing.assert_array_equal(seen[-1]["mix"], state.ema_params["mix"])
+    assert not np.array_equal(seen[-1]["mix"], state.params["mix"])
+    assert [r["psnr"] for r in records(tmp_path) if "psnr" in r] == [12.5, 12.5]

@@ -1,0 +1,59 @@
+"""Configurations: bad values are named, equal runs are told from different ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from toy_training import small_config
+
+from drsformer_jax.data.pipeline import Stage
+from drsformer_jax.errors import UserError
+from drsformer_jax.training.options import check_same_run, training_options
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", -1, "config.seed"),
+        ("total_steps", 0, "config.total_steps"),
+        ("patch_size", 12, "config.patch_size: patch sizes must be multiples of 8, not 12"),
+        ("global_batch", 0, "config.global_batch"),
+        ("accumulation_steps", 3, "must divide the global batch of 4"),
+        ("ema_decay", 1.0, "config.ema_decay"),
+        ("keep_checkpoints", 0, "config.keep_checkpoints"),
+        ("progressive", ((1, 2),), "config.progressive"),
+        ("progressive", ((0, 4, 8), (5, 4, 8)), "config.progressive"),
+        ("progressive", ((5, 4, 9),), "config.progressive"),
+        ("data.threads", -1, "config.data.threads"),
+        ("model.preset", "huge", "config.model.preset: 'huge' is not one of"),
+        ("model.dim", 7, "config.model: dim must be even"),
+        ("model.dtype", "float16", "config.model: dtype"),
+        ("optimizer.learning_rate", -1.0, "config.optimizer: learning_rate"),
+    ],
+)
+def test_bad_values_are_named(key: str, value: Any, message: str) -> None:
+    config = small_config(**{key: value})
+    with pytest.raises(UserError, match=message):
+        training_options(config)
+
+
+def test_model_keys_override_the_preset() -> None:
+    options = training_options(small_config(model__dim=16, model__use_mefc=True))
+    assert options.model.dim == 16
+    assert options.model.use_mefc
+    assert options.model.num_blocks == (1, 1, 1, 1)
+
+
+def test_stages() -> None:
+    assert training_options(small_config()).stages == (Stage(None, 4, 8),)
+    progressive = training_options(small_config(progressive=((3, 4, 8), (2, 2, 16))))
+    assert progressive.stages == (Stage(3, 4, 8), Stage(2, 2, 16))
+
+
+def test_what_may_change_between_resumptions() -> None:
+    config = small_config()
+    saved = config.to_dict()
+    check_same_run(saved, small_config(total_steps=99, data__val="elsewhere").to_dict(), "w")
+    with pytest.raises(UserError, match=r"w holds a run .*optimizer\.learning_rate \(0\.01 there"):
+        check_same_run(saved, small_config(optimizer__learning_rate=0.5).to_dict(), "w")
