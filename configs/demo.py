@@ -1,7 +1,7 @@
 """The demonstration: a tiny network, synthetic rain over the photographs inside scikit-image.
 
-    python train.py --config configs/demo.py --workdir demo/run
-    python eval.py --config configs/demo.py --workdir demo/run
+python train.py --config configs/demo.py --workdir runs/demo
+python eval.py --config configs/demo.py --workdir runs/demo
 """
 
 from ml_collections import ConfigDict

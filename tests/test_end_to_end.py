@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,13 +70,15 @@ def test_from_pairs_to_a_derained_photograph(data: Path, tmp_path: Path) -> None
     # Killed without warning, once two checkpoints are there.
     endless = command("train.py", data, killed, "--config.total_steps=100000")
     process = subprocess.Popen(endless, stdout=subprocess.DEVNULL, cwd=ROOT)
-    deadline = time.monotonic() + PATIENCE
-    while not (killed / "checkpoints" / "4").is_dir():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (killed / "checkpoints" / "4").is_dir():
+            assert process.poll() is None, "train.py ended by itself"
+            assert time.monotonic() < deadline, "no checkpoint"
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
 
     # Resumed, it ends with the parameters of the run that was never touched, to the bit.
     steps = [int(path.name) for path in (killed / "checkpoints").iterdir() if path.name.isdigit()]
@@ -85,7 +87,9 @@ def test_from_pairs_to_a_derained_photograph(data: Path, tmp_path: Path) -> None
     run(command("train.py", data, whole, total))
     resumed, untouched = load_weights(killed), load_weights(whole)
     assert resumed.config == untouched.config
-    for a, b in zip(_leaves(resumed.params), _leaves(untouched.params), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(resumed.params), jax.tree.leaves(untouched.params), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
     # Scored, with one row an image.
@@ -104,12 +108,6 @@ def test_from_pairs_to_a_derained_photograph(data: Path, tmp_path: Path) -> None
     derained = read_rgb(out / "0.png")
     assert derained.shape == read_rgb(photo).shape
     np.testing.assert_array_equal(derained, read_rgb(whole / "evaluation" / "restored" / "0.png"))
-
-
-def _leaves(tree: dict) -> list[np.ndarray]:
-    import jax
-
-    return jax.tree.leaves(tree)
 
 
 def test_diverging_and_mistaken_runs_end_with_one_line(data: Path, tmp_path: Path) -> None:

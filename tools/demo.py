@@ -188,7 +188,6 @@ def write_photographs(layout: Layout) -> str:
 
     sys.path.insert(0, str(ROOT))
     from configs import demo
-
     from drsformer_jax.data.configured import validation_source
     from drsformer_jax.data.images import write_png
 
@@ -216,10 +215,7 @@ def score_table(layout: Layout, protocol: str) -> ScoreTable:
     folders = {RAINY: layout.rainy, PACKAGED: layout.packaged, DEMO: layout.restored}
     return ScoreTable(
         protocol,
-        {
-            name: score_folders(folder, layout.target, protocol)
-            for name, folder in folders.items()
-        },
+        {name: score_folders(folder, layout.target, protocol) for name, folder in folders.items()},
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -80,11 +81,15 @@ class ScoreTable:
         return "\n".join([self.caption(), *aligned])
 
     def as_json(self) -> str:
-        """{"protocol": ..., "scores": {photograph: {column: {"psnr": dB, "ssim": ...}}}}."""
-        scores: dict[str, dict[str, dict[str, float | None]]] = {}
+        """{"protocol": ..., "scores": {photograph: {column: {"psnr": dB, "ssim": ...}}}}.
+
+        An infinite PSNR is the string "inf", as JSON has no infinity.
+        """
+        scores: dict[str, dict[str, dict[str, float | str | None]]] = {}
         for column, dataset in self.columns.items():
             for image in (*dataset.images, dataset.mean):
-                values = {"psnr": image.psnr, "ssim": image.ssim}
+                psnr = "inf" if math.isinf(image.psnr) else image.psnr
+                values = {"psnr": psnr, "ssim": image.ssim}
                 scores.setdefault(image.name, {})[column] = values
         return json.dumps({"protocol": self.protocol, "scores": scores}, indent=2)
 
@@ -109,9 +114,8 @@ def draw_before_after(
     figure = Figure(
         figsize=(len(panels) * (PANEL_INCHES + 0.1), tall + PANEL_INCHES + 0.9),
         dpi=DOTS_PER_INCH,
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0),
     )
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[union-attr]
     axes = figure.subplots(2, len(panels), height_ratios=[tall, PANEL_INCHES], squeeze=False)
     for column, panel in enumerate(panels):
         whole, enlarged = axes[:, column]
@@ -213,7 +217,7 @@ def draw_training_curve(path: Path, records: Sequence[Mapping[str, Any]]) -> Non
             textcoords="offset points",
             color=FAINT,
         )
-    _label(right, "held-out photographs", "PSNR of the luminance in dB (protocol basicsr)")
+    _label(right, "held-out photographs", "PSNR of Y in dB (protocol basicsr)")
     right.margins(y=0.15)
     _save(figure, path)
 
@@ -223,7 +227,7 @@ def _label(axes: Axes, title: str, values: str) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel(values)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

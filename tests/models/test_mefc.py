@@ -48,7 +48,7 @@ def test_gate_is_a_softmax_over_experts_in_float32(dtype: Any) -> None:
     x = jnp.asarray(rng.normal(size=(3, CHANNELS, 4, 5)), dtype)
     shapes = jax.eval_shape(Gate().init, jax.random.key(0), x)
     variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
-    weights = np.asarray(Gate().apply(variables, x))
+    weights = np.asarray(jax.jit(Gate().apply)(variables, x))
     assert weights.shape == (3, STEPS, EXPERTS)
     assert weights.dtype == np.float32
     assert (weights > 0).all()

@@ -101,8 +101,8 @@ def assert_trees_close(actual: Any, expected: Any, tolerance: float) -> None:
     actual_leaves = dict(jax.tree_util.tree_leaves_with_path(actual))
     assert actual_leaves.keys() == expected_leaves.keys()
     wrong = {}
-    for path, leaf in expected_leaves.items():
-        other = np.asarray(actual_leaves[path])
+    for path, expected_leaf in expected_leaves.items():
+        other, leaf = np.asarray(actual_leaves[path]), np.asarray(expected_leaf)
         assert other.shape == leaf.shape, jax.tree_util.keystr(path)
         error, scale = np.abs(other - leaf).max(), np.abs(leaf).max()
         if not error <= tolerance * scale:  # also where it is not a number

@@ -1,0 +1,250 @@
+"""The whole network against the PyTorch module, in every form it is computed in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from reference.parity import (
+    TINY,
+    assert_trees_close,
+    gradients_of,
+    network_tree,
+    quick_jit,
+    torch_network,
+    torch_results,
+    value_and_gradients,
+    weights_of,
+)
+from reference.torch_drsformer import selection_margin
+
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import DRSformer, restore, unrolls_blocks
+
+# The paper's network but for its size; blocks are written out on CPU.
+PAPER = DRSformerConfig(**TINY)
+# Every tensor that an option can add.
+BIASED = dataclasses.replace(PAPER, bias=True, unroll=False)
+# And without any of them.
+PLAIN = dataclasses.replace(PAPER, use_mefc=False, layer_norm_type="BiasFree", unroll=False)
+
+
+def channels_first(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(0, 3, 1, 2))
+
+
+def channels_last(image: np.ndarray) -> np.ndarray:
+    return image.transpose(0, 2, 3, 1)
+
+
+def params_of(network: torch.nn.Module, config: DRSformerConfig) -> Any:
+    return network_tree(weights_of(network), config)
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    """Two images, not square; float64."""
+    return np.random.default_rng(0).uniform(size=(2, 16, 24, 3))
+
+
+@functools.cache
+def single_precision_program(config: DRSformerConfig) -> Any:
+    return quick_jit(functools.partial(restore, config))
+
+
+class TestForward:
+    @pytest.mark.parametrize("config", [PAPER, PLAIN], ids=["paper", "plain"])
+    def test_float32(self, config: DRSformerConfig, image: np.ndarray) -> None:
+        network = torch_network(config)
+        rounded = np.float32(image)
+        source = torch.from_numpy(channels_first(rounded))
+        assert selection_margin(network, source) > 2e-6
+        with torch.no_grad():
+            expected = channels_last(network(source).numpy())
+        actual = single_precision_program(config)(params_of(network, config), rounded)
+        assert actual.dtype == np.float32
+        assert np.abs(expected - rounded).mean() > 1e-2
+        assert np.abs(actual - expected).max() <= 1e-5
+
+    def test_float64(self, image: np.ndarray) -> None:
+        network = torch_network(PLAIN).double()
+        with torch.no_grad():
+            expected = channels_last(network(torch.from_numpy(channels_first(image))).numpy())
+        with jax.enable_x64(True):
+            actual = quick_jit(functools.partial(restore, PLAIN))(params_of(network, PLAIN), image)
+        assert actual.dtype == np.float64
+        assert np.abs(actual - expected).max() <= 1e-11
+
+    def test_bfloat16(self, image: np.ndarray) -> None:
+        """Near the float32 result, on float32 parameters, from and to float32 images."""
+        config = dataclasses.replace(PAPER, dtype="bfloat16", unroll=False)
+        params, rounded = params_of(torch_network(PAPER), PAPER), np.float32(image)
+        precise = np.asarray(single_precision_program(PAPER)(params, rounded))
+        actual = single_precision_program(config)(params, rounded)
+        assert actual.dtype == np.float32
+        error = np.sqrt(np.mean((actual - precise) ** 2))
+        assert 1e-5 < error < 0.03 * np.sqrt(np.mean((precise - rounded) ** 2))
+
+    @pytest.mark.parametrize("shape", [(1, 12, 16, 3), (1, 16, 20, 3)])
+    def test_sizes_must_be_multiples_of_8(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="height and width must be multiples of 8"):
+            restore(PAPER, {}, jnp.zeros(shape))
+
+    @pytest.mark.parametrize("shape", [(16, 16, 3), (1, 16, 16, 1), (1, 3, 16, 16)])
+    def test_images_must_be_batches_of_rgb(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="expected images B H W 3"):
+            restore(PAPER, {}, jnp.zeros(shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientProgram:
+    """Value and gradients of the biased network in float64, traced and compiled once."""
+
+    traced: Any
+    compiled: Any
+    network: torch.nn.Module
+    params: Any
+    cotangent: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def program(image: np.ndarray) -> GradientProgram:
+    network = torch_network(BIASED).double()
+    params = params_of(network, BIASED)
+    cotangent = np.random.default_rng(1).normal(size=image.shape)
+    with jax.enable_x64(True):
+        function = value_and_gradients(functools.partial(restore, BIASED))
+        traced = function.trace(params, image, cotangent)
+        compiled = traced.lower().compile()
+    return GradientProgram(traced, compiled, network, params, cotangent)
+
+
+class TestGradients:
+    def test_all_agree_with_pytorch(self, program: GradientProgram, image: np.ndarray) -> None:
+        expected, x_gradient = torch_results(
+            program.network, channels_first(image), channels_first(program.cotangent)
+        )
+        gradients = network_tree(gradients_of(program.network), BIASED)
+        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+        y, *actual = program.compiled(program.params, image, program.cotangent)
+        assert np.abs(y - channels_last(expected)).max() <= 1e-11
+        assert_trees_close(actual, [gradients, channels_last(x_gradient)], 1e-9)
+
+    @pytest.mark.parametrize("biases", [True, False], ids=["biases", "zero biases"])
+    @pytest.mark.parametrize("value", [0.0, 0.5])
+    def test_flat_images_give_numbers(
+        self, program: GradientProgram, image: np.ndarray, value: float, biases: bool
+    ) -> None:
+        """Zero vectors to normalise, and attention maps in which all entries are equal."""
+
+        def without_bias(path: Any, leaf: np.ndarray) -> np.ndarray:
+            return leaf if biases or path[-1].key != "bias" else np.zeros_like(leaf)
+
+        params = jax.tree_util.tree_map_with_path(without_bias, program.params)
+        flat = np.full_like(image, value)
+        y, *gradients = program.compiled(params, flat, program.cotangent)
+        assert np.isfinite(y).all()
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+        if value == 0 and not biases:
+            assert (np.asarray(y) == 0).all()
+
+    def test_it_is_a_pure_function(self, program: GradientProgram) -> None:
+        assert program.traced.jaxpr.effects == set()
+
+    @pytest.mark.parametrize("platform", ["cpu", "tpu"])
+    def test_no_grouped_convolution_but_depthwise(
+        self, program: GradientProgram, platform: str
+    ) -> None:
+        """Neither forward nor backward: XLA is slow at others, or gathers the whole batch."""
+        with jax.enable_x64(True):
+            text = program.traced.lower(lowering_platforms=(platform,)).as_text()
+        convolutions = re.findall(
+            r"stablehlo\.convolution.*batch_group_count = (\d+).*feature_group_count = (\d+)"
+            r".* : \(tensor<([\dx]+)xf64>, tensor<([\dx]+)xf64>\)",
+            text,
+        )
+        assert len(convolutions) == text.count("stablehlo.convolution(") > 0
+        grouped = 0
+        for batch_groups, groups, image_shape, kernel_shape in convolutions:
+            assert batch_groups == "1"
+            if groups != "1":
+                grouped += 1
+                assert image_shape.split("x")[1] == groups
+                assert kernel_shape.split("x")[2:] == ["1", groups]
+        assert (grouped > 0) == (platform == "tpu")
+
+
+class SecondLevel(DRSformer):
+    """The two blocks of encoder_level2 alone."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self._level(x, 1, "encoder_level2")
+
+
+class TestLevel:
+    CONFIG = dataclasses.replace(PLAIN, bias=True)
+    SHAPE = (2, 2 * PLAIN.dim, 5, 6)
+
+    def execute(self, **execution: Any) -> Any:
+        module = SecondLevel(dataclasses.replace(self.CONFIG, **execution))
+        return lambda params, x: module.apply({"params": {"encoder_level2": params}}, x)
+
+    def params(self, network: torch.nn.Module) -> Any:
+        return params_of(network, self.CONFIG)["encoder_level2"]
+
+    @pytest.mark.parametrize("remat", [False, True])
+    @pytest.mark.parametrize("unroll", [False, True])
+    def test_every_way_of_execution_agrees_with_pytorch(self, unroll: bool, remat: bool) -> None:
+        """One parameter layout, and the same values and gradients, for all of them."""
+        rng = np.random.default_rng(2)
+        x, cotangent = rng.normal(size=self.SHAPE), rng.normal(size=self.SHAPE)
+        network = torch_network(self.CONFIG).double()
+        expected, x_gradient = torch_results(network.encoder_level2, x, cotangent)
+        gradients = network_tree(gradients_of(network), self.CONFIG)["encoder_level2"]
+        with jax.enable_x64(True):
+            function = value_and_gradients(self.execute(unroll=unroll, remat=remat))
+            traced = function.trace(self.params(network), x, cotangent)
+            lowered = traced.lower()
+            actual = lowered.compile()(self.params(network), x, cotangent)
+        assert_trees_close(actual, (expected, gradients, x_gradient), 1e-11)
+        assert ("remat" in str(traced.jaxpr) or "checkpoint[" in str(traced.jaxpr)) == remat
+
+    @pytest.mark.parametrize("unroll", [False, True])
+    def test_unrolled_blocks_leave_no_loop(self, unroll: bool) -> None:
+        params = self.params(torch_network(self.CONFIG))
+        forward = jax.jit(self.execute(unroll=unroll))
+        text = forward.trace(params, jnp.zeros(self.SHAPE)).lower().as_text()
+        assert text.count("stablehlo.while") == (0 if unroll else 1)
+
+    def test_bfloat16_activations_and_float32_gradients(self) -> None:
+        params = self.params(torch_network(self.CONFIG))
+        x = jax.ShapeDtypeStruct(self.SHAPE, jnp.bfloat16)
+        function = value_and_gradients(self.execute(dtype="bfloat16"))
+        y, gradients, x_gradient = jax.eval_shape(function, params, x, x)
+        assert y.dtype == x_gradient.dtype == jnp.bfloat16
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(gradients)} == {"float32"}
+
+    def test_blocks_start_differently(self) -> None:
+        module = SecondLevel(self.CONFIG)
+        params = quick_jit(module.init)(jax.random.key(0), jnp.zeros(self.SHAPE))["params"]
+        kernel = params["encoder_level2"]["ffn"]["project_in"]["kernel"]
+        assert kernel.shape[0] == 2
+        assert np.abs(kernel[0] - kernel[1]).max() > 0.1 / np.sqrt(2 * PLAIN.dim)
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_blocks_are_written_out_on_cpu_unless_told(
+    monkeypatch: pytest.MonkeyPatch, backend: str, expected: bool
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert unrolls_blocks(DRSformerConfig()) is expected
+    assert unrolls_blocks(DRSformerConfig(unroll=not expected)) is not expected

@@ -1,0 +1,43 @@
+"""Draws the README's picture: `python tools/readme_picture.py docs/images/before_after.png`.
+
+A photograph that no training has seen, light rain rendered over it, and what the packaged weights
+make of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from demo import DETAIL, PHOTOGRAPH
+from demo_pictures import Panel, draw_before_after
+
+from drsformer_jax.data.configured import VALIDATION_RAIN_SEED
+from drsformer_jax.data.photographs import embedded_photographs
+from drsformer_jax.data.sources import SyntheticRain
+from drsformer_jax.evaluation.metrics import psnr
+from drsformer_jax.inference import Derainer
+
+PROTOCOL = "rain200"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("out", type=Path, help="PNG file to write")
+    parser.add_argument("--level", default="light", help="of the rain (default: %(default)s)")
+    args = parser.parse_args()
+    photographs = [item for item in embedded_photographs("test") if item[0] == PHOTOGRAPH]
+    pair = SyntheticRain(photographs, args.level, VALIDATION_RAIN_SEED)[0]
+    rainy, target = pair["input"], pair["target"]
+    derained = Derainer.load()(rainy)
+    panels = [
+        Panel("rainy", rainy, psnr(rainy, target, PROTOCOL)),
+        Panel("derained", derained, psnr(derained, target, PROTOCOL)),
+        Panel("target", target, None),
+    ]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_before_after(args.out, panels, DETAIL, PROTOCOL)
+
+
+if __name__ == "__main__":
+    main()
