@@ -85,8 +85,7 @@ class DRSformerConfig:
         self._check_choice("layer_norm_type", LAYER_NORM_TYPES)
         self._check_choice("dtype", DTYPES)
         self._check_choice("precision", PRECISIONS)
-        # The first decoder level works on concatenated features: twice the channels.
-        for channels, heads in (*zip(self.channels, self.heads, strict=True),):
+        for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % heads or channels // heads < 2:
                 raise ValueError(
                     f"{heads} heads do not split {channels} channels into equal parts of at least 2"
