@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
 import math
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +19,11 @@ from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.training.interruption import stop_requests
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from drsformer_jax.training.options import TrainingOptions, check_same_run, flatten
 from drsformer_jax.training.reporting import Reporter
-from drsformer_jax.training.sharding import make_mesh, replicated, shard_batch
+from drsformer_jax.training.sharding import check_divisible, make_mesh, replicated, shard_batch
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
 
@@ -122,9 +121,15 @@ class _Run:
             **_plain(config),
             "architecture": options.model.architecture(),
         }
-        workdir.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = TrainingCheckpoints(workdir, options.keep_checkpoints)
         self.mesh = make_mesh()
+        check_divisible(
+            (stage.batch_size // options.accumulation_steps for stage in options.stages), self.mesh
+        )
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            self.checkpoints = TrainingCheckpoints(workdir, options.keep_checkpoints)
+        except OSError as error:
+            raise UserError(f"--workdir {workdir}: {error.strerror or error}") from error
         self.optimizer = make_optimizer(options.optimizer)
         self.state = self._start(workdir)
         self.reporter = Reporter(workdir, options.total_steps, int(self.state.step))
@@ -174,7 +179,7 @@ class _Run:
             ema_decay=options.ema_decay,
         )
         window = _Window(step)
-        with _stop_requests() as stop:
+        with stop_requests() as stop:
             while step < options.total_steps and not stop:
                 batch = shard_batch(next(batches), self.mesh)
                 self.state, metrics = train_step(self.state, batch)
@@ -278,27 +283,3 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
         key: _plain(value) if isinstance(value, Mapping) else flatten({key: value})[key]
         for key, value in config.items()
     }
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list, so that a step is never torn apart.
-
-    A second one of the same kind works as usual.
-    """
-    received: list[int] = []
-    previous = {}
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

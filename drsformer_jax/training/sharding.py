@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from drsformer_jax.errors import UserError
 
 DATA_AXIS = "data"
 
@@ -25,6 +27,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis split over the devices: batches."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def check_divisible(batch_sizes: Iterable[int], mesh: Mesh) -> None:
+    """That the devices get equal parts of every (micro)batch.
+
+    Raises:
+      UserError: a batch size that the number of devices does not divide.
+    """
+    devices = mesh.shape[DATA_AXIS]
+    for size in batch_sizes:
+        if size % devices:
+            raise UserError(
+                f"config.global_batch / config.accumulation_steps = {size} images at a time do not "
+                f"divide over {devices} devices: choose a multiple of {devices}"
+            )
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

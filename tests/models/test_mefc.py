@@ -100,6 +100,15 @@ def test_unrolled_and_recomputed_it_is_the_same(
     assert_trees_close(results, looped_results, 1e-12)
 
 
+def test_bfloat16_features_stay_so_and_gradients_are_float32(params: Any) -> None:
+    x = jax.ShapeDtypeStruct((2, CHANNELS, 6, 9), jnp.bfloat16)
+    module = FeatureCompensator(unroll=False)
+    function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+    y, gradients, x_gradient = jax.eval_shape(function, jax.tree.map(np.float32, params), x, x)
+    assert y.dtype == x_gradient.dtype == jnp.bfloat16
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(gradients)} == {"float32"}
+
+
 def test_zero_features(looped: Any, params: Any, example: Any) -> None:
     x, cotangent = np.zeros_like(example[0]), example[1]
     with jax.enable_x64(True):
