@@ -6,10 +6,11 @@ name and renames it when it is complete, so a run that is killed leaves whole ch
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import jax
 
@@ -21,12 +22,14 @@ DIRECTORY = "checkpoints"
 class State(Protocol):
     """What is saved: a flax dataclass with these fields (training.state.TrainState)."""
 
-    step: Any
-    params: Any
-    opt_state: Any
-    ema_params: Any
-
-    def replace(self, **changes: Any) -> Any: ...
+    @property
+    def step(self) -> Any: ...
+    @property
+    def params(self) -> Any: ...
+    @property
+    def opt_state(self) -> Any: ...
+    @property
+    def ema_params(self) -> Any: ...
 
 
 S = TypeVar("S", bound=State)
@@ -95,7 +98,7 @@ class TrainingCheckpoints:
             step,
             args=args.Composite(state=args.StandardRestore(abstract), data=args.JsonRestore()),
         )
-        return like.replace(**restored["state"]), restored["data"]
+        return dataclasses.replace(cast(Any, like), **restored["state"]), restored["data"]
 
     def config(self, step: int) -> dict[str, Any]:
         """The configuration that a checkpoint was saved with."""

@@ -80,10 +80,10 @@ def parse_flags(argv: Sequence[str], description: str) -> tuple[ConfigDict | Non
             raise UserError(f"--{name} is missing")
     if not isinstance(config, ConfigDict):
         path = config_flags.get_config_filename(values["config"])
-        if not Path(path).is_file():
+        if not Path(str(path)).is_file():
             raise UserError(f"--config: no such file: {path}")
         raise UserError(f"--config: get_config() of {path} must return a ConfigDict")
-    return config, Path(values["workdir"].value)
+    return config, Path(str(values["workdir"].value))
 
 
 def _prepare_cpu() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -71,7 +73,7 @@ class TopKSparseAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
         channels = x.shape[1]
-        options = {"use_bias": self.use_bias, "precision": self.precision}
+        options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
         qkv = Convolution(channels * 3, 1, **options, name="qkv")(x)
         qkv = DepthwiseConvolution(3, **options, name="qkv_dwconv")(qkv)
         query, key, value = jnp.split(qkv, 3, axis=1)

@@ -31,7 +31,7 @@ class SparseTransformerBlock(nn.Module):
         """B C H W -> B C H W (and nothing, for the scan)."""
         config = self.config
         with_bias = config.layer_norm_type == "WithBias"
-        options = {"use_bias": config.bias, "precision": matmul_precision(config)}
+        options: dict[str, Any] = {"use_bias": config.bias, "precision": matmul_precision(config)}
         attention = TopKSparseAttention(self.heads, **options, name="attn")
         feed_forward = MixedScaleFeedForward(
             config.hidden_channels(x.shape[1]), **options, name="ffn"
@@ -151,5 +151,5 @@ def restore(config: DRSformerConfig, params: Params, image: jax.Array) -> jax.Ar
     inside = jnp.transpose(image, (0, 3, 1, 2))
     if config.dtype == "bfloat16":
         inside = inside.astype(jnp.bfloat16)
-    residual = DRSformer(config).apply({"params": params}, inside)
+    residual: Any = DRSformer(config).apply({"params": params}, inside)
     return image + jnp.transpose(residual, (0, 2, 3, 1)).astype(image.dtype)

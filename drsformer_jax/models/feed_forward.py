@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ class MixedScaleFeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
         hidden = self.hidden_channels
-        options = {"use_bias": self.use_bias, "precision": self.precision}
+        options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
         expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)
         fine = nn.relu(DepthwiseConvolution(3, **options, name="dwconv3x3")(expanded))
         coarse = nn.relu(DepthwiseConvolution(5, **options, name="dwconv5x5")(expanded))

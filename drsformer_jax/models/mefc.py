@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -86,7 +88,7 @@ class Expert(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         channels = x.shape[1]
         dilation = 1 if self.separable else DILATION
-        conv_options = {"precision": self.precision}
+        conv_options: dict[str, Any] = {"precision": self.precision}
         x = DepthwiseConvolution(self.kernel_size, dilation, **conv_options, name="depthwise0")(x)
         if self.separable:
             x = nn.relu(Convolution(channels, 1, **conv_options, name="pointwise0")(x))

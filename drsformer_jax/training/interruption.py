@@ -15,12 +15,12 @@ def stop_requests() -> Iterator[list[int]]:
     A second one of the same kind works as usual.
     """
     received: list[int] = []
-    previous = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: Any) -> None:
         del frame
         received.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone
         for number in (signal.SIGINT, signal.SIGTERM):
