@@ -3,7 +3,7 @@
 python train.py --config configs/rain100l_small.py --workdir runs/rain100l_small
 python eval.py --config configs/rain100l_small.py --workdir runs/rain100l_small
 
-4,000 steps took an hour and a half on two busy CPU cores. Over every fifth pair of the test set (20):
+4,000 steps took an hour and a half on two busy CPU cores. Over every fifth test pair (20 images):
 34.79 dB / 0.9624 by protocol rain200, the rainy images having 27.19 dB / 0.8410.
 """
 

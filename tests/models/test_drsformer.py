@@ -108,7 +108,7 @@ class GradientProgram:
     def __call__(self, params: Any, image: np.ndarray) -> Any:
         """Value, gradients for params, gradient for the image; float64."""
         with jax.enable_x64(True):
-            return self.compiled(params, image, self.cotangent)
+            return jax.tree.map(np.asarray, self.compiled(params, image, self.cotangent))
 
 
 @pytest.fixture(scope="module")
