@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,17 +71,24 @@ def test_agrees_with_pytorch(channels: int, heads: int, bias: bool) -> None:
     assert_trees_close(actual, (expected, gradients, x_gradient), 1e-11)
 
 
-def test_bfloat16_leaves_the_choice_of_entries_in_float32() -> None:
-    module = TopKSparseAttention(2)
+class AttentionMap(TopKSparseAttention):
+    """The map that is applied to the values, alone."""
+
+    @nn.compact
+    def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        return self._attention_map(query, key)
+
+
+def test_map_of_bfloat16_is_computed_in_float32_from_the_first_step() -> None:
+    rng = np.random.default_rng(0)
+    query, key = jnp.asarray(rng.normal(size=(2, 1, 8, 5, 6)), jnp.bfloat16)
     params = part_tree(weights_of(perturb(Attention(8, 2, False), seed=0)))
-    x = jnp.zeros((1, 8, 4, 4), jnp.bfloat16)
-    traced = jax.jit(lambda params, x: module.apply({"params": params}, x)).trace(params, x)
-    assert traced.out_info.dtype == jnp.bfloat16
-    lines = str(traced.jaxpr).splitlines()
-    for island in ("top_k[", "= exp ", "reduce_max["):
-        found = [line for line in lines if island in line]
-        assert found, island
-        assert all("f32[" in line and "bf16[" not in line for line in found), found
+    attention_map = jax.jit(functools.partial(AttentionMap(2).apply, {"params": params}))
+    actual = attention_map(query, key)
+    assert actual.dtype == np.float32
+    assert actual.shape == (1, 2, 4, 4)
+    expected = attention_map(query.astype(jnp.float32), key.astype(jnp.float32))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_branch_weights_start_at_a_fifth_and_temperature_at_one() -> None:
