@@ -153,7 +153,7 @@ def _outline(detail: tuple[slice, slice]) -> Rectangle:
 
 
 def draw_score_table(path: Path, table: ScoreTable) -> None:
-    """Draws the scores; the best of each row is bold."""
+    """Draws the scores; the highest PSNR of each row is bold."""
     header, rows = table.header(), table.rows()
     row_inches, column_inches = 0.42, 2.3
     figure = Figure(
@@ -182,7 +182,8 @@ def draw_score_table(path: Path, table: ScoreTable) -> None:
                 color=FAINT if y == 0 else INK,
                 fontweight="bold" if x == best else "normal",
             )
-    axes.text(0.08, len(rows) + 1.15, table.caption(), va="center", fontsize=11, color=FAINT)
+    caption = f"{table.caption()}; bold: the highest PSNR"
+    axes.text(0.08, len(rows) + 1.15, caption, va="center", fontsize=11, color=FAINT)
     _save(figure, path)
 
 
