@@ -13,6 +13,7 @@ from reference.parity import (
     assert_trees_close,
     gradients_of,
     network_tree,
+    quick_jit,
     torch_network,
     torch_results,
     value_and_gradients,
@@ -94,10 +95,22 @@ def test_unrolled_and_recomputed_it_is_the_same(
     looped_results: Results, params: Any, example: Any
 ) -> None:
     module = FeatureCompensator(unroll=True, remat=True)
-    function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+    forward = quick_jit(lambda params, x: module.apply({"params": params}, x))
     with jax.enable_x64(True):
-        results = function(params, *example)
-    assert_trees_close(results, looped_results, 1e-12)
+        traced = forward.trace(params, example[0])
+        lowered = traced.lower()
+        y = lowered.compile()(params, example[0])
+    assert_trees_close(y, looped_results[0], 1e-12)
+    assert "stablehlo.while" not in lowered.as_text()
+    assert str(traced.jaxpr).count("remat2[") + str(traced.jaxpr).count("checkpoint[") == 1
+
+
+def test_float32(params: Any, example: Any, looped_results: Results) -> None:
+    module = FeatureCompensator(unroll=False)
+    forward = quick_jit(lambda params, x: module.apply({"params": params}, x))
+    y = forward(jax.tree.map(np.float32, params), np.float32(example[0]))
+    assert y.dtype == np.float32
+    assert_trees_close(y, looped_results[0], 1e-5)
 
 
 def test_bfloat16_features_stay_so_and_gradients_are_float32(params: Any) -> None:
