@@ -23,7 +23,7 @@ def test_published_sizes(preset, tensors, parameters):
 
 def test_names_shapes_and_order_are_those_of_the_torch_module(config):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    from reference.torch_drsformer import DRSformer as Reference
+    from drsformer_jax.parity.torch_drsformer import DRSformer as Reference
 
     with torch.device("meta"):
         module = Reference(

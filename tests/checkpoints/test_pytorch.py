@@ -80,7 +80,7 @@ def test_loaded_weights_outlive_the_file(tmp_path, state):
 
 
 def test_written_file_loads_strictly_into_the_torch_module(tmp_path, weights, assert_same):
-    from reference.torch_drsformer import DRSformer
+    from drsformer_jax.parity.torch_drsformer import DRSformer
 
     config = weights.config
     module = DRSformer(

@@ -18,9 +18,9 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.torch_drsformer import Attention, perturb
 
 from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes, l2_normalize
+from drsformer_jax.parity.torch_drsformer import Attention, perturb
 
 
 @pytest.mark.parametrize(

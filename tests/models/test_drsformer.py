@@ -24,10 +24,10 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.torch_drsformer import selection_margin
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import DRSformer, restore, unrolls_blocks
+from drsformer_jax.parity.torch_drsformer import selection_margin
 
 # Compiling is what takes the time here, so there are two networks only: one with every tensor
 # that an option can add, one without any of them. `test_full_size` has the paper's own.

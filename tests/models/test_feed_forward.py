@@ -13,9 +13,9 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.torch_drsformer import FeedForward, perturb
 
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
+from drsformer_jax.parity.torch_drsformer import FeedForward, perturb
 
 
 # Odd hidden sizes: one pair of the grouped convolutions straddles the seam of the concatenation.

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from reference.parity import network_tree, torch_network, weights_of
-from reference.torch_drsformer import selection_margin
 
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import restore
+from drsformer_jax.parity.torch_drsformer import selection_margin
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,6 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.torch_drsformer import conv
 
 from drsformer_jax.models.layers import (
     Convolution,
@@ -30,6 +29,7 @@ from drsformer_jax.models.layers import (
     uniform_fan_in,
     uniform_within,
 )
+from drsformer_jax.parity.torch_drsformer import conv
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 2, 6, 5, 7
 

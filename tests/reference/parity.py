@@ -12,7 +12,7 @@ import torch
 
 from drsformer_jax.checkpoints.names import to_tree
 from drsformer_jax.models.config import DRSformerConfig
-from reference.torch_drsformer import DRSformer, perturb
+from drsformer_jax.parity.torch_drsformer import DRSformer, network, perturb
 
 Tree = dict[str, Any]
 
@@ -26,17 +26,7 @@ quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 def torch_network(config: DRSformerConfig, seed: int = 0) -> DRSformer:
     """A float32 network of that architecture with random weights."""
-    module = DRSformer(
-        config.in_channels,
-        config.out_channels,
-        config.dim,
-        config.num_blocks,
-        config.heads,
-        config.ffn_expansion_factor,
-        config.bias,
-        config.layer_norm_type,
-        config.use_mefc,
-    )
+    module = network(config)
     perturb(module, seed)
     return module
 

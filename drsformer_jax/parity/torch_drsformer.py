@@ -15,12 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.parity.random_weights import random_tensors
+
 NORM_EPSILON = 1e-5
 MEFC_STEPS = 4
 MEFC_EXPERTS = 8
 
 
-def conv(inputs: int, outputs: int, size: int, bias: bool, groups: int = 1, dilation: int = 1):
+def conv(
+    inputs: int, outputs: int, size: int, bias: bool, groups: int = 1, dilation: int = 1
+) -> nn.Conv2d:
     """A convolution that keeps height and width (zero padding)."""
     padding = dilation * (size - 1) // 2
     return nn.Conv2d(
@@ -326,28 +331,28 @@ class DRSformer(nn.Module):
         return self.output(self.refinement(x)) + image
 
 
+def network(config: DRSformerConfig) -> DRSformer:
+    """A network of that architecture, float32, as PyTorch initialises it."""
+    return DRSformer(
+        config.in_channels,
+        config.out_channels,
+        config.dim,
+        config.num_blocks,
+        config.heads,
+        config.ffn_expansion_factor,
+        config.bias,
+        config.layer_norm_type,
+        config.use_mefc,
+    )
+
+
 @torch.no_grad()
 def perturb(module: nn.Module, seed: int) -> nn.Module:
-    """Gives every parameter random values, none of them at its trivial start; returns `module`.
-
-    The values depend on the seed and the shapes alone. Kernels keep a scale at which activations
-    neither die nor grow, so that errors measured on the output mean something.
-    """
-    generator = torch.Generator().manual_seed(seed)
+    """Gives every parameter a random value that is not its initial one; returns `module`."""
+    shapes = [(name, tuple(p.shape)) for name, p in module.named_parameters()]
+    values = random_tensors(shapes, seed)
     for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        kind = name.rsplit(".", 1)[-1]
-        if kind == "temperature":
-            value = 3.0 + 0.8 * noise
-        elif kind.startswith("attn"):
-            value = 0.25 + 0.15 * noise
-        elif kind == "bias":
-            value = 0.1 * noise
-        elif parameter.dim() == 1:
-            value = 1.0 + 0.2 * noise
-        else:
-            value = 0.7 * noise / parameter[0].numel() ** 0.5
-        parameter.copy_(value)
+        parameter.copy_(torch.from_numpy(values[name]))
     return module
 
 
@@ -364,6 +369,7 @@ def selection_margin(module: nn.Module, image: Tensor) -> float:
     gaps: list[float] = []
 
     def record(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(attention, Attention)
         logits, _ = attention.logits_and_values(inputs[0])
         ordered = logits.sort(dim=-1, descending=True).values
         for count in attention.counts(logits.shape[-1]):
