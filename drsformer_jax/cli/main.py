@@ -35,6 +35,9 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "drsformer_jax.cli.convert", "turn PyTorch weights into a checkpoint, and back"
     ),
+    "parity": Command(
+        "drsformer_jax.cli.parity", "compare the network with a PyTorch program, module by module"
+    ),
     "score": Command("drsformer_jax.cli.score", "measure PSNR and SSIM of derained images"),
 }
 

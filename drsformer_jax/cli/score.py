@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
-    from drsformer_jax.evaluation.dataset import DatasetScore
     from drsformer_jax.evaluation.pairing import FilePair
 
 
@@ -51,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.evaluation.report import format_table, write_csv, write_json
 
     for flag, path in (("--json", args.json), ("--csv", args.csv)):
-        _check_destination(flag, path)
+        check_destination(flag, path)
     pairs = _pairs(args.results, args.targets)
     # disable=None: no bar where stderr is no terminal.
     with tqdm(total=len(pairs), unit="image", leave=False, disable=None) as bar:
         score = score_pairs(pairs, args.protocol, on_image=lambda _: bar.update())
     print(format_table(score))
-    _write("--json", args.json, write_json, score)
-    _write("--csv", args.csv, write_csv, score)
+    write_report("--json", args.json, lambda path: write_json(path, score))
+    write_report("--csv", args.csv, lambda path: write_csv(path, score))
     return 0
 
 
@@ -77,27 +76,3 @@ def _pairs(results: Path, targets: Path) -> list[FilePair]:
     if results.is_dir():
         return pair_folders(results, targets)
     return [FilePair(results.stem, results, targets)]
-
-
-def _check_destination(flag: str, path: Path | None) -> None:
-    """Finds before the work what would make writing fail after it."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: is a folder, give a file name")
-    if not path.parent.is_dir():
-        raise UserError(f"{flag} {path}: there is no folder {path.parent}, make it first")
-
-
-def _write(
-    flag: str,
-    path: Path | None,
-    write: Callable[[Path, DatasetScore], None],
-    score: DatasetScore,
-) -> None:
-    if path is None:
-        return
-    try:
-        write(path, score)
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be written ({error.strerror})") from error

@@ -18,7 +18,7 @@ from drsformer_jax.models.layers import (
     uniform_fan_in,
 )
 from drsformer_jax.ops.pointwise import pointwise_conv
-from drsformer_jax.ops.sparse_softmax import multi_k_sparse_softmax
+from drsformer_jax.ops.sparse_softmax import masked_softmax_mixture, top_k_masks
 
 NORM_EPSILON = 1e-12
 INITIAL_BRANCH_WEIGHT = 0.2
@@ -99,5 +99,8 @@ class TopKSparseAttention(nn.Module):
         key = l2_normalize(at_least_float32(rearrange(key, split, head=self.heads)))
         logits = jnp.einsum("bhin,bhjn->bhij", query, key, precision=self.precision)
         logits = logits * temperature
-        ks = branch_sizes(logits.shape[-1])
-        return multi_k_sparse_softmax(logits, branch_weights, ks)
+        return masked_softmax_mixture(logits, branch_weights, self.choose(logits))
+
+    def choose(self, logits: jax.Array) -> list[jax.Array]:
+        """What each branch keeps of B heads c c: four masks, bool. Parity checks watch it."""
+        return top_k_masks(logits, branch_sizes(logits.shape[-1]))

@@ -106,6 +106,19 @@ class DRSformerConfig:
         """Hidden channels of the mixed-scale feed-forward network of a level."""
         return int(channels * self.ffn_expansion_factor)
 
+    def summary(self) -> str:
+        """The architecture in one line, for people."""
+
+        def spaced(values: tuple[int, ...]) -> str:
+            return " ".join(map(str, values))
+
+        return (
+            f"DRSformer: dim {self.dim}, blocks {spaced(self.num_blocks)}, "
+            f"heads {spaced(self.heads)}, MSFN factor {self.ffn_expansion_factor:g}, "
+            f"LayerNorm {self.layer_norm_type}, {'with' if self.bias else 'no'} biases, "
+            f"{'with' if self.use_mefc else 'without'} MEFC"
+        )
+
     def architecture(self) -> dict[str, Any]:
         """The architecture alone, as values that JSON knows."""
         values = {name: getattr(self, name) for name in ARCHITECTURE_FIELDS}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.models.layers import Convolution, LayerNorm, pixel_shuffle, pixel_unshuffle
+from drsformer_jax.models.layers import STACKED, Convolution, Downsampling, LayerNorm, Upsampling
 from drsformer_jax.models.mefc import FeatureCompensator
 
 SIZE_MULTIPLE = 8
@@ -79,11 +79,13 @@ class DRSformer(nn.Module):
 
     def _down(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` H/2 W/2."""
-        return pixel_unshuffle(self._convolution(x, channels // 4, 3, name, use_bias=False))
+        precision = matmul_precision(self.config)
+        return Downsampling(channels // 4, 3, precision=precision, name=name)(x)
 
     def _up(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` 2H 2W."""
-        return pixel_shuffle(self._convolution(x, channels * 4, 3, name, use_bias=False))
+        precision = matmul_precision(self.config)
+        return Upsampling(channels * 4, 3, precision=precision, name=name)(x)
 
     def _level(self, x: jax.Array, level: int, name: str) -> jax.Array:
         """All blocks of a level; their parameters are stacked along the leading axis."""
@@ -95,7 +97,7 @@ class DRSformer(nn.Module):
         blocks = self.config.num_blocks[level]
         scanned = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes=STACKED,
             split_rngs={"params": True},
             length=blocks,
             unroll=blocks if unroll else 1,

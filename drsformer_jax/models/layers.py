@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,10 @@ from drsformer_jax.ops.pointwise import pointwise_conv
 Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 
 LAYER_NORM_EPSILON = 1e-5
+
+# Variables of modules that a scan repeats, stacked on a leading axis: the parameters, what Flax
+# captures on request, and decisions that parity checks give from outside (see `parity.replay`).
+STACKED: dict[Any, int] = {"params": 0, "intermediates": 0, "decisions": 0}
 
 
 def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -74,6 +79,20 @@ def add_bias(module: nn.Module, x: jax.Array, fan_in: int) -> jax.Array:
     """Adds the parameter "bias" of a module, one value a channel; x is B C H W."""
     bias = module.param("bias", uniform_within(fan_in), (x.shape[1],), jnp.float32)
     return x + bias.astype(x.dtype)[:, None, None]
+
+
+class Downsampling(Convolution):
+    """B C H W -> B 4*features H/2 W/2: a convolution, then pixel-unshuffle."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return pixel_unshuffle(super().__call__(x))
+
+
+class Upsampling(Convolution):
+    """B C H W -> B features/4 2H 2W: a convolution, then pixel-shuffle."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return pixel_shuffle(super().__call__(x))
 
 
 class DepthwiseConvolution(nn.Module):

@@ -11,6 +11,7 @@ from einops import rearrange
 from jax import lax
 
 from drsformer_jax.models.layers import (
+    STACKED,
     Convolution,
     DepthwiseConvolution,
     at_least_float32,
@@ -133,10 +134,23 @@ class MixtureStep(nn.Module):
             matrices.append(jnp.matmul(last, out_parts[i], precision=self.precision))
         features.append(average_pool(state))
         matrices.append(out_parts[-1])
-        merged = weights[:, :, None, None] * jnp.stack(matrices).astype(weights.dtype)
-        merged = rearrange(merged, "b expert c d -> b (expert c) d")
-        update = pointwise_conv(jnp.concatenate(features, axis=1), merged, self.precision)
+        update = self.mix(jnp.concatenate(features, axis=1), jnp.stack(matrices), weights)
         return nn.relu(nn.relu(update) + state), None
+
+    def mix(self, features: jax.Array, matrices: jax.Array, weights: jax.Array) -> jax.Array:
+        """What the experts add, before its ReLU. Parity checks watch it.
+
+        Args:
+          features: B (experts C) H W.
+          matrices: experts C C.
+          weights: B experts.
+
+        Returns:
+          B C H W.
+        """
+        merged = weights[:, :, None, None] * matrices.astype(weights.dtype)
+        merged = rearrange(merged, "b expert c d -> b (expert c) d")
+        return pointwise_conv(features, merged, self.precision)
 
 
 class FeatureCompensator(nn.Module):
@@ -154,7 +168,7 @@ class FeatureCompensator(nn.Module):
         step = nn.remat(MixtureStep, prevent_cse=self.unroll) if self.remat else MixtureStep
         steps = nn.scan(
             step,
-            variable_axes={"params": 0},
+            variable_axes=STACKED,
             split_rngs={"params": True},
             in_axes=1,
             length=STEPS,

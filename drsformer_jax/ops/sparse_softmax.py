@@ -12,6 +12,7 @@ from jax import lax
 def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
     """For each k, the mask of exactly the k largest entries of each row.
 
+    The masks are nested, so one `lax.top_k` with the largest k serves all.
     Among ties the entry with the lower index wins, as `jax.lax.top_k` has it. The mask is built by
     comparison with the k-th value and index: scattering the indices would put a stop for all chips
     into every block of a partitioned program.
@@ -34,19 +35,19 @@ def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
     return masks
 
 
-def multi_k_sparse_softmax(
-    logits: jax.Array, branch_weights: Sequence[jax.Array], ks: Sequence[int]
+def masked_softmax_mixture(
+    logits: jax.Array, branch_weights: Sequence[jax.Array], masks: Sequence[jax.Array]
 ) -> jax.Array:
-    """sum_i weight_i * softmax(top-k_i of each row), entries outside a top-k being zero.
+    """sum_i weight_i * softmax(row, of the entries in mask_i), entries outside the mask being zero.
 
-    All branches share one `lax.top_k`, for the masks are nested, and one exponential, for the row
-    maximum is in every mask. (CVPR 2023, section 3.2: the scores of the four branches multiply the
-    same values, so the mixed map can be formed first.)
+    All branches share one exponential, for a row's maximum is in each of its top-k masks. (CVPR
+    2023, section 3.2: the scores of the four branches multiply the same values, so the mixed map
+    can be formed first.)
 
     Args:
       logits: ... N, float32 or float64.
-      branch_weights: one scalar for each k.
-      ks: entries kept in each branch.
+      branch_weights: one scalar for each mask.
+      masks: bool ... N, as from `top_k_masks`.
 
     Returns:
       ... N in the dtype of logits.
@@ -54,7 +55,7 @@ def multi_k_sparse_softmax(
     row_maximum = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     exponentials = jnp.exp(logits - row_maximum)
     total = jnp.zeros_like(logits)
-    for mask, weight in zip(top_k_masks(logits, ks), branch_weights, strict=True):
+    for mask, weight in zip(masks, branch_weights, strict=True):
         kept = jnp.where(mask, exponentials, 0)
         total = total + weight * kept / jnp.sum(kept, axis=-1, keepdims=True)
     return total

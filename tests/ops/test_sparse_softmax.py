@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.ops.sparse_softmax import multi_k_sparse_softmax, top_k_masks
+from drsformer_jax.ops.sparse_softmax import masked_softmax_mixture, top_k_masks
 
 KS = (4, 6, 6, 7)
 WEIGHTS = np.array([0.2, -0.3, 0.5, 1.1])
@@ -54,13 +54,15 @@ def definition(
     return y, logits_gradient, weights_gradient
 
 
+def mixture(logits: jax.Array, weights: jax.Array) -> jax.Array:
+    return masked_softmax_mixture(logits, list(weights), top_k_masks(logits, KS))
+
+
 @jax.jit
 def value_and_gradients(
     logits: jax.Array, weights: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, ...]:
-    y, pull_back = jax.vjp(
-        lambda logits, weights: multi_k_sparse_softmax(logits, list(weights), KS), logits, weights
-    )
+    y, pull_back = jax.vjp(mixture, logits, weights)
     return (y, *pull_back(cotangent))
 
 
@@ -103,7 +105,8 @@ def test_dropped_entries_are_exactly_zero_and_have_no_gradient() -> None:
 
 
 def test_one_column() -> None:
-    y = multi_k_sparse_softmax(jnp.zeros((2, 1)), [jnp.float32(0.3), jnp.float32(0.4)], (1, 1))
+    logits, weights = jnp.zeros((2, 1)), [jnp.float32(0.3), jnp.float32(0.4)]
+    y = masked_softmax_mixture(logits, weights, top_k_masks(logits, (1, 1)))
     np.testing.assert_allclose(y, np.full((2, 1), 0.7), rtol=1e-6)
 
 
@@ -111,7 +114,7 @@ def test_one_top_k_and_nothing_that_scatters() -> None:
     """A scatter would stop all chips in every block; gathers and sorts come with one."""
 
     def loss(logits: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum(multi_k_sparse_softmax(logits, list(weights), KS) ** 2)
+        return jnp.sum(mixture(logits, weights) ** 2)
 
     arguments = (jnp.zeros((2, 9, 9)), jnp.zeros(4))
     forward = jax.jit(loss).trace(*arguments)

@@ -1,0 +1,171 @@
+"""Our network, run so that every module's value is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drsformer_jax.checkpoints.names import Params, from_tree
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import DRSformer
+from drsformer_jax.parity.recording import (
+    RESTORED,
+    Recording,
+    decisions_of,
+    loss_weights,
+    probes_of,
+)
+from drsformer_jax.parity.replay import (
+    DECISIONS,
+    FLIPS,
+    LOGITS,
+    OWN_CHOICE,
+    decision_tree,
+    follow_decisions,
+)
+
+# What `jax.jit` takes as compiler options, as a value that can be hashed.
+CompilerOptions = tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SignFlips:
+    """Values in front of ReLUs whose sign is another one than the other program's.
+
+    Attributes:
+      count, total: how many, and of how many values.
+      largest: of them in any layer, relative to the largest value of that layer.
+      layer: PyTorch's name of the layer where it is.
+    """
+
+    count: int
+    total: int
+    largest: float
+    layer: str
+
+
+@dataclasses.dataclass
+class OwnRecording(Recording):
+    """Ours; `chosen` is the network's own choice, even where another one was followed.
+
+    Attributes:
+      flips: how its signs in front of ReLUs differ from those it was given; None without any.
+    """
+
+    flips: SignFlips | None = None
+
+
+def record(
+    config: DRSformerConfig,
+    params: Params,
+    image: np.ndarray,
+    other: Recording | None = None,
+    *,
+    tolerance: float = 0.0,
+    gradients: bool = False,
+    compiler_options: CompilerOptions = (),
+) -> OwnRecording:
+    """Runs the network on an image and keeps the value at every probe.
+
+    Args:
+      config: of the network; `precision` "highest" for parity.
+      params: float32, or float64 with x64 enabled.
+      image: B C H W of the same dtype.
+      other: the program whose decisions are followed, where it shows them and they are as good as
+        ours up to `tolerance` (see `replay`): top-k choices, and for gradients the signs of ReLUs.
+      gradients: also take the gradient of sum(restored * `loss_weights`) for every parameter.
+      compiler_options: for `jax.jit`.
+    """
+    # Blocks in a loop: every block is the same program, and it is compiled once.
+    config = dataclasses.replace(config, unroll=False)
+    decisions = {} if other is None else decision_tree(other, config)
+    restored, captured = _forward(config, tolerance, compiler_options)(params, decisions, image)
+    recording = OwnRecording()
+    for probe in probes_of(config):
+        if probe.name == RESTORED:
+            recording.outputs[RESTORED] = np.asarray(restored)
+            continue
+        recording.outputs[probe.name] = _captured(captured, probe.path, probe.index, "__call__")
+        if probe.kind == "TKSA":
+            for kept, what in ((recording.chosen, OWN_CHOICE), (recording.logits, LOGITS)):
+                kept[probe.name] = _captured(captured, probe.path, probe.index, what)
+    if other is not None and other.active:
+        recording.flips = _sign_flips(captured, config, other)
+    if gradients:
+        # Recomputing blocks bounds the memory, and changes no value.
+        recomputing = dataclasses.replace(config, remat=True)
+        program = _gradient(recomputing, tolerance, compiler_options)
+        weights = np.asarray(loss_weights(image.shape), image.dtype)
+        tree = jax.tree.map(np.asarray, program(params, decisions, image, weights))
+        recording.gradients = dict(from_tree(tree, config))
+    return recording
+
+
+def _captured(captured: Params, path: tuple[str, ...], index: int | None, what: str) -> np.ndarray:
+    """One value among the intermediates that Flax collected."""
+    node: Any = captured
+    for key in path:
+        node = node[key]
+    # Flax keeps a tuple of all values of that name; a subclass's own comes after its parent's.
+    value = node[what][-1]
+    if isinstance(value, tuple):
+        value = value[0]  # a step of a scan returns (state, nothing)
+    array = np.asarray(value)
+    return array if index is None else array[index]
+
+
+def _sign_flips(captured: Params, config: DRSformerConfig, other: Recording) -> SignFlips:
+    found = []
+    for decision in decisions_of(config):
+        if decision.kind == "ReLU" and decision.name in other.active:
+            number, largest, scale = _captured(captured, decision.path, decision.index, FLIPS)
+            found.append((float(largest / scale) if number else 0.0, int(number), decision.name))
+    largest_flip, _, layer = max(found)
+    total = sum(active.size for active in other.active.values())
+    return SignFlips(sum(number for _, number, _ in found), total, largest_flip, layer)
+
+
+def _apply(
+    config: DRSformerConfig, params: Params, decisions: Params, image: jax.Array, **options: Any
+) -> Any:
+    return DRSformer(config).apply({"params": params, DECISIONS: decisions}, image, **options)
+
+
+@functools.lru_cache(maxsize=4)
+def _forward(
+    config: DRSformerConfig, tolerance: float, options: CompilerOptions
+) -> Callable[..., Any]:
+    """(params, decisions, image) -> restored image, intermediates."""
+    probed = {probe.path for probe in probes_of(config)}
+
+    def is_probed(module: nn.Module, method: str) -> bool:
+        return method == "__call__" and tuple(module.path) in probed
+
+    def forward(params: Params, decisions: Params, image: jax.Array) -> tuple[jax.Array, Params]:
+        capture = {"capture_intermediates": is_probed, "mutable": ["intermediates"]}
+        with nn.intercept_methods(follow_decisions(tolerance, signs=False)):
+            residual, captured = _apply(config, params, decisions, image, **capture)
+        return image + residual, captured["intermediates"]
+
+    return jax.jit(forward, compiler_options=dict(options))
+
+
+@functools.lru_cache(maxsize=4)
+def _gradient(
+    config: DRSformerConfig, tolerance: float, options: CompilerOptions
+) -> Callable[..., Any]:
+    """(params, decisions, image, weights) -> gradient of sum(restored * weights)."""
+
+    def loss(params: Params, decisions: Params, image: jax.Array, weights: jax.Array) -> jax.Array:
+        with nn.intercept_methods(follow_decisions(tolerance, signs=True)):
+            residual = _apply(config, params, decisions, image)
+        return jnp.sum((image + residual) * weights)
+
+    return jax.jit(jax.grad(loss), compiler_options=dict(options))

@@ -1,0 +1,82 @@
+"""One comparison from beginning to end: our network against a PyTorch program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from drsformer_jax.checkpoints.names import from_tree
+from drsformer_jax.checkpoints.weights import Weights
+from drsformer_jax.parity import jax_network
+from drsformer_jax.parity.comparison import beyond, compare_gradients, compare_modules
+from drsformer_jax.parity.recording import RESTORED
+from drsformer_jax.parity.report import ParityReport
+
+
+def compare_with_pytorch(
+    weights: Weights,
+    image: np.ndarray,
+    *,
+    dtype: str,
+    tolerance: float,
+    reference: str | None = None,
+    gradients: bool = False,
+    settings: dict[str, Any] | None = None,
+    compiler_options: jax_network.CompilerOptions = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> ParityReport:
+    """Runs both networks with the same weights on the same image.
+
+    Args:
+      weights: of a network; cast to `dtype`.
+      image: `H W C`, RGB in [0, 1], height and width multiples of 8.
+      dtype: "float32" or "float64".
+      tolerance: of values, relative (`comparison.Difference.within`).
+      reference: FILE.py:CLASS, or None for our own PyTorch module.
+      gradients: compare the gradient of every parameter, too.
+      settings: lines for the report.
+      compiler_options: for `jax.jit`.
+      say: told what is going on.
+
+    Raises:
+      UserError: the reference cannot be built or run, or is another network than the weights are.
+    """
+    from drsformer_jax.parity import torch_reference
+
+    config = dataclasses.replace(weights.config, dtype="float32", precision="highest")
+    source = np.ascontiguousarray(image[None].transpose(0, 3, 1, 2), dtype)
+    say("running PyTorch")
+    module = torch_reference.build_reference(config, from_tree(weights.params, config), reference)
+    theirs = torch_reference.record(module, config, source, gradients=gradients)
+    del module
+    say("compiling and running JAX")
+    with jax.enable_x64(dtype == "float64"):
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), weights.params)
+        ours = jax_network.record(
+            config,
+            params,
+            source,
+            theirs,
+            tolerance=tolerance,
+            gradients=gradients,
+            compiler_options=compiler_options,
+        )
+        modules = compare_modules(config, ours, theirs, tolerance)
+        own_choice = None
+        if any(r.selection and r.selection.entries for r in modules) and not beyond(modules):
+            say("the top-k choices differ: running JAX with its own")
+            alone = jax_network.record(config, params, source, compiler_options=compiler_options)
+            error = np.abs(alone.outputs[RESTORED] - theirs.outputs[RESTORED])
+            own_choice = float(error.max())
+    return ParityReport(
+        settings or {},
+        tolerance,
+        modules,
+        compare_gradients(ours, theirs, tolerance) if gradients else (),
+        own_choice,
+        ours.flips,
+    )
