@@ -1,5 +1,8 @@
 """PSNR and SSIM of 8-bit RGB images by the named protocols, in float64 NumPy.
 
+They equal the papers' MATLAB programs to 1e-6 dB and 1e-8, and are what every report prints;
+`evaluation.jax_metrics` has the same scores for use inside jit.
+
 Each function takes uint8 arrays of shape (H, W, 3) and raises ValueError for any other dtype or
 shape, and for two images of different size. SSIM is that of Wang, Bovik, Sheikh and Simoncelli
 ("Image quality assessment: from error visibility to structural similarity", 2004).
@@ -16,13 +19,14 @@ from drsformer_jax.evaluation.protocols import ScoreProtocol, get_protocol
 
 PEAK = 255.0
 SSIM_WINDOW = 11
-_SSIM_SIGMA = 1.5
-_C1 = (0.01 * PEAK) ** 2
-_C2 = (0.03 * PEAK) ** 2
+SSIM_SIGMA = 1.5
+SSIM_C1 = (0.01 * PEAK) ** 2
+SSIM_C2 = (0.03 * PEAK) ** 2
 
 # 65.481, 128.553 and 24.966 for channels in [0, 1], as integers over 255 * 1000 for bytes.
-_LUMA_NUMERATORS = (65481, 128553, 24966)
-_LUMA_DENOMINATOR = 255_000
+LUMA_NUMERATORS = (65481, 128553, 24966)
+LUMA_DENOMINATOR = 255_000
+LUMA_BLACK = 16
 
 
 def luminance(image: np.ndarray, protocol: str) -> np.ndarray:
@@ -64,26 +68,46 @@ def ssim(restored: np.ndarray, target: np.ndarray, protocol: str) -> float | Non
     restored, target = _checked_pair(restored, target)
     if not rules.has_ssim:
         return None
-    if min(target.shape[:2]) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {_size(target)}"
-        )
+    check_ssim_size(*target.shape[:2])
     x, y = _luminance(restored, rules), _luminance(target, rules)
     if rules.downsampled_ssim:
-        # MATLAB's round: halves go up, where Python's goes to the even neighbour.
-        factor = max(1, math.floor(min(x.shape) / 256 + 0.5))
+        factor = downsampling_factor(*x.shape)
         x, y = box_downsample(x, factor), box_downsample(y, factor)
     return _mean_ssim(x, y)
+
+
+def check_ssim_size(height: int, width: int) -> None:
+    """That an image holds at least one window of SSIM; ValueError otherwise.
+
+    The size is that before downsampling, which never leaves fewer than 192 pixels a side.
+    """
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {width} x {height}"
+        )
+
+
+def downsampling_factor(height: int, width: int) -> int:
+    """By how much 'did_ddn' shrinks an image of this size for SSIM: 1 below 384 pixels a side."""
+    # MATLAB's round: halves go up, where Python's goes to the even neighbour.
+    return max(1, math.floor(min(height, width) / 256 + 0.5))
+
+
+def gaussian_window() -> np.ndarray:
+    """One axis of SSIM's separable 11 x 11 window, float64 (11,), of sum 1."""
+    radius = SSIM_WINDOW // 2
+    window = np.exp(-np.square(np.arange(-radius, radius + 1)) / (2 * SSIM_SIGMA**2))
+    return window / window.sum()
 
 
 def _luminance(image: np.ndarray, protocol: ScoreProtocol) -> np.ndarray:
     # In integers, because 194 colours have a Y of exactly n + 1/2: floating point would send
     # some of them down, and which ones would depend on the order of the operations.
-    numerator = image.astype(np.int64) @ np.array(_LUMA_NUMERATORS, dtype=np.int64)
+    numerator = image.astype(np.int64) @ np.array(LUMA_NUMERATORS, dtype=np.int64)
     if protocol.rounded_luminance:
-        rounded = (2 * numerator + _LUMA_DENOMINATOR) // (2 * _LUMA_DENOMINATOR)
-        return (16 + rounded).astype(np.float64)
-    return 16 + numerator / _LUMA_DENOMINATOR
+        rounded = (2 * numerator + LUMA_DENOMINATOR) // (2 * LUMA_DENOMINATOR)
+        return (LUMA_BLACK + rounded).astype(np.float64)
+    return LUMA_BLACK + numerator / LUMA_DENOMINATOR
 
 
 def box_downsample(plane: np.ndarray, factor: int) -> np.ndarray:
@@ -107,17 +131,15 @@ def _mean_ssim(x: np.ndarray, y: np.ndarray) -> float:
     variance_x = _gaussian_valid(x * x) - mean_x**2
     variance_y = _gaussian_valid(y * y) - mean_y**2
     covariance = _gaussian_valid(x * y) - mean_x * mean_y
-    similarity = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / (
-        (mean_x**2 + mean_y**2 + _C1) * (variance_x + variance_y + _C2)
+    similarity = ((2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)) / (
+        (mean_x**2 + mean_y**2 + SSIM_C1) * (variance_x + variance_y + SSIM_C2)
     )
     return float(np.mean(similarity))
 
 
 def _gaussian_valid(plane: np.ndarray) -> np.ndarray:
     """Gaussian-weighted means over the 11 x 11 windows that lie wholly inside the plane."""
-    radius = SSIM_WINDOW // 2
-    window = np.exp(-np.square(np.arange(-radius, radius + 1)) / (2 * _SSIM_SIGMA**2))
-    window /= window.sum()
+    radius, window = SSIM_WINDOW // 2, gaussian_window()
     for axis in (0, 1):
         plane = ndimage.correlate1d(plane, window, axis=axis)
     return plane[radius:-radius, radius:-radius]

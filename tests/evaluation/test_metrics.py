@@ -9,9 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from drsformer_jax.data.images import read_rgb
-from drsformer_jax.evaluation.metrics import box_downsample, luminance, psnr, ssim
+from drsformer_jax.evaluation.metrics import (
+    box_downsample,
+    downsampling_factor,
+    luminance,
+    psnr,
+    ssim,
+)
 
 WITH_SSIM = ("rain200", "did_ddn")
 ALL = (*WITH_SSIM, "basicsr")
@@ -75,21 +82,24 @@ def loop_ssim(x: list[list[float]], y: list[list[float]]) -> float:
     ]
     total = sum(map(sum, kernel))
     weights = np.array(kernel) / total
-    first, second = np.array(x), np.array(y)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    values = []
-    for i in range(first.shape[0] - 10):
-        for j in range(first.shape[1] - 10):
-            a, b = first[i : i + 11, j : j + 11], second[i : i + 11, j : j + 11]
-            mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
-            variance_a = (weights * (a - mean_a) ** 2).sum()
-            variance_b = (weights * (b - mean_b) ** 2).sum()
-            covariance = (weights * (a - mean_a) * (b - mean_b)).sum()
-            values.append(
-                (2 * mean_a * mean_b + c1)
-                * (2 * covariance + c2)
-                / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
-            )
+    rows = []
+    for i in range(len(x) - 10):
+        a, b = (sliding_window_view(np.array(plane[i : i + 11]), (11, 11))[0] for plane in (x, y))
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return (weights * values).sum(axis=(1, 2))
+
+        mean_a, mean_b = mean(a), mean(b)
+        from_mean_a, from_mean_b = a - mean_a[:, None, None], b - mean_b[:, None, None]
+        variances = mean(from_mean_a**2) + mean(from_mean_b**2)
+        covariance = mean(from_mean_a * from_mean_b)
+        rows.append(
+            (2 * mean_a * mean_b + c1)
+            * (2 * covariance + c2)
+            / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))
+        )
+    values = np.concatenate(rows).tolist()
     return math.fsum(values) / len(values)
 
 
@@ -137,8 +147,50 @@ def test_box_downsample_windows_and_borders(factor: int) -> None:
     np.testing.assert_allclose(box_downsample(plane, factor), expected, rtol=0, atol=1e-10)
 
 
+# Windows, counted from the kept pixel: 0..1 for 2, -1..1 for 3, -1..2 for 4.
+@pytest.mark.parametrize(
+    ("plane", "factor", "expected"),
+    [
+        ([[1, 2, 3], [4, 5, 6], [7, 8, 9]], 2, [[3, 4.5], [7.5, 9]]),
+        ([[0, 3, 6, 9]], 3, [[1, 8]]),
+        ([[0], [4], [8], [12], [16]], 4, [[3], [14]]),
+    ],
+)
+def test_box_downsample_by_hand(
+    plane: list[list[float]], factor: int, expected: list[list[float]]
+) -> None:
+    np.testing.assert_allclose(
+        box_downsample(np.array(plane, np.float64), factor), expected, rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "factor"),
+    [(1, 1), (383, 1), (384, 2), (385, 2), (639, 2), (640, 3), (895, 3), (896, 4), (1152, 5)],
+)
+def test_downsampling_factor_is_of_the_shorter_side(side: int, factor: int) -> None:
+    assert downsampling_factor(side, side + 500) == factor
+    assert downsampling_factor(side + 500, side) == factor
+
+
+def test_downsampling_leaves_room_for_the_window() -> None:
+    """So that an image of at least 11 x 11 pixels always has an SSIM."""
+    shrunk = [-(-side // downsampling_factor(side, side)) for side in range(384, 4096)]
+    assert min(shrunk) == 192
+
+
 # 384 / 256 is 1.5 and rounds to 2; 640 / 256 is 2.5 and rounds to 3 (to even it would be 2).
-@pytest.mark.parametrize(("size", "factor"), [((512, 512), 2), ((384, 385), 2), ((640, 641), 3)])
+@pytest.mark.parametrize(
+    ("size", "factor"),
+    [
+        ((512, 512), 2),
+        ((384, 385), 2),
+        ((385, 641), 2),
+        ((767, 513), 2),
+        ((640, 641), 3),
+        ((897, 896), 4),
+    ],
+)
 def test_did_ddn_shrinks_large_images_for_ssim_only(size: tuple[int, int], factor: int) -> None:
     restored, target = random_pair(*size)
     x, y = luminance(restored, "did_ddn").tolist(), luminance(target, "did_ddn").tolist()
@@ -160,6 +212,14 @@ def test_studio_range_not_full_range() -> None:
     assert psnr(target + np.uint8(1), target, "did_ddn") == pytest.approx(
         full_range + 20 * math.log10(255 / 219)
     )
+
+
+@pytest.mark.parametrize("protocol", WITH_SSIM)
+def test_ssim_of_flat_images_compares_their_means(protocol: str) -> None:
+    black, white = (np.full((12, 13, 3), level, np.uint8) for level in (0, 255))
+    c1 = 6.5025
+    expected = (2 * 16 * 235 + c1) / (16**2 + 235**2 + c1)
+    assert ssim(black, white, protocol) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("protocol", ALL)
