@@ -127,7 +127,13 @@ class ModuleResult:
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """JSON values; null for what is not finite, which JSON does not have."""
+        document = dataclasses.asdict(self)
+        for part in (document["difference"], document["selection"]):
+            for key, value in (part or {}).items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    part[key] = None
+        return document
 
 
 def compare_modules(
