@@ -38,8 +38,8 @@ def test_a_report_that_passes() -> None:
         "dtype    float32",
         "",
         "module                                  shape   max abs   rel. L2  top-k",
-        "patch_embed    convolution         1x8x16x24   2.0e-07   1.0e-07",
-        "latent.0.attn  TKSA                1x8x16x24   2.0e-07   1.0e-07      0",
+        "patch_embed    convolution          1x8x16x24   2.0e-07   1.0e-07",
+        "latent.0.attn  TKSA                 1x8x16x24   2.0e-07   1.0e-07      0",
         "",
         "PASS: 2 modules within 1e-05",
     ]
