@@ -354,35 +354,3 @@ def perturb(module: nn.Module, seed: int) -> nn.Module:
     for name, parameter in module.named_parameters():
         parameter.copy_(torch.from_numpy(values[name]))
     return module
-
-
-@torch.no_grad()
-def selection_margin(module: nn.Module, image: Tensor) -> float:
-    """Smallest gap between a kept and a dropped attention logit anywhere in the network.
-
-    The choice of the k largest is discontinuous: where two logits differ by less than rounding,
-    two correct programs may keep different entries and their outputs then differ visibly.
-    Comparisons in float32 are meaningful on weights and images whose margin is above rounding
-    (a few 1e-6 deep in the network); a full-size network makes some 30,000 such choices for one
-    image, so not every seed will do.
-    """
-    gaps: list[float] = []
-
-    def record(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(attention, Attention)
-        logits, _ = attention.logits_and_values(inputs[0])
-        ordered = logits.sort(dim=-1, descending=True).values
-        for count in attention.counts(logits.shape[-1]):
-            gaps.append((ordered[..., count - 1] - ordered[..., count]).min().item())
-
-    hooks = [
-        part.register_forward_pre_hook(record)
-        for part in module.modules()
-        if isinstance(part, Attention)
-    ]
-    try:
-        module(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return min(gaps)

@@ -19,6 +19,7 @@ from reference.parity import (
     gradients_of,
     network_tree,
     quick_jit,
+    selection_margin,
     torch_network,
     torch_results,
     value_and_gradients,
@@ -27,7 +28,6 @@ from reference.parity import (
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import DRSformer, restore, unrolls_blocks
-from drsformer_jax.parity.torch_drsformer import selection_margin
 
 # Compiling is what takes the time here, so there are two networks only: one with every tensor
 # that an option can add, one without any of them. `test_full_size` has the paper's own.

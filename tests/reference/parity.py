@@ -12,7 +12,7 @@ import torch
 
 from drsformer_jax.checkpoints.names import to_tree
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.parity.torch_drsformer import DRSformer, network, perturb
+from drsformer_jax.parity.torch_drsformer import Attention, DRSformer, network, perturb
 
 Tree = dict[str, Any]
 
@@ -41,6 +41,34 @@ def gradients_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
         name: (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad).numpy()
         for name, tensor in module.named_parameters()
     }
+
+
+@torch.no_grad()
+def selection_margin(module: torch.nn.Module, image: torch.Tensor) -> float:
+    """Smallest gap between a kept and a dropped attention logit anywhere in the network.
+
+    Where two logits differ by less than rounding, two correct programs may keep different ones:
+    comparing float32 outputs as they are means something only above that (a few 1e-6).
+    """
+    gaps: list[float] = []
+
+    def record(attention: Attention, inputs: tuple[torch.Tensor, ...]) -> None:
+        logits, _ = attention.logits_and_values(inputs[0])
+        ordered = logits.sort(dim=-1, descending=True).values
+        for count in attention.counts(logits.shape[-1]):
+            gaps.append((ordered[..., count - 1] - ordered[..., count]).min().item())
+
+    hooks = [
+        part.register_forward_pre_hook(record)
+        for part in module.modules()
+        if isinstance(part, Attention)
+    ]
+    try:
+        module(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return min(gaps)
 
 
 def network_tree(tensors: Mapping[str, np.ndarray], config: DRSformerConfig) -> Tree:
