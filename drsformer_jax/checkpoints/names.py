@@ -1,7 +1,7 @@
 """The map between PyTorch's tensors and our parameter tree.
 
 `torch_names` expands the tables of `rules` for one configuration; `to_tree` and `from_tree` move
-arrays by it, bit for bit.
+arrays by it, bit for bit; `torch_views` shows a tree under PyTorch's names without a copy.
 
 Layouts: a convolution (O, I/groups, kh, kw) is (kh, kw, I/groups, O) here, a linear layer
 (out, in) is (in, out), everything else is the same. Blocks of a level, and the steps of a MEFC,
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +27,7 @@ _TO_OURS: dict[Layout, tuple[int, ...]] = {"conv": (2, 3, 1, 0), "linear": (1, 0
 _TO_TORCH: dict[Layout, tuple[int, ...]] = {"conv": (3, 2, 0, 1), "linear": (1, 0)}
 
 _LISTED_AT_MOST = 20
+_NAME_AT_MOST = 160
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +79,23 @@ def torch_names(config: DRSformerConfig) -> dict[str, TensorSpec]:
     return specs
 
 
+class TensorLike(Protocol):
+    """A NumPy array, or a tensor that is read when `numpy.asarray` asks for it."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __array__(self) -> np.ndarray: ...
+
+
 def to_tree(
-    state: Mapping[str, np.ndarray], config: DRSformerConfig, source: str = "the state_dict"
+    state: Mapping[str, TensorLike], config: DRSformerConfig, source: str = "the state_dict"
 ) -> Params:
-    """Our parameter tree from PyTorch's tensors; the dtype stays, the arrays are copies.
+    """Our parameter tree from PyTorch's tensors: copies, of the dtype that they have in common.
+
+    The tensors are read one after the other, into stacks that are there from the start: of those
+    that lie in a file no more than one is in memory beside the tree.
 
     Raises:
       UserError: tensors are missing, unknown or of another shape; all of them in one message,
@@ -89,20 +103,18 @@ def to_tree(
     """
     specs = torch_names(config)
     _check_complete(
-        {name: tuple(array.shape) for name, array in state.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
         {name: spec.shape for name, spec in specs.items()},
         source,
     )
-    stacks: dict[tuple[str, ...], list[np.ndarray]] = {}
+    dtype = np.result_type(*(tensor.dtype for tensor in state.values()))
+    leaves = {path: np.empty(shape, dtype) for path, shape in _leaf_shapes(specs).items()}
     for name, spec in specs.items():
         array = np.asarray(state[name])
-        if spec.layout in _TO_OURS:
-            array = array.transpose(_TO_OURS[spec.layout])
-        stacks.setdefault(spec.path, []).append(array)
-    stacked = {spec.path for spec in specs.values() if spec.index is not None}
+        position = ... if spec.index is None else spec.index
+        leaves[spec.path][position] = array.transpose(_axes(spec, _TO_OURS))
     tree: Params = {}
-    for path, arrays in stacks.items():
-        leaf = np.stack(arrays) if path in stacked else np.array(arrays[0], order="C")
+    for path, leaf in leaves.items():
         node = tree
         for key in path[:-1]:
             node = node.setdefault(key, {})
@@ -110,25 +122,33 @@ def to_tree(
     return tree
 
 
-def from_tree(
+def torch_views(
     params: Mapping[str, Any], config: DRSformerConfig, source: str = "the parameters"
 ) -> dict[str, np.ndarray]:
-    """The inverse of `to_tree`: PyTorch's tensors by name, contiguous, in order, dtype kept.
+    """A tree's arrays under PyTorch's names, in its shapes and order: views, hence not contiguous.
 
     Raises:
       UserError: the tree is not one of this architecture; every difference in one message.
     """
-    leaves = check_tree(params, config, source)
-    specs = torch_names(config)
-    state = {}
-    for name, spec in specs.items():
-        array = np.asarray(leaves["/".join(spec.path)])
-        if spec.index is not None:
-            array = array[spec.index]
-        if spec.layout in _TO_TORCH:
-            array = array.transpose(_TO_TORCH[spec.layout])
-        state[name] = np.array(array, order="C")
-    return state
+    leaves = {key: np.asarray(leaf) for key, leaf in check_tree(params, config, source).items()}
+    views = {}
+    for name, spec in torch_names(config).items():
+        leaf = leaves["/".join(spec.path)]
+        array = leaf if spec.index is None else leaf[spec.index]
+        views[name] = array.transpose(_axes(spec, _TO_TORCH))
+    return views
+
+
+def from_tree(
+    params: Mapping[str, Any], config: DRSformerConfig, source: str = "the parameters"
+) -> dict[str, np.ndarray]:
+    """The inverse of `to_tree`: PyTorch's tensors by name, contiguous copies in order, dtype kept.
+
+    Raises:
+      UserError: the tree is not one of this architecture; every difference in one message.
+    """
+    views = torch_views(params, config, source)
+    return {name: np.array(view, order="C") for name, view in views.items()}
 
 
 def check_tree(
@@ -140,16 +160,25 @@ def check_tree(
       UserError: the tree is not one of this architecture; every difference in one message.
     """
     leaves = dict(_flatten(params))
-    expected: dict[str, Shape] = {}
-    for spec in torch_names(config).values():
-        shape = spec.shape
-        if spec.layout in _TO_OURS:
-            shape = tuple(shape[axis] for axis in _TO_OURS[spec.layout])
-        # Specs of a stack come in order: the last index seen gives the depth.
-        stack = () if spec.index is None else (spec.index + 1,)
-        expected["/".join(spec.path)] = stack + shape
+    shapes = _leaf_shapes(torch_names(config)).items()
+    expected = {"/".join(path): shape for path, shape in shapes}
     _check_complete({key: tuple(leaf.shape) for key, leaf in leaves.items()}, expected, source)
     return leaves
+
+
+def _axes(spec: TensorSpec, layouts: Mapping[Layout, tuple[int, ...]]) -> tuple[int, ...]:
+    """The order in which one side takes the other's axes."""
+    return layouts.get(spec.layout, tuple(range(len(spec.shape))))
+
+
+def _leaf_shapes(specs: Mapping[str, TensorSpec]) -> dict[tuple[str, ...], Shape]:
+    """Shapes of the tree's arrays by path."""
+    shapes = {}
+    for spec in specs.values():
+        # Specs of a stack come in order: the last index seen gives the depth.
+        stack = () if spec.index is None else (spec.index + 1,)
+        shapes[spec.path] = stack + tuple(spec.shape[axis] for axis in _axes(spec, _TO_OURS))
+    return shapes
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -177,8 +206,17 @@ def _check_complete(found: Mapping[str, Shape], expected: Mapping[str, Shape], s
 
 
 def listing(names: Iterable[str]) -> str:
-    """Names separated by commas; of many the first ones and how many more there are."""
+    """Names separated by commas, on one line; of many the first ones and how many more there are.
+
+    Names come from files that may be anything: what would break the line is escaped, and of a
+    long name only the beginning is shown.
+    """
     names = list(names)
-    shown = ", ".join(names[:_LISTED_AT_MOST])
+    shown = ", ".join(_printable(name) for name in names[:_LISTED_AT_MOST])
     more = len(names) - _LISTED_AT_MOST
     return f"{shown}, and {more} more" if more > 0 else shown
+
+
+def _printable(name: str) -> str:
+    clipped = name if len(name) <= _NAME_AT_MOST else f"{name[:_NAME_AT_MOST]}..."
+    return clipped if clipped.isprintable() else ascii(clipped)

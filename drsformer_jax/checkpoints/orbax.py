@@ -28,6 +28,8 @@ from drsformer_jax.checkpoints.weights import Weights, config_from
 from drsformer_jax.errors import UserError
 
 FORMAT = "drsformer"
+# OCDBT keeps in memory what is to go into one data file; by its default of 2 GB all of it.
+_DATA_FILE_BYTES = 8 * 2**20
 _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
 
 
@@ -66,7 +68,8 @@ def load_checkpoint(path: Path) -> Weights:
     document = _read_json(path / _CONFIG)
     with _damage(path):
         tree = _restore(path / _PARAMS, None)
-    metadata = {str(key): str(value) for key, value in document.get("metadata", {}).items()}
+    notes = document.get("metadata")
+    metadata = {key: str(note) for key, note in notes.items()} if isinstance(notes, dict) else {}
     return _weights(tree, document, metadata, path)
 
 
@@ -90,7 +93,10 @@ def save_checkpoint(path: Path, weights: Weights) -> None:
             checkpointer.save(
                 scratch / "new",
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(weights.params),
+                    params=ocp.args.PyTreeSave(
+                        jax.tree.map(lambda leaf: np.asarray(leaf).view(_Shared), weights.params),
+                        ocdbt_target_data_file_size=_DATA_FILE_BYTES,
+                    ),
                     config=ocp.args.JsonSave(document),
                 ),
             )
@@ -104,6 +110,17 @@ def save_checkpoint(path: Path, weights: Weights) -> None:
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Shared(np.ndarray):
+    """An array that Orbax does not copy before it writes.
+
+    It copies host arrays lest they change while it writes in the background; here the writing is
+    waited for, and the copy would be one of the whole network.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> _Shared:
+        return self
 
 
 def load_workdir(path: Path) -> Weights:
@@ -191,7 +208,7 @@ def _read_json(item: Path) -> dict[str, Any]:
     """What ocp.args.JsonSave wrote as this item."""
     try:
         document = json.loads((item / "metadata").read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{item.parent} is damaged: {item.name}/metadata is unreadable") from error
     if not isinstance(document, dict):
         raise UserError(f"{item.parent} is damaged: {item.name}/metadata is unreadable")

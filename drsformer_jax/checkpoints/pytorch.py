@@ -11,14 +11,14 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.checkpoints.states import precision_note, strip_prefix
+from drsformer_jax.checkpoints.states import StoredTensor, precision_note, strip_prefix
 from drsformer_jax.errors import UserError, missing_extra
 from drsformer_jax.files import atomic_path
 
@@ -33,8 +33,8 @@ def require_torch(purpose: str) -> None:
         raise missing_extra("PyTorch", "torch", purpose)
 
 
-def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors of a `.pth` file by name, float32, and what is to be said of them.
+def read_pytorch(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """The tensors of a `.pth` file by name, yet to be read, and what is to be said of them.
 
     The weights are looked for under `params`, `params_ema`, `state_dict` (in this order) and at
     the top; `module.` in front of names is dropped. The second value has `source`, `container`
@@ -44,19 +44,21 @@ def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
       UserError: no PyTorch; the file is damaged, holds Python objects or no weights.
     """
     require_torch(f"reading {path}")
-    container, content, notes = _select(_load(path), path)
-    state = strip_prefix(content, str(path))
-    arrays = _to_numpy(state, path)
-    precision = precision_note(str(t.dtype).removeprefix("torch.") for t in state.values())
+    container, content, notes = _select(load_file(path), path)
+    tensors = strip_prefix(_stored(content, path), str(path))
+    precision = precision_note(tensor.precision for tensor in tensors.values())
     metadata = {"source": path.name, "container": container}
     notes = [*notes, precision] if precision else notes
     if notes:
         metadata["notes"] = "; ".join(notes)
-    return arrays, metadata
+    return tensors, metadata
 
 
 def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     """Writes {"params": state_dict}, the form that the authors' program loads.
+
+    The arrays may be views: `torch.save` wants all its tensors at once, and this makes the one
+    contiguous copy of each.
 
     Raises:
       UserError: no PyTorch.
@@ -64,17 +66,25 @@ def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     require_torch(f"writing {path}")
     import torch
 
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+    tensors = {name: torch.from_numpy(np.array(a, order="C")) for name, a in state.items()}
     with atomic_path(path) as temporary:
         torch.save({"params": tensors}, temporary)
 
 
-def _load(path: Path) -> Any:
-    """The content of the file: tensors (on the CPU) in plain containers."""
+def load_file(path: Path) -> Any:
+    """The content of a file that `torch.save` wrote: tensors (on the CPU) in plain containers.
+
+    Tensors may be views of the mapped file, to be copied before it changes.
+
+    Raises:
+      UserError: the file is damaged, cannot be read, or holds Python objects.
+    """
     import torch
 
     # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
     mappable = zipfile.is_zipfile(path)
+    if mappable:
+        _check_uncompressed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -92,6 +102,20 @@ def _load(path: Path) -> Any:
     except Exception as error:
         # PyTorch has no error of its own for bad files: KeyError, EOFError, RuntimeError, ...
         raise _unreadable(path, error) from error
+
+
+def _check_uncompressed(path: Path) -> None:
+    """Refuses an archive that something has packed again: mapped, its bytes are not the values."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+    if packed:
+        raise UserError(
+            f"{path} is a compressed archive, which PyTorch does not write: save the weights again "
+            "with torch.save"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -116,10 +140,10 @@ def _select(content: Any, path: Path) -> tuple[str, Mapping[str, Any], list[str]
             notes.append(f"used {container}; the file also has {' and '.join(found[1:])}")
     elif any(isinstance(value, torch.Tensor) for value in content.values()):
         container, tensors = "bare", content
-    elif "optimizers" in content:
+    elif "optimizers" in content or "param_groups" in content:
         raise UserError(
-            f"{path} is a training state (optimizer and iteration) without weights: give the "
-            "network's own file, net_g_*.pth"
+            f"{path} is the state of an optimizer, without weights: give the network's own file, "
+            "net_g_*.pth"
         )
     else:
         keys = listing([str(key) for key in content]) or "nothing"
@@ -134,15 +158,30 @@ def _select(content: Any, path: Path) -> tuple[str, Mapping[str, Any], list[str]
     return container, tensors, notes
 
 
-def _to_numpy(state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
-    """Float32 arrays; they may be views of the mapped file, to be copied before it changes."""
+def _stored(state: Mapping[str, Any], path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file, to be read one by one."""
     import torch
 
     odd = [
-        f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
+        f"{name} ({_precision(tensor)})"
         for name, tensor in state.items()
         if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point()
     ]
     if odd:
         raise UserError(f"{path} has tensors that are not dense floating-point: {listing(odd)}")
-    return {name: tensor.detach().to(torch.float32).numpy() for name, tensor in state.items()}
+    # Tensors can share or repeat what is stored, and then be of any size in a file of no size.
+    if sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size:
+        raise UserError(f"{path} is damaged: its tensors are larger than the file")
+
+    def reader(tensor: Any) -> Callable[[], np.ndarray]:
+        # NumPy does not know all of PyTorch's types: it is PyTorch that converts.
+        return lambda: tensor.detach().to(torch.float32).numpy()
+
+    return {
+        name: StoredTensor(tuple(tensor.shape), _precision(tensor), reader(tensor))
+        for name, tensor in state.items()
+    }
+
+
+def _precision(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -15,19 +15,21 @@ import ml_dtypes  # noqa: F401 - makes NumPy, and with it safetensors, know bflo
 import numpy as np
 
 from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.checkpoints.states import precision_note, strip_prefix
+from drsformer_jax.checkpoints.states import StoredTensor, precision_note, strip_prefix
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 
 FORMAT = "drsformer"
 _RESERVED = ("format", "architecture")
-_FLOATING = ("F64", "F32", "F16", "BF16")
+_PRECISIONS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def read_safetensors(
     path: Path,
-) -> tuple[dict[str, np.ndarray], dict[str, Any] | None, dict[str, str]]:
-    """(float32 tensors by name, architecture or None in a file that is not ours, free strings).
+) -> tuple[dict[str, StoredTensor], dict[str, Any] | None, dict[str, str]]:
+    """(tensors by name, architecture or None in a file that is not ours, free strings).
+
+    The tensors are yet to be read; the file stays open for it until they are dropped.
 
     Raises:
       UserError: the file is damaged, or its header is.
@@ -35,29 +37,34 @@ def read_safetensors(
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="np") as file:
-            header = dict(file.metadata() or {})
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-            odd = [f"{name} ({kind})" for name, kind in kinds.items() if kind not in _FLOATING]
-            if odd:
-                raise UserError(f"{path} has tensors that are not floating-point: {listing(odd)}")
-            stored = {name: file.get_tensor(name) for name in kinds}
+        file = safe_open(path, framework="np")
+        header = dict(file.metadata() or {})
+        stored = {name: _stored(file, name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(
             f"{path} is truncated, damaged or not a safetensors file ({error})"
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    state = {
-        name: np.array(array, dtype=np.float32, order="C")
-        for name, array in strip_prefix(stored, str(path)).items()
-    }
+    known = _PRECISIONS.values()
+    odd = [f"{name} ({t.precision})" for name, t in stored.items() if t.precision not in known]
+    if odd:
+        raise UserError(f"{path} has tensors that are not floating-point: {listing(odd)}")
     # A foreign "format" says which framework wrote the file: of no use once it is converted.
     metadata = {key: value for key, value in header.items() if key not in _RESERVED}
-    note = precision_note(array.dtype.name for array in stored.values())
+    note = precision_note(tensor.precision for tensor in stored.values())
     if note:
         metadata["notes"] = "; ".join([*filter(None, [metadata.get("notes")]), note])
-    return state, _architecture(header, path), metadata
+    return strip_prefix(stored, str(path)), _architecture(header, path), metadata
+
+
+def _stored(file: Any, name: str) -> StoredTensor:
+    """One tensor of an open file, of which the header has been read and nothing else."""
+    info = file.get_slice(name)
+    kind = info.get_dtype()
+    return StoredTensor(
+        tuple(info.get_shape()), _PRECISIONS.get(kind, kind), lambda: file.get_tensor(name)
+    )
 
 
 def write_safetensors(
@@ -66,7 +73,10 @@ def write_safetensors(
     architecture: Mapping[str, Any],
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes tensors with PyTorch's names and layouts, the architecture and free strings."""
+    """Writes tensors with PyTorch's names and layouts, the architecture and free strings.
+
+    The arrays may be views: the library wants all tensors at once, and contiguous.
+    """
     from safetensors.numpy import save_file
 
     header = {
@@ -74,7 +84,7 @@ def write_safetensors(
         "format": FORMAT,
         "architecture": json.dumps(architecture),
     }
-    tensors = {name: np.array(array, order="C") for name, array in state.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
@@ -84,7 +94,7 @@ def _architecture(header: Mapping[str, str], path: Path) -> dict[str, Any] | Non
         return None
     try:
         architecture = json.loads(header["architecture"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has no readable architecture in its header") from error
     if not isinstance(architecture, dict):
         raise UserError(f"{path} has no readable architecture in its header")

@@ -1,20 +1,40 @@
-"""What every reader of foreign tensors does before they are mapped: prefix, precision, sanity."""
+"""What the readers of foreign tensors share: reading late, prefix, precision, sanity."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from drsformer_jax.checkpoints.names import listing
+from drsformer_jax.checkpoints.names import Shape, listing
 from drsformer_jax.errors import UserError
 
 # What torch.nn.DataParallel puts in front of every name.
 PREFIX = "module."
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file; `numpy.asarray` reads it, as float32.
+
+    shape: as in the file; precision: the dtype there, by its name in NumPy and PyTorch; read:
+    gives the values, in that dtype or in float32. The array may be a view of the mapped file.
+    """
+
+    shape: Shape
+    precision: str
+    read: Callable[[], np.ndarray]
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        # A float64 value beyond float32 becomes infinite, which `check_finite` reports.
+        with np.errstate(over="ignore"):
+            return np.array(self.read(), dtype=dtype or self.dtype, copy=copy)
 
 
 def strip_prefix(state: Mapping[str, T], source: str) -> dict[str, T]:
@@ -30,17 +50,27 @@ def strip_prefix(state: Mapping[str, T], source: str) -> dict[str, T]:
     return stripped
 
 
-def precision_note(dtypes: Iterable[str]) -> str | None:
+def precision_note(precisions: Iterable[str]) -> str | None:
     """What to tell of a conversion to float32 from these dtypes; None if there was none."""
-    counts = Counter(dtype for dtype in dtypes if dtype != "float32")
+    counts = Counter(precision for precision in precisions if precision != "float32")
     if not counts:
         return None
-    kinds = " and ".join(f"{number} tensors of {dtype}" for dtype, number in counts.items())
-    return f"{kinds} converted to float32"
+    return " and ".join(
+        f"{number} tensor{'s' if number > 1 else ''} of {precision} "
+        + (
+            "rounded to float32, which loses digits"
+            if precision == "float64"
+            else "converted to float32, exactly"
+        )
+        for precision, number in counts.items()
+    )
 
 
 def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
-    """Raises a UserError that names the tensors with NaN or infinite values, if there are any."""
+    """Raises a UserError that names the tensors with NaN or infinite values, if there are any.
+
+    The tensors are as they were converted: a float64 value beyond float32 is infinite here.
+    """
     bad = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if bad:
-        raise UserError(f"{source} has NaN or infinite values in {listing(bad)}")
+        raise UserError(f"{source} has NaN or infinite values (in float32) in {listing(bad)}")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import drsformer_jax
 from drsformer_jax.checkpoints.infer import infer_config
-from drsformer_jax.checkpoints.names import Params, from_tree, to_tree
+from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch import read_pytorch, write_pytorch
 from drsformer_jax.checkpoints.safetensors import read_safetensors, write_safetensors
 from drsformer_jax.checkpoints.states import check_finite
@@ -25,6 +25,8 @@ _FORMS: dict[str, Form] = {
     ".safetensors": "safetensors",
     "": "directory",
 }
+
+_BLOCKS_AT_MOST = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +49,17 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
     checkpoint; the averaged parameters where there are) or one step of it.
 
     Raises:
-      UserError: there is nothing, it is of no form we know, damaged, not a DRSformer, or not
-        finite.
+      UserError: there is nothing, it may not be read, is of no form we know, damaged, not a
+        DRSformer, or not finite.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    if path.is_dir():
+    try:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        folder = path.is_dir()
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if folder:
         # Orbax takes seconds to import; files do without it.
         from drsformer_jax.checkpoints.orbax import load_directory
 
@@ -61,17 +67,17 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
     architecture: Mapping[str, Any] | None = None
     form = _FORMS.get(path.suffix.lower())
     if form == "pytorch":
-        state, metadata = read_pytorch(path)
+        tensors, metadata = read_pytorch(path)
     elif form == "safetensors":
-        state, architecture, metadata = read_safetensors(path)
+        tensors, architecture, metadata = read_safetensors(path)
     else:
         raise UserError(f"{path}: weights are .pth, .pt or .safetensors files, or a folder")
     if architecture is None:
-        config = infer_config({name: a.shape for name, a in state.items()}, str(path))
+        config = infer_config({name: t.shape for name, t in tensors.items()}, str(path))
     else:
         config = config_from(architecture, str(path))
-    params = to_tree(state, config, str(path))
-    check_finite(state, str(path))
+    params = to_tree(tensors, config, str(path))
+    check_finite(torch_views(params, config), str(path))
     return Weights(config, params, metadata)
 
 
@@ -89,12 +95,12 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     form = form_of(path)
     if form != "directory" and path.is_dir():
         raise UserError(f"{path} is a folder: give a file name")
-    state = from_tree(weights.params, weights.config)
+    views = torch_views(weights.params, weights.config)
     try:
         if form == "pytorch":
-            write_pytorch(path, state)
+            write_pytorch(path, views)
         elif form == "safetensors":
-            write_safetensors(path, state, weights.config.architecture(), weights.metadata)
+            write_safetensors(path, views, weights.config.architecture(), weights.metadata)
         else:
             from drsformer_jax.checkpoints.orbax import save_checkpoint
 
@@ -125,9 +131,16 @@ def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig
       UserError: it describes none that can be built.
     """
     try:
-        return DRSformerConfig.from_architecture(architecture)
-    except (TypeError, ValueError) as error:
+        config = DRSformerConfig.from_architecture(architecture)
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{source} describes a network that cannot be built: {error}") from error
+    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
+    if max(config.num_blocks) > _BLOCKS_AT_MOST:
+        raise UserError(
+            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
+            f"more than {_BLOCKS_AT_MOST} in a level"
+        )
+    return config
 
 
 def default_weights() -> Path:

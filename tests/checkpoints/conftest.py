@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 
 from drsformer_jax.checkpoints.names import to_tree, torch_names
 from drsformer_jax.checkpoints.weights import Weights
+from drsformer_jax.cli.main import main
 from drsformer_jax.models.config import DRSformerConfig
 
 SMALL: dict[str, Any] = {"dim": 8, "num_blocks": (1, 2, 1, 1), "heads": (1, 2, 2, 4)}
@@ -62,7 +65,30 @@ def assert_same() -> Callable[[Any, Any], None]:
     def check(actual: Any, expected: Any) -> None:
         assert jax.tree.structure(actual) == jax.tree.structure(expected)
         for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-            assert a.dtype == b.dtype
-            np.testing.assert_array_equal(a, b)
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            # Bits, because 0.0 == -0.0.
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+    return check
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[Path, str], None]:
+    """Function of (path, pattern): `drsformer convert` refuses it in one line that fits.
+
+    Nothing is written, whatever it was to be converted to.
+    """
+
+    def check(path: Path, pattern: str) -> None:
+        before = sorted(path.parent.rglob("*"))
+        for name in ("out.pth", "out.safetensors", "out"):
+            capsys.readouterr()
+            assert main(["convert", str(path), str(path.parent / name)]) == 2
+            output = capsys.readouterr()
+            assert output.out == ""
+            assert output.err.startswith(f"drsformer: error: {path}")
+            assert output.err.count("\n") == 1
+            assert re.search(pattern, output.err)
+            assert sorted(path.parent.rglob("*")) == before
 
     return check

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.names import check_tree, from_tree, listing, to_tree, torch_names
+from drsformer_jax.checkpoints.names import (
+    check_tree,
+    from_tree,
+    listing,
+    to_tree,
+    torch_names,
+    torch_views,
+)
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import DRSformer
@@ -51,6 +58,8 @@ def test_tree_is_the_one_the_network_declares(config, random_state):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_round_trip_is_bitwise(config, random_state, assert_same, dtype):
     state = {name: array.astype(dtype) for name, array in random_state(config).items()}
+    for array in state.values():
+        array.reshape(-1)[:2] = (-0.0, 1e-45)[: array.size]
     back = from_tree(to_tree(state, config), config)
     assert list(back) == list(torch_names(config))
     assert_same(back, state)
@@ -75,6 +84,24 @@ def test_tree_does_not_share_memory_with_the_state(small, random_state):
     tree = to_tree(state, small)
     state["patch_embed.proj.weight"][:] = 0
     assert np.all(tree["patch_embed"]["kernel"] != 0)
+
+
+def test_views_are_of_the_tree_itself(small, random_state, assert_same):
+    state = random_state(small)
+    tree = to_tree(state, small)
+    views = torch_views(tree, small)
+    assert list(views) == list(torch_names(small))
+    assert_same(views, state)
+    tree["encoder_level2"]["norm1"]["scale"][1, 3] = 7
+    assert views["encoder_level2.1.norm1.body.weight"][3] == 7
+
+
+def test_a_tree_keeps_the_digits_of_the_widest_dtype(small, random_state):
+    state = random_state(small)
+    state["output.weight"] = state["output.weight"] + np.float64(1e-12)
+    kernel = to_tree(state, small)["output"]["kernel"]
+    np.testing.assert_array_equal(kernel, state["output.weight"].transpose(2, 3, 1, 0))
+    assert kernel.dtype == np.float64
 
 
 def test_every_difference_is_listed_at_once(small, random_state):
@@ -110,3 +137,8 @@ def test_a_tree_of_another_architecture_is_refused(small, random_state):
 def test_a_long_listing_says_how_much_it_leaves_out():
     assert listing(["a", "b"]) == "a, b"
     assert listing(map(str, range(25))).endswith("18, 19, and 5 more")
+
+
+def test_a_listing_stays_on_one_line_and_short():
+    assert listing(["a\nb"]) == r"'a\nb'"
+    assert listing(["x" * 10_000]) == "x" * 160 + "..."

@@ -101,7 +101,7 @@ def test_a_foreign_folder_is_never_replaced(tmp_path, weights, content):
     assert [entry.name for entry in path.iterdir()] == ([content] if content else [])
 
 
-@pytest.mark.parametrize("damage", ["tensors", "json", "no-params", "no-field"])
+@pytest.mark.parametrize("damage", ["tensors", "json", "no-params", "no-index", "no-field"])
 def test_a_damaged_checkpoint_is_a_users_error(tmp_path, weights, damage):
     path = tmp_path / "ours"
     save_weights(path, weights)
@@ -112,11 +112,59 @@ def test_a_damaged_checkpoint_is_a_users_error(tmp_path, weights, damage):
         document.write_text("{")
     elif damage == "no-params":
         shutil.rmtree(path / "params")
+    elif damage == "no-index":
+        (path / "params" / "manifest.ocdbt").unlink()
     else:
         document.write_text(json.dumps({"format": "drsformer"}))
     with pytest.raises(UserError, match="ours") as caught:
         load_weights(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": {"num_blocks": [10**9] * 4}}, "more than 1000 in a level"),
+        ({"architecture": {"dim": 10**9}}, r"wrong shape: patch_embed/kernel"),
+        ({"architecture": None}, "does not say which architecture"),
+    ],
+)
+def test_an_absurd_description_is_refused(tmp_path, weights, refused, change, message):
+    path = tmp_path / "ours"
+    save_weights(path, weights)
+    document = path / "config" / "metadata"
+    content = json.loads(document.read_text())
+    changed = change["architecture"]
+    content["architecture"] = changed and {**content["architecture"], **changed}
+    document.write_text(json.dumps(content))
+    refused(path, message)
+
+
+def test_a_nested_description_and_strange_notes(tmp_path, weights, assert_same, refused):
+    path = tmp_path / "ours"
+    save_weights(path, weights)
+    document = path / "config" / "metadata"
+    document.write_text(json.dumps({**json.loads(document.read_text()), "metadata": [1]}))
+    assert load_weights(path).metadata == {}
+    document.write_text("[" * 200_000)
+    refused(path, "neither a checkpoint written by `drsformer convert` nor a training workdir")
+
+
+def test_saving_leaves_the_arrays_alone(tmp_path, weights, assert_same):
+    # They are written without a copy.
+    before = jax.tree.map(np.copy, weights.params)
+    save_weights(tmp_path / "ours", weights)
+    assert_same(weights.params, before)
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(weights.params))
+
+
+@pytest.mark.parametrize("content", ["saved_model.pb", "checkpoint.index", None])
+def test_a_folder_of_another_program_is_refused(tmp_path, refused, content):
+    path = tmp_path / "foreign"
+    path.mkdir()
+    if content:
+        (path / content).write_bytes(b"x")
+    refused(path, r"neither a checkpoint .* nor a training workdir")
 
 
 def test_parameters_of_another_architecture_are_listed(tmp_path, weights):

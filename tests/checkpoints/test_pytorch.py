@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -62,7 +63,8 @@ def test_other_precisions_become_float32_and_it_is_said(tmp_path, state, dtype):
     assert kernel.dtype == np.float32
     expected = converted["patch_embed.proj.weight"].float().numpy().transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, expected)
-    assert f"{len(state)} tensors of {dtype} converted to float32" in loaded.metadata["notes"]
+    how = "rounded to float32, which" if dtype == "float64" else "converted to float32, exactly"
+    assert f"{len(state)} tensors of {dtype} {how}" in loaded.metadata["notes"]
 
 
 def test_old_file_format_is_read(tmp_path, state, small):
@@ -144,7 +146,8 @@ def test_another_kind_of_file_is_a_users_error(tmp_path, content):
         ([1, 2], "holds a list"),
         ({"epoch": 3}, r"holds no weights under .*: it has epoch"),
         ({}, "it has nothing"),
-        ({"epoch": 3, "iter": 5, "optimizers": []}, "training state .* net_g_"),
+        ({"epoch": 3, "iter": 5, "optimizers": []}, "state of an optimizer.* net_g_"),
+        ({"state": {}, "param_groups": []}, "state of an optimizer.* net_g_"),
         ({"params": {"a": torch.zeros(2), "n": 3}}, r"no tensors among its weights: n \(int\)"),
         ({"a": torch.zeros(2, dtype=torch.int64)}, r"not dense floating-point: a \(int64\)"),
         ({"a": torch.eye(2).to_sparse()}, r"not dense floating-point: a \(float32\)"),
@@ -162,8 +165,98 @@ def test_nan_weights_are_refused(tmp_path, state):
     state["output.weight"][0, 0, 0, 0] = float("nan")
     path = tmp_path / "x.pth"
     torch.save({"params": state}, path)
-    with pytest.raises(UserError, match=r"NaN or infinite values in output\.weight"):
+    with pytest.raises(UserError, match=r"NaN or infinite values \(in float32\) in output\.weight"):
         load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello world\n" * 50,
+        b"<!DOCTYPE html><html>Not found</html>",
+        b"\x08\x07\x12\x07pytorch\x1a\x052.0.0" + bytes(300),
+        b"\x0a\x12drsformer/variables" + bytes(range(256)),
+    ],
+    ids=["empty", "text", "html", "onnx", "tensorflow"],
+)
+def test_another_kind_of_file_is_refused(tmp_path, refused, content):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    refused(path, "truncated, damaged or not a PyTorch weight file")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_file_is_refused(tmp_path, state, refused, zipped):
+    path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+    content = {"params": state, "extra": Touch(trace)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    refused(path, r"Python object \((posix|nt)\.system\)")
+    assert not trace.exists()
+
+
+def test_a_restormer_is_refused(tmp_path, state, refused):
+    path = tmp_path / "restormer.pth"
+    torch.save({"params": {n: t for n, t in state.items() if ".attn.attn" not in n}}, path)
+    refused(path, r"not a DRSformer.*looks like a Restormer")
+
+
+def test_tensors_that_repeat_what_is_stored_cannot_grow(tmp_path, state, refused):
+    # One number on the disk, terabytes in memory.
+    path = tmp_path / "x.pth"
+    one = torch.zeros(1)
+    torch.save(
+        {n: one.expand([10**6 if s > 7 else s for s in t.shape]) for n, t in state.items()}, path
+    )
+    assert path.stat().st_size < 10**6
+    refused(path, "its tensors are larger than the file")
+
+
+def test_a_compressed_archive_is_refused(tmp_path, state, refused):
+    good, path = tmp_path / "good.pth", tmp_path / "packed.pth"
+    torch.save({"params": state}, good)
+    with (
+        zipfile.ZipFile(good) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    refused(path, "is a compressed archive")
+
+
+@pytest.mark.parametrize("empty", ["one", "all"])
+def test_empty_tensors_are_refused(tmp_path, state, refused, empty):
+    path = tmp_path / "x.pth"
+    names = state if empty == "all" else ["output.weight"]
+    torch.save({"params": {**state, **{name: torch.zeros(0) for name in names}}}, path)
+    refused(path, r"output\.weight \(0,\) should be|wrong shape")
+
+
+def test_a_float64_value_beyond_float32_is_refused(tmp_path, state, refused):
+    path = tmp_path / "x.pth"
+    torch.save(
+        {"params": {**state, "output.weight": state["output.weight"].double() * 1e300}}, path
+    )
+    refused(path, r"infinite values \(in float32\) in output\.weight")
+
+
+@pytest.mark.parametrize("name", ["evil\nname", "x" * 10_000])
+def test_strange_names_stay_on_one_short_line(tmp_path, state, refused, name):
+    path = tmp_path / "x.pth"
+    torch.save({"params": {**state, name: torch.zeros(2)}}, path)
+    refused(path, "1 unknown: .{1,170}$")
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, state, refused, monkeypatch):
+    path = tmp_path / "x.pth"
+    torch.save({"params": state}, path)
+
+    def deny(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    # The user that runs the tests may be one to whom everything is permitted.
+    monkeypatch.setattr(torch, "load", deny)
+    refused(path, "cannot be read: Permission denied")
 
 
 def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 
@@ -76,7 +77,7 @@ def test_half_precision_becomes_float32_and_it_is_said(tmp_path, small, random_s
     done = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
     )
-    note = f"{len(state)} tensors of {dtype} converted to float32"
+    note = f"{len(state)} tensors of {dtype} converted to float32, exactly"
     assert done.stdout.strip() == f"float32 {note} False"
     kernel = load_weights(path).params["output"]["kernel"]
     expected = state["output.weight"].float().numpy().transpose(2, 3, 1, 0)
@@ -124,5 +125,68 @@ def test_integers_and_nan_are_refused(tmp_path, small, random_state):
     state = random_state(small)
     state["latent.0.attn.attn1"][:] = np.inf
     save_file(state, path)
-    with pytest.raises(UserError, match=r"infinite values in latent\.0\.attn\.attn1"):
+    with pytest.raises(
+        UserError, match=r"infinite values \(in float32\) in latent\.0\.attn\.attn1"
+    ):
         load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 134\n",
+        struct.pack("<Q", 2**62) + b"{}",
+        struct.pack("<Q", 90_000_000) + b"{}",
+        struct.pack("<Q", 4) + b"{]]}",
+    ],
+    ids=["empty", "text", "absurd-header", "long-header", "no-json"],
+)
+def test_another_kind_of_file_is_refused(tmp_path, refused, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    refused(path, "truncated, damaged or not a safetensors file")
+
+
+def test_a_tensor_larger_than_the_file_is_refused(tmp_path, refused):
+    tensor = {"dtype": "F32", "shape": [2**40, 2**10], "data_offsets": [0, 2**52]}
+    header = json.dumps({"latent.0.attn.attn1": tensor}).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
+    refused(path, "truncated, damaged or not a safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_blocks": [10**9] * 4}, "more than 1000 in a level"),
+        ({"dim": 10**9}, "wrong shape"),
+        ("[" * 200_000, "no readable architecture"),
+    ],
+)
+def test_an_absurd_header_is_refused(tmp_path, small, random_state, refused, change, message):
+    path = tmp_path / "w.safetensors"
+    text = change if isinstance(change, str) else json.dumps({**small.architecture(), **change})
+    save_file(random_state(small), path, metadata={"format": "drsformer", "architecture": text})
+    refused(path, message)
+
+
+def test_an_empty_tensor_is_refused(tmp_path, small, random_state, refused):
+    path = tmp_path / "w.safetensors"
+    save_file({**random_state(small), "output.weight": np.zeros((0, 16, 3, 3), "f4")}, path)
+    refused(path, r"1 wrong shape: output\.weight \(0, 16, 3, 3\)")
+
+
+def test_float64_is_rounded_and_what_does_not_fit_is_refused(
+    tmp_path, small, random_state, refused
+):
+    path = tmp_path / "w.safetensors"
+    state = {name: np.float64(array) + 1e-12 for name, array in random_state(small).items()}
+    save_file(state, path)
+    loaded = load_weights(path)
+    assert loaded.metadata["notes"].endswith("of float64 rounded to float32, which loses digits")
+    kernel = np.float32(state["output.weight"]).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(loaded.params["output"]["kernel"], kernel)
+    state["output.weight"][0, 0, 0, 0] = 1e300
+    save_file(state, path)
+    refused(path, r"infinite values \(in float32\) in output\.weight")
