@@ -33,7 +33,8 @@ from drsformer_jax.parity.comparison import difference
 from drsformer_jax.parity.images import built_in_image
 from drsformer_jax.parity.random_weights import random_weights
 from drsformer_jax.parity.recording import RESTORED, probes_of
-from drsformer_jax.parity.torch_reference import build_reference, record
+from drsformer_jax.parity.torch_recording import record, record_gradients
+from drsformer_jax.parity.torch_reference import build_reference
 
 PACKAGES = ("numpy", "torch")
 TOLERANCE = 1e-5
@@ -66,8 +67,11 @@ def compare_precisions(
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """(numbers of the whole network, relative L2 of values by kind), float32 against float64."""
     module = build_reference(config, tensors)
-    single = record(module, config, np.float32(image), gradients=True)
-    double = record(module, config, image, gradients=True)
+    recordings = []
+    for source in (np.float32(image), image):
+        recordings.append(record(module, config, source))
+        record_gradients(recordings[-1], module, config, source)
+    single, double = recordings
     assert single.gradients is not None
     assert double.gradients is not None
     gradients = [

@@ -21,7 +21,8 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.fixtures import Fixture, save_fixture
 from drsformer_jax.parity.images import built_in_image
 from drsformer_jax.parity.random_weights import random_weights
-from drsformer_jax.parity.torch_reference import build_reference, record
+from drsformer_jax.parity.torch_recording import record, record_gradients
+from drsformer_jax.parity.torch_reference import build_reference
 
 EVERYTHING = DRSformerConfig(
     dim=4, num_blocks=(1, 2, 1, 1), heads=(1, 2, 2, 4), ffn_expansion_factor=1.3, bias=True
@@ -37,7 +38,10 @@ def make_fixture(config: DRSformerConfig, *, gradients: bool) -> Fixture:
     torch.set_num_threads(1)  # sums in one order, the same on every machine with this PyTorch
     image = np.ascontiguousarray(built_in_image()[None, :16, :16].transpose(0, 3, 1, 2))
     tensors = dict(from_tree(random_weights(config, 0).params, config))
-    recording = record(build_reference(config, tensors), config, image, gradients=gradients)
+    module = build_reference(config, tensors)
+    recording = record(module, config, image)
+    if gradients:
+        record_gradients(recording, module, config, image)
     return Fixture(config, tensors, image, recording, f"PyTorch {torch.__version__}")
 
 

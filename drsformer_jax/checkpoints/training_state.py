@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"
 
+# Orbax keeps in memory what is to go into one data file, and by its default of 2 GB that is
+# everything: a copy of the whole state while it is being written.
+DATA_FILE_BYTES = 8 * 2**20
+
 
 class State(Protocol):
     """What is saved: a flax dataclass with these fields (training.state.TrainState)."""
@@ -82,7 +86,7 @@ class TrainingCheckpoints:
         self._manager.save(
             step,
             args=args.Composite(
-                state=args.StandardSave(_tree(state)),
+                state=args.PyTreeSave(_tree(state), ocdbt_target_data_file_size=DATA_FILE_BYTES),
                 data=args.JsonSave(dict(data)),
                 config=args.JsonSave(dict(config)),
             ),
@@ -96,7 +100,12 @@ class TrainingCheckpoints:
         )
         restored = self._manager.restore(
             step,
-            args=args.Composite(state=args.StandardRestore(abstract), data=args.JsonRestore()),
+            args=args.Composite(
+                state=args.PyTreeRestore(
+                    abstract, self._ocp.checkpoint_utils.construct_restore_args(abstract)
+                ),
+                data=args.JsonRestore(),
+            ),
         )
         return dataclasses.replace(cast(Any, like), **restored["state"]), restored["data"]
 

@@ -1,8 +1,9 @@
-"""`drsformer convert`: weights from one form into another."""
+"""`drsformer convert`: weights, and runs of training, from one form into another."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ from drsformer_jax.errors import UserError
 
 if TYPE_CHECKING:
     from drsformer_jax.checkpoints.weights import Weights
+    from drsformer_jax.models.config import DRSformerConfig
+    from drsformer_jax.training.basicsr_import import Conversion
+
+STATE_SUFFIX = ".state"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,23 +23,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SRC",
         type=Path,
-        help="a PyTorch file (.pth, .pt), a .safetensors file, a checkpoint folder or a training "
-        "workdir (its newest checkpoint)",
+        help="weights: a PyTorch file (.pth, .pt), a .safetensors file, a checkpoint folder or a "
+        "training workdir (its newest checkpoint); or a run: the authors' training state "
+        "(.state), or a workdir or WORKDIR/checkpoints/STEP if DST ends in .state",
     )
     parser.add_argument(
         "destination",
         metavar="DST",
         type=Path,
         help="what to write: NAME.pth or NAME.pt (PyTorch), NAME.safetensors, or NAME without a "
-        "suffix (checkpoint folder)",
+        "suffix (checkpoint folder; from a .state a workdir, which train.py resumes); NAME.state: "
+        "the authors' training state with its network file",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace DST if it is there (never a foreign folder)"
+        "--network",
+        metavar="FILE",
+        type=Path,
+        help="the network file (.pth) of a .state; default: net_g_ITERATION.pth in ../models "
+        "where the .state lies in training_states, else beside the .state",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace DST if it is there (never a foreign folder), and the network file",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Converts and says what was converted. Returns 0 or raises UserError, nothing written."""
+    states = [path.suffix.lower() == STATE_SUFFIX for path in (args.source, args.destination)]
+    if any(states):
+        _convert_run(args, importing=states[0], exporting=states[1])
+        return 0
+    if args.network is not None:
+        raise UserError("--network goes with a training state: neither SRC nor DST ends in .state")
     from drsformer_jax.checkpoints.weights import load_weights, save_weights
 
     _check_destination(args.destination, args.force)
@@ -42,6 +64,29 @@ def run(args: argparse.Namespace) -> int:
     save_weights(args.destination, weights)
     print(_report(args.source, args.destination, weights))
     return 0
+
+
+def _convert_run(args: argparse.Namespace, *, importing: bool, exporting: bool) -> None:
+    """A training state into a workdir or back, each with its network."""
+    network, form = args.network, args.destination.suffix.lower()
+    if importing and exporting:
+        raise UserError("SRC and DST both end in .state: one of them must be a workdir")
+    if importing and form in (".pth", ".pt", ".safetensors"):
+        raise UserError(
+            f"{args.destination}: a training state becomes a workdir: name a folder (its weights "
+            "alone are in its network file, net_g_*.pth)"
+        )
+    if network is not None and network.suffix.lower() not in (".pth", ".pt"):
+        raise UserError(f"--network {network}: the network of a training state is a .pth file")
+    if importing:
+        from drsformer_jax.training.basicsr_import import import_run
+
+        done = import_run(args.source, network, args.destination, args.force)
+        print(_run_report(done, args.destination))
+    else:
+        from drsformer_jax.training.basicsr_export import export_run
+
+        print(_run_report(export_run(args.source, args.destination, network, args.force)))
 
 
 def _check_destination(path: Path, force: bool) -> None:
@@ -68,26 +113,43 @@ def _check_destination(path: Path, force: bool) -> None:
 
 
 def _report(source: Path, destination: Path, weights: Weights) -> str:
-    from drsformer_jax.checkpoints.names import from_tree
-
-    config, metadata = weights.config, weights.metadata
-    state = from_tree(weights.params, config)
+    metadata = weights.metadata
     # The strings stay with the weights: those of an earlier conversion are not about this source.
     keys = ("container", "step", "parameters")
     fresh = metadata.get("source") == source.absolute().name
     origin = ", ".join(f"{key} {metadata[key]}" for key in keys if fresh and key in metadata)
-    lines = [
-        f"{source}" + (f" ({origin})" if origin else ""),
-        f"  DRSformer: dim {config.dim}, blocks {_spaced(config.num_blocks)}, "
-        f"heads {_spaced(config.heads)}, MSFN factor {config.ffn_expansion_factor:g}, "
-        f"LayerNorm {config.layer_norm_type}, {'with' if config.bias else 'no'} biases, "
-        f"{'with' if config.use_mefc else 'without'} MEFC",
-        f"  {len(state)} tensors, {sum(array.size for array in state.values()):,} parameters",
-    ]
+    lines = [f"{source}" + (f" ({origin})" if origin else ""), *_network_lines(weights.config)]
     if "notes" in metadata:
         lines.append(f"  note: {metadata['notes']}")
     lines.append(f"-> {destination}")
     return "\n".join(lines)
+
+
+def _run_report(done: Conversion, workdir: Path | None = None) -> str:
+    average = "with" if done.ema else "without"
+    lines = [
+        done.source,
+        *_network_lines(done.config),
+        f"  step {done.step:,}: parameters and AdamW's moments, {average} a moving average",
+        *(f"  note: {note}" for note in done.notes),
+        f"-> {done.destination}",
+    ]
+    if workdir is not None:
+        lines.append(f"   python train.py --config CONFIG --workdir {workdir} carries it on")
+    return "\n".join(lines)
+
+
+def _network_lines(config: DRSformerConfig) -> list[str]:
+    from drsformer_jax.checkpoints.names import torch_names
+
+    shapes = [spec.shape for spec in torch_names(config).values()]
+    return [
+        f"  DRSformer: dim {config.dim}, blocks {_spaced(config.num_blocks)}, "
+        f"heads {_spaced(config.heads)}, MSFN factor {config.ffn_expansion_factor:g}, "
+        f"LayerNorm {config.layer_norm_type}, {'with' if config.bias else 'no'} biases, "
+        f"{'with' if config.use_mefc else 'without'} MEFC",
+        f"  {len(shapes)} tensors, {sum(map(math.prod, shapes)):,} parameters",
+    ]
 
 
 def _spaced(values: tuple[int, ...]) -> str:

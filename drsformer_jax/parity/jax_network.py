@@ -56,7 +56,8 @@ class OwnRecording(Recording):
     """Ours; `chosen` is the network's own choice, even where another one was followed.
 
     Attributes:
-      flips: how its signs in front of ReLUs differ from those it was given; None without any.
+      flips: how its signs in front of ReLUs differ from those it was given with gradients; None
+        without any.
     """
 
     flips: SignFlips | None = None
@@ -69,7 +70,6 @@ def record(
     other: Recording | None = None,
     *,
     tolerance: float = 0.0,
-    gradients: bool = False,
     compiler_options: CompilerOptions = (),
 ) -> OwnRecording:
     """Runs the network on an image and keeps the value at every probe.
@@ -78,15 +78,15 @@ def record(
       config: of the network; `precision` "highest" for parity.
       params: float32, or float64 with x64 enabled.
       image: B C H W of the same dtype.
-      other: the program whose decisions are followed, where it shows them and they are as good as
-        ours up to `tolerance` (see `replay`): top-k choices, and for gradients the signs of ReLUs.
-      gradients: also take the gradient of sum(restored * `loss_weights`) for every parameter.
+      other: the program whose top-k choices are followed, where it shows them and they are as good
+        as ours up to `tolerance` (see `replay`).
       compiler_options: for `jax.jit`.
     """
     # Blocks in a loop: every block is the same program, and it is compiled once.
     config = dataclasses.replace(config, unroll=False)
-    decisions = {} if other is None else decision_tree(other, config)
-    restored, captured = _forward(config, tolerance, compiler_options)(params, decisions, image)
+    decisions = {} if other is None else decision_tree(Recording(chosen=other.chosen), config)
+    program = _forward(config, compiler_options)
+    restored, captured = program(params, decisions, image, tolerance)
     recording = OwnRecording()
     for probe in probes_of(config):
         if probe.name == RESTORED:
@@ -96,16 +96,30 @@ def record(
         if probe.kind == "TKSA":
             for kept, what in ((recording.chosen, OWN_CHOICE), (recording.logits, LOGITS)):
                 kept[probe.name] = _captured(captured, probe.path, probe.index, what)
-    if other is not None and other.active:
-        recording.flips = _sign_flips(captured, config, other)
-    if gradients:
-        # Recomputing blocks bounds the memory, and changes no value.
-        recomputing = dataclasses.replace(config, remat=True)
-        program = _gradient(recomputing, tolerance, compiler_options)
-        weights = np.asarray(loss_weights(image.shape), image.dtype)
-        tree = jax.tree.map(np.asarray, program(params, decisions, image, weights))
-        recording.gradients = dict(from_tree(tree, config))
     return recording
+
+
+def record_gradients(
+    recording: OwnRecording,
+    config: DRSformerConfig,
+    params: Params,
+    image: np.ndarray,
+    other: Recording,
+    *,
+    tolerance: float = 0.0,
+    compiler_options: CompilerOptions = (),
+) -> None:
+    """Adds the gradient of sum(restored * `loss_weights`) for every parameter, and sign flips.
+
+    Arguments as for `record`; of the other program the signs in front of ReLUs are followed, too.
+    """
+    # Recomputing blocks bounds the memory, and changes no value.
+    config = dataclasses.replace(config, unroll=False, remat=True)
+    program = _gradient(config, compiler_options)
+    weights = np.asarray(loss_weights(image.shape), image.dtype)
+    tree, captured = program(params, decision_tree(other, config), image, tolerance, weights)
+    recording.gradients = from_tree(jax.tree.map(np.asarray, tree), config)
+    recording.flips = _sign_flips(captured, config, other)
 
 
 def _captured(captured: Params, path: tuple[str, ...], index: int | None, what: str) -> np.ndarray:
@@ -121,10 +135,13 @@ def _captured(captured: Params, path: tuple[str, ...], index: int | None, what: 
     return array if index is None else array[index]
 
 
-def _sign_flips(captured: Params, config: DRSformerConfig, other: Recording) -> SignFlips:
+def _sign_flips(captured: Params, config: DRSformerConfig, other: Recording) -> SignFlips | None:
+    """None where the other program does not show its signs."""
     found = []
     for decision in decisions_of(config):
-        if decision.kind == "ReLU" and decision.name in other.active:
+        if decision.kind == "ReLU":
+            if decision.name not in other.active:
+                return None
             number, largest, scale = _captured(captured, decision.path, decision.index, FLIPS)
             found.append((float(largest / scale) if number else 0.0, int(number), decision.name))
     largest_flip, _, layer = max(found)
@@ -139,18 +156,18 @@ def _apply(
 
 
 @functools.lru_cache(maxsize=4)
-def _forward(
-    config: DRSformerConfig, tolerance: float, options: CompilerOptions
-) -> Callable[..., Any]:
-    """(params, decisions, image) -> restored image, intermediates."""
+def _forward(config: DRSformerConfig, options: CompilerOptions) -> Callable[..., Any]:
+    """(params, decisions, image, tolerance) -> restored image, intermediates."""
     probed = {probe.path for probe in probes_of(config)}
 
     def is_probed(module: nn.Module, method: str) -> bool:
         return method == "__call__" and tuple(module.path) in probed
 
-    def forward(params: Params, decisions: Params, image: jax.Array) -> tuple[jax.Array, Params]:
+    def forward(
+        params: Params, decisions: Params, image: jax.Array, tolerance: jax.Array
+    ) -> tuple[jax.Array, Params]:
         capture = {"capture_intermediates": is_probed, "mutable": ["intermediates"]}
-        with nn.intercept_methods(follow_decisions(tolerance, signs=False)):
+        with nn.intercept_methods(follow_decisions(tolerance)):
             residual, captured = _apply(config, params, decisions, image, **capture)
         return image + residual, captured["intermediates"]
 
@@ -158,14 +175,18 @@ def _forward(
 
 
 @functools.lru_cache(maxsize=4)
-def _gradient(
-    config: DRSformerConfig, tolerance: float, options: CompilerOptions
-) -> Callable[..., Any]:
-    """(params, decisions, image, weights) -> gradient of sum(restored * weights)."""
+def _gradient(config: DRSformerConfig, options: CompilerOptions) -> Callable[..., Any]:
+    """(params, decisions, image, tolerance, weights) -> gradient of the loss, intermediates."""
 
-    def loss(params: Params, decisions: Params, image: jax.Array, weights: jax.Array) -> jax.Array:
-        with nn.intercept_methods(follow_decisions(tolerance, signs=True)):
-            residual = _apply(config, params, decisions, image)
-        return jnp.sum((image + residual) * weights)
+    def loss(
+        params: Params,
+        decisions: Params,
+        image: jax.Array,
+        tolerance: jax.Array,
+        weights: jax.Array,
+    ) -> tuple[jax.Array, Params]:
+        with nn.intercept_methods(follow_decisions(tolerance)):
+            residual, captured = _apply(config, params, decisions, image, mutable=["intermediates"])
+        return jnp.sum((image + residual) * weights), captured["intermediates"]
 
-    return jax.jit(jax.grad(loss), compiler_options=dict(options))
+    return jax.jit(jax.grad(loss, has_aux=True), compiler_options=dict(options))

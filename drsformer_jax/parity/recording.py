@@ -146,16 +146,16 @@ class Recording:
       chosen: by the name of an attention module, what its branches keep: bool, branches B heads
         c c; absent where a program does not show its choice.
       logits: by the same names, what was chosen from: B heads c c; may be absent.
-      active: by the name of the layer in front of a ReLU, where its output is positive; bool, only
-        kept with gradients.
       gradients: by PyTorch's parameter name and in its layout, or None if none were asked for.
+      active: by the name of the layer in front of a ReLU, where its output is positive; bool, kept
+        with gradients.
     """
 
     outputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     chosen: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     logits: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    active: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     gradients: dict[str, np.ndarray] | None = None
+    active: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def loss_weights(shape: tuple[int, ...]) -> np.ndarray:

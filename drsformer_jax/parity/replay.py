@@ -65,14 +65,13 @@ def decision_tree(recording: Recording, config: DRSformerConfig) -> Params:
     return tree
 
 
-def follow_decisions(tolerance: float, *, signs: bool) -> Callable[..., Any]:
+def follow_decisions(tolerance: jax.Array) -> Callable[..., Any]:
     """An interceptor for `nn.intercept_methods`: decisions from outside, where there are any.
 
     Args:
       tolerance: a choice is followed if logits that it keeps in the place of others are smaller by
-        no more than this part of the largest logit; a sign if the value is no larger than this
-        part of the layer's largest value.
-      signs: whether the signs in front of ReLUs are followed, too; else they are only compared.
+        no more than this part of the largest logit; a sign in front of a ReLU if the value is no
+        larger than this part of the layer's largest value.
     """
 
     def intercept(
@@ -88,20 +87,20 @@ def follow_decisions(tolerance: float, *, signs: bool) -> Callable[..., Any]:
         if (isinstance(module, _LAYERS) and method == "__call__") or (
             isinstance(module, MixtureStep) and method == "mix"
         ):
-            return _rectify(module, result, tolerance, signs)
+            return _rectify(module, result, tolerance)
         return result
 
     return intercept
 
 
 def _choose(
-    module: nn.Module, logits: jax.Array, own: jax.Array, tolerance: float
+    module: nn.Module, logits: jax.Array, own: jax.Array, tolerance: jax.Array
 ) -> list[jax.Array]:
     """The masks to keep: row by row the given one where it is as good as the own one."""
     module.sow("intermediates", LOGITS, logits)
     module.sow("intermediates", OWN_CHOICE, own)
     chosen: jax.Array | None = module.get_variable(DECISIONS, CHOSEN)
-    if chosen is None:
+    if chosen is None or chosen.shape != own.shape:
         return list(own)
     best_left_out = jnp.max(jnp.where(own & ~chosen, logits, -jnp.inf), axis=-1, keepdims=True)
     worst_taken = jnp.min(jnp.where(chosen & ~own, logits, jnp.inf), axis=-1, keepdims=True)
@@ -110,10 +109,10 @@ def _choose(
     return list(jnp.where(equally_many & as_good, chosen, own))
 
 
-def _rectify(module: nn.Module, x: jax.Array, tolerance: float, follow: bool) -> jax.Array:
-    """The value in front of a ReLU, with the given signs where `follow`."""
+def _rectify(module: nn.Module, x: jax.Array, tolerance: jax.Array) -> jax.Array:
+    """The value in front of a ReLU, with the given sign where it is as good as zero."""
     given: jax.Array | None = module.get_variable(DECISIONS, ACTIVE)
-    if given is None:
+    if given is None or given.shape != x.shape:
         return x
     magnitude = jnp.abs(x)
     scale = jnp.max(magnitude)
@@ -122,7 +121,7 @@ def _rectify(module: nn.Module, x: jax.Array, tolerance: float, follow: bool) ->
     flips = [jnp.sum(other).astype(x.dtype), largest, scale]
     module.sow("intermediates", FLIPS, jnp.stack(flips))
     as_good = magnitude <= tolerance * scale
-    return with_signs(x, jnp.where(as_good, given, x > 0)) if follow else x
+    return with_signs(x, jnp.where(as_good, given, x > 0))
 
 
 @jax.custom_jvp

@@ -45,38 +45,37 @@ def compare_with_pytorch(
     Raises:
       UserError: the reference cannot be built or run, or is another network than the weights are.
     """
-    from drsformer_jax.parity import torch_reference
+    from drsformer_jax.parity import torch_recording
+    from drsformer_jax.parity.torch_reference import build_reference
 
     config = dataclasses.replace(weights.config, dtype="float32", precision="highest")
     source = np.ascontiguousarray(image[None].transpose(0, 3, 1, 2), dtype)
+    options: dict[str, Any] = {"tolerance": tolerance, "compiler_options": compiler_options}
     say("running PyTorch")
-    module = torch_reference.build_reference(config, from_tree(weights.params, config), reference)
-    theirs = torch_reference.record(module, config, source, gradients=gradients)
-    del module
-    say("compiling and running JAX")
+    module = build_reference(config, from_tree(weights.params, config), reference)
+    theirs = torch_recording.record(module, config, source)
     with jax.enable_x64(dtype == "float64"):
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), weights.params)
-        ours = jax_network.record(
-            config,
-            params,
-            source,
-            theirs,
-            tolerance=tolerance,
-            gradients=gradients,
-            compiler_options=compiler_options,
-        )
+        say("compiling and running JAX")
+        ours = jax_network.record(config, params, source, theirs, **options)
         modules = compare_modules(config, ours, theirs, tolerance)
         own_choice = None
         if any(r.selection and r.selection.entries for r in modules) and not beyond(modules):
-            say("the top-k choices differ: running JAX with its own")
-            alone = jax_network.record(config, params, source, compiler_options=compiler_options)
+            say("some top-k choices are open: running JAX with its own")
+            alone = jax_network.record(config, params, source, **options)
             error = np.abs(alone.outputs[RESTORED] - theirs.outputs[RESTORED])
             own_choice = float(error.max())
-    return ParityReport(
-        settings or {},
-        tolerance,
-        modules,
-        compare_gradients(ours, theirs, tolerance) if gradients else (),
-        own_choice,
-        ours.flips,
+            del alone
+        report = ParityReport(settings or {}, tolerance, modules, own_choice=own_choice)
+        if not gradients:
+            return report
+        # Gigabytes for a photograph, and of no more use.
+        theirs.outputs.clear()
+        ours.outputs.clear()
+        say("running PyTorch backwards")
+        torch_recording.record_gradients(theirs, module, config, source)
+        say("compiling and running JAX backwards")
+        jax_network.record_gradients(ours, config, params, source, theirs, **options)
+    return dataclasses.replace(
+        report, gradients=compare_gradients(ours, theirs, tolerance), flips=ours.flips
     )

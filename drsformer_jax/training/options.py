@@ -171,17 +171,34 @@ def _as_json(value: Any) -> Any:
 def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any], workdir: str) -> None:
     """That a workdir's run may be carried on with a configuration.
 
+    Of a run that another program began (`basicsr_import`) only what its files told is compared.
+
+    Args:
+      saved: with the checkpoint.
+      config: of the run that is to go on, with its `architecture`.
+      workdir: for the message.
+
     Raises:
       UserError: keys differ that would make it another run; all of them are named.
     """
     old, new = flatten(saved), flatten(config)
-    different = [
-        f"{key} ({old.get(key)} there, {new.get(key)} here)"
-        for key in sorted(old.keys() | new.keys())
-        if key not in RESUMABLE_KEYS and old.get(key) != new.get(key)
-    ]
+    keys, origin = old.keys() | new.keys(), "of another configuration"
+    different: dict[str, str] = {}
+    if "imported" in saved:
+        origin = f"imported from {saved['imported']['file']}, of another configuration"
+        keys = {key for key in old if not key.startswith("imported.")}
+        averaged = saved["imported"]["ema"]
+        if averaged != (config["ema_decay"] > 0):
+            there = "a moving average" if averaged else "no moving average"
+            different["config.ema_decay"] = f"{there} there, {config['ema_decay']} here"
+    for key in sorted(keys):
+        if key not in RESUMABLE_KEYS and old.get(key) != new.get(key):
+            # The architecture is what `model` makes of a preset and the keys that are set.
+            name = f"config.{key.replace('architecture.', 'model.')}"
+            different.setdefault(name, f"{old.get(key)} there, {new.get(key)} here")
     if different:
+        listed = ", ".join(f"{name} ({values})" for name, values in different.items())
         raise UserError(
-            f"{workdir} holds a run of another configuration: {', '.join(different)}; "
+            f"{workdir} holds a run {origin}: {listed}; "
             "choose another --workdir or the configuration that it was started with"
         )

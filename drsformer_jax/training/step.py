@@ -108,6 +108,7 @@ def compile_train_step(
     *,
     accumulation_steps: int = 1,
     ema_decay: float = 0.0,
+    compiler_options: dict[str, int | bool] | None = None,
 ) -> TrainStep:
     """`train_step` jitted over a mesh: batch split over "data", the rest replicated, state donated.
 
@@ -127,4 +128,5 @@ def compile_train_step(
         in_shardings=(whole, batch_sharding(mesh)),
         out_shardings=(whole, whole),
         donate_argnums=0,
+        compiler_options=compiler_options,
     )

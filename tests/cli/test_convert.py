@@ -116,3 +116,64 @@ def test_a_bad_source_writes_nothing(source, tmp_path, destination, capsys):
     assert error.startswith("drsformer: error: ")
     assert error.count("\n") == 1
     assert os.listdir(tmp_path) == [source.name]
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training state of the authors' program, its network in its place."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from tests.reference.basicsr import saved_run
+
+    return saved_run(tmp_path_factory.mktemp("experiment"))
+
+
+def test_a_training_state_becomes_a_workdir_and_back(state, tmp_path, capsys):
+    workdir, back = tmp_path / "run", tmp_path / "3.state"
+    assert convert(state, workdir) == 0
+    output = capsys.readouterr().out
+    network = state.parents[1] / "models" / "net_g_3.pth"
+    assert output.startswith(f"{state} and {network}\n  DRSformer: dim 8, blocks 1 1 1 1")
+    assert "  136 tensors, 279,922 parameters\n" in output
+    assert "  step 3: parameters and AdamW's moments, without a moving average\n" in output
+    assert f"-> {workdir}\n   python train.py --config CONFIG --workdir {workdir} " in output
+    assert convert(workdir, back, "--network", tmp_path / "net.pth") == 0
+    assert f"-> {back} and {tmp_path / 'net.pth'}\n" in capsys.readouterr().out
+    assert same(network, tmp_path / "net.pth")
+    assert convert(workdir, back, "--network", tmp_path / "net.pth") == 2
+    assert f"{back} exists: give another name, or --force" in capsys.readouterr().err
+    assert convert(workdir, back, "--network", tmp_path / "net.pth", "--force") == 0
+    # Its weights are had as those of every workdir.
+    assert convert(workdir, tmp_path / "weights.safetensors") == 0
+
+
+def test_notes_are_told(state, tmp_path, capsys):
+    network = state.parents[1] / "models" / "net_g_3.pth"
+    (tmp_path / "net_g_2.pth").write_bytes(network.read_bytes())
+    assert convert(state, tmp_path / "run", "--network", tmp_path / "net_g_2.pth") == 0
+    assert "  note: net_g_2.pth is named after another step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["STATE", "b.state"], "both end in .state: one of them must be a workdir"),
+        (["STATE", "net.pth"], "a training state becomes a workdir: name a folder"),
+        (["STATE", "net.safetensors"], "a training state becomes a workdir: name a folder"),
+        (["STATE", "run", "--network", "nothing.pth"], "--network nothing.pth: no such file"),
+        (["STATE", "run", "--network", "net.safetensors"], "is a .pth file"),
+        (["nothing.state", "run"], "nothing.state: no such file"),
+        (["weights.safetensors", "net.pth", "--network", "n.pth"], "neither SRC nor DST ends in"),
+        (["weights.safetensors", "b.state"], "only a training workdir"),
+        (["nothing", "b.state"], "only a training workdir"),
+    ],
+)
+def test_bad_requests_for_runs(state, tmp_path, monkeypatch, arguments, message, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    given = [str(state) if argument == "STATE" else argument for argument in arguments]
+    assert convert(*given) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("drsformer: error: ")
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["weights.safetensors"]

@@ -16,8 +16,15 @@ from drsformer_jax.checkpoints.names import from_tree  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
 from drsformer_jax.models.config import DRSformerConfig  # noqa: E402
 from drsformer_jax.parity.random_weights import random_weights  # noqa: E402
-from drsformer_jax.parity.recording import RESTORED, decisions_of, probes_of  # noqa: E402
-from drsformer_jax.parity.torch_reference import build_reference, load_class, record  # noqa: E402
+from drsformer_jax.parity.recording import (  # noqa: E402
+    RESTORED,
+    Recording,
+    decisions_of,
+    loss_weights,
+    probes_of,
+)
+from drsformer_jax.parity.torch_recording import record, record_gradients  # noqa: E402
+from drsformer_jax.parity.torch_reference import build_reference, load_class  # noqa: E402
 
 CONFIG = DRSformerConfig(**TINY)
 TENSORS = from_tree(random_weights(CONFIG, 0).params, CONFIG)
@@ -48,12 +55,17 @@ def reference(tmp_path: Path) -> str:
     return f"{tmp_path / 'arch.py'}:Mine"
 
 
+def record_all(module) -> Recording:
+    recording = record(module, CONFIG, IMAGE)
+    record_gradients(recording, module, CONFIG, IMAGE)
+    return recording
+
+
 def test_a_class_like_the_authors(reference: str) -> None:
     module = build_reference(CONFIG, TENSORS, reference)
     assert type(module).__name__ == "Mine"
     assert not module.training
-    mine = record(module, CONFIG, IMAGE, gradients=True)
-    ours = record(build_reference(CONFIG, TENSORS), CONFIG, IMAGE, gradients=True)
+    mine, ours = record_all(module), record_all(build_reference(CONFIG, TENSORS))
     assert mine.outputs.keys() == {probe.name for probe in probes_of(CONFIG)}
     for values in ("outputs", "chosen", "active", "gradients"):
         found, expected = getattr(mine, values), getattr(ours, values)
@@ -64,7 +76,7 @@ def test_a_class_like_the_authors(reference: str) -> None:
 
 def test_what_is_kept() -> None:
     module = build_reference(CONFIG, TENSORS)
-    kept = record(module, CONFIG, IMAGE, gradients=True)
+    kept = record_all(module)
     with torch.no_grad():
         expected = module(torch.from_numpy(IMAGE)).numpy()
     np.testing.assert_array_equal(kept.outputs[RESTORED], expected)
@@ -81,11 +93,9 @@ def test_what_is_kept() -> None:
 def test_gradients_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recomputing the blocks changes nothing, and leaves nothing behind."""
     module = build_reference(CONFIG, TENSORS)
-    kept = record(module, CONFIG, IMAGE, gradients=True).gradients
+    kept = record_all(module).gradients
     assert kept is not None
     assert all("forward" not in vars(part) for part in module.modules())
-    from drsformer_jax.parity.recording import loss_weights
-
     loss = (module(torch.from_numpy(IMAGE)) * torch.from_numpy(loss_weights(IMAGE.shape))).sum()
     loss.backward()
     for name, parameter in module.named_parameters():

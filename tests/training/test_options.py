@@ -57,3 +57,24 @@ def test_what_may_change_between_resumptions() -> None:
     check_same_run(saved, small_config(total_steps=99, data__val="elsewhere").to_dict(), "w")
     with pytest.raises(UserError, match=r"w holds a run .*optimizer\.learning_rate \(0\.01 there"):
         check_same_run(saved, small_config(optimizer__learning_rate=0.5).to_dict(), "w")
+
+
+def test_a_key_of_the_network_is_named_once() -> None:
+    saved = small_config().to_dict() | {"architecture": {"dim": 8}}
+    config = small_config(model__dim=16).to_dict() | {"architecture": {"dim": 16}}
+    with pytest.raises(UserError) as error:
+        check_same_run(saved, config, "w")
+    assert ": config.model.dim (8 there, 16 here); choose" in str(error.value)
+
+
+def test_of_an_imported_run_only_what_it_tells_is_compared() -> None:
+    imported = {"file": "92000.state", "ema": False, "rest": {"epoch": 3}}
+    saved = {"optimizer": {"b1": 0.9}, "imported": imported, "architecture": {"dim": 8}}
+    ours = {"architecture": {"dim": 8}}
+    check_same_run(saved, small_config(seed=4).to_dict() | ours, "w")
+    with pytest.raises(UserError) as error:
+        check_same_run(saved, small_config(optimizer__b1=0.5, ema_decay=0.9).to_dict() | ours, "w")
+    assert str(error.value).startswith(
+        "w holds a run imported from 92000.state, of another configuration: config.ema_decay (no "
+        "moving average there, 0.9 here), config.optimizer.b1 (0.9 there, 0.5 here); choose"
+    )

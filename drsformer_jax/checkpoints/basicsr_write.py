@@ -1,0 +1,86 @@
+"""Writes a training state and its network as BasicSR does: both files or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drsformer_jax.checkpoints.basicsr_network import Network
+from drsformer_jax.checkpoints.basicsr_state import MOMENTS, Moments
+from drsformer_jax.checkpoints.names import Params, torch_names, torch_views
+from drsformer_jax.checkpoints.pytorch import require_torch
+from drsformer_jax.errors import UserError
+from drsformer_jax.files import atomic_path
+from drsformer_jax.models.config import DRSformerConfig
+
+
+def write_basicsr(
+    state_path: Path,
+    network_path: Path,
+    network: Network,
+    moments: Moments,
+    group: Mapping[str, Any],
+    rest: Mapping[str, Any],
+) -> None:
+    """Writes {**rest, optimizers: [...]} and {params[, params_ema]}; what is there is replaced.
+
+    Args:
+      state_path, network_path: in folders that exist.
+      network: its parameters and moving average.
+      moments: of AdamW.
+      group: settings of its parameter group, without `params`.
+      rest: epoch, iter and schedulers.
+
+    Raises:
+      UserError: no PyTorch, or a file cannot be written.
+    """
+    require_torch(f"writing {state_path}")
+    import torch
+
+    config = network.config
+    try:
+        with atomic_path(state_path) as state_file, atomic_path(network_path) as network_file:
+            trees = {"params": network.params, "params_ema": network.ema}
+            torch.save(
+                {key: _tensors(tree, config) for key, tree in trees.items() if tree is not None},
+                network_file,
+            )
+            optimizer = {
+                "state": _entries(moments, config),
+                "param_groups": [{**group, "params": list(range(len(torch_names(config))))}],
+            }
+            torch.save({**rest, "optimizers": [optimizer]}, state_file)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{state_path} and {network_path} cannot be written: {reason}") from error
+
+
+def _tensors(tree: Params, config: DRSformerConfig) -> dict[str, Any]:
+    """Contiguous PyTorch tensors by name."""
+    import torch
+
+    views = torch_views(tree, config)
+    return {name: torch.from_numpy(np.array(view, order="C")) for name, view in views.items()}
+
+
+def _entries(moments: Moments, config: DRSformerConfig) -> dict[int, dict[str, Any]]:
+    """AdamW's state by the parameter's number."""
+    import torch
+
+    def step() -> Any:
+        # A tensor of its own for every parameter: PyTorch counts in place.
+        if moments.step_type in ("int", "float"):
+            return int(moments.updates) if moments.step_type == "int" else float(moments.updates)
+        return torch.tensor(moments.updates, dtype=getattr(torch, moments.step_type))
+
+    tensors = [_tensors(tree, config) for tree in (moments.mean, moments.square)]
+    return {
+        number: {
+            "step": step(),
+            **{key: of[name] for key, of in zip(MOMENTS, tensors, strict=True)},
+        }
+        for number, name in enumerate(torch_names(config))
+    }

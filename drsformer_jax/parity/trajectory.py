@@ -1,0 +1,127 @@
+"""The course of training: a list of batches, and the records of the program that train.py runs.
+
+`torch_training` makes the same records with PyTorch, `trajectory_report` compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drsformer_jax.checkpoints.names import from_tree, to_tree
+from drsformer_jax.data.rain import add_rain, sample_rain
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
+from drsformer_jax.training.sharding import make_mesh, replicated, shard_batch
+from drsformer_jax.training.state import TrainState
+from drsformer_jax.training.step import compile_train_step
+
+Dtype = Literal["float32", "float64"]
+Batch = dict[str, np.ndarray]
+
+# A photograph in the place of a real one: this many waves, none shorter than 1/4 of the picture.
+_WAVES = 6
+_HIGHEST_FREQUENCY = 4.0
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What one step was and what it left behind.
+
+    Attributes:
+      loss: of the batch, before the update.
+      gradient_norm: L2 norm over all parameters, before clipping.
+      learning_rate: of this step.
+      tensors: all parameters after the update, by PyTorch's names, in its layout.
+    """
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    tensors: dict[str, np.ndarray]
+
+
+def shortened_recipe(steps: int, warmup_steps: int = 0) -> OptimizerOptions:
+    """The authors' recipe with a schedule that `steps` steps pass through from end to end.
+
+    Two fifths are held, half of them decay, the last tenth stays at the final rate.
+    """
+    return OptimizerOptions(
+        warmup_steps=warmup_steps, hold_steps=2 * steps // 5, decay_steps=steps // 2
+    )
+
+
+def rainy_batches(count: int, batch: int, size: int, seed: int) -> list[Batch]:
+    """Batches as training sees them, from a seed: heavy synthetic rain over smooth pictures.
+
+    Returns:
+      "input" and "target" each, float32 `batch size size 3` in [0, 1], multiples of 1/255.
+    """
+    rng = np.random.default_rng(seed)
+    batches = []
+    for _ in range(count):
+        clean = [_smooth_picture(size, rng) for _ in range(batch)]
+        rainy = [add_rain(image, sample_rain("heavy", rng), rng) for image in clean]
+        arrays = {"input": np.stack(rainy), "target": np.stack(clean)}
+        batches.append({name: array.astype(np.float32) / 255 for name, array in arrays.items()})
+    return batches
+
+
+def _smooth_picture(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A sum of waves of random direction and colour; uint8 `size size 3`."""
+    row, column = np.mgrid[:size, :size][..., None] / size
+    frequency = rng.uniform(-_HIGHEST_FREQUENCY, _HIGHEST_FREQUENCY, (2, _WAVES))
+    phase = rng.uniform(0, 2 * np.pi, _WAVES)
+    waves = np.cos(2 * np.pi * (frequency[0] * row + frequency[1] * column) + phase)
+    colours = rng.uniform(-60, 60, (_WAVES, 3))
+    return np.clip(np.rint(128 + waves @ colours), 0, 255).astype(np.uint8)
+
+
+def jax_trajectory(
+    config: DRSformerConfig,
+    options: OptimizerOptions,
+    tensors: Mapping[str, np.ndarray],
+    batches: Iterable[Batch],
+    dtype: Dtype,
+    *,
+    compiler_options: dict[str, int | bool] | None = None,
+) -> Iterator[TrainingRecord]:
+    """Trains from `tensors` with the program that train.py runs; one step a batch.
+
+    Args:
+      config: the network.
+      options: of optimiser and schedule.
+      tensors: initial parameters by PyTorch's names; cast to `dtype`.
+      batches: "input" and "target", B H W C in [0, 1], any float dtype; cast to `dtype`. The
+        number of devices divides B.
+      dtype: of parameters, activations, optimiser state and schedule.
+      compiler_options: of XLA.
+    """
+    mesh = make_mesh()
+    optimizer = make_optimizer(options)
+    step = compile_train_step(config, optimizer, options, mesh, compiler_options=compiler_options)
+
+    # Set around every call and not around the loop: while this generator waits, its caller's
+    # programs run, and another one like it.
+    x64 = dtype == "float64"
+    with jax.enable_x64(x64):
+        cast = {name: array.astype(dtype) for name, array in tensors.items()}
+        params = jax.tree.map(jnp.asarray, to_tree(cast, config))
+        state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        state = jax.device_put(state, replicated(mesh))
+    for batch in batches:
+        with jax.enable_x64(x64):
+            arrays = {name: array.astype(dtype) for name, array in batch.items()}
+            state, metrics = step(state, shard_batch(arrays, mesh))
+            record = TrainingRecord(
+                loss=float(metrics["loss"]),
+                gradient_norm=float(metrics["gradient_norm"]),
+                learning_rate=float(metrics["learning_rate"]),
+                tensors=from_tree(state.params, config),
+            )
+        yield record
