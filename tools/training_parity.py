@@ -28,6 +28,7 @@ from pathlib import Path
 
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
+from drsformer_jax.files import write_json
 from drsformer_jax.models.config import PRESETS
 
 EXIT_BEYOND = 1
@@ -124,7 +125,7 @@ def compare(args: argparse.Namespace) -> int:
             print(table_row(step), flush=True)
     tolerance = args.tolerance or TOLERANCES[args.dtype]
     report = TrainingReport(settings, args.dtype, tolerance, steps)
-    write_report("--json", args.json, report.write_json)
+    write_report("--json", args.json, lambda path: write_json(path, report.to_json()))
     print(f"\n{report.verdict()}")
     return 0 if report.passed else EXIT_BEYOND
 

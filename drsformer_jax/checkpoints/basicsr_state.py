@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.checkpoints.names import Params, listing, to_tree, torch_names, torch_views
-from drsformer_jax.checkpoints.pytorch import CONTAINERS, load_file, require_torch
-from drsformer_jax.checkpoints.pytorch import _stored as stored_tensors
+from drsformer_jax.checkpoints.pytorch import CONTAINERS, load_file, require_torch, stored_tensors
 from drsformer_jax.checkpoints.states import StoredTensor, check_finite, precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig

@@ -8,12 +8,7 @@ items `state` ({step, params, opt_state[, ema_params]}), `data` and `config` (JS
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +18,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from drsformer_jax.checkpoints.names import check_tree
-from drsformer_jax.checkpoints.states import check_finite
+from drsformer_jax.checkpoints.states import check_finite, damage_in_one_line
+from drsformer_jax.checkpoints.training_state import DATA_FILE_BYTES
 from drsformer_jax.checkpoints.weights import Weights, config_from
 from drsformer_jax.errors import UserError
+from drsformer_jax.files import atomic_folder
 
 FORMAT = "drsformer"
-# OCDBT keeps in memory what is to go into one data file; by its default of 2 GB all of it.
-_DATA_FILE_BYTES = 8 * 2**20
 _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
 
 
@@ -66,7 +61,7 @@ def load_checkpoint(path: Path) -> Weights:
       UserError: the folder is damaged, or its tensors do not fit its architecture.
     """
     document = _read_json(path / _CONFIG)
-    with _damage(path):
+    with damage_in_one_line(path):
         tree = _restore(path / _PARAMS, None)
     notes = document.get("metadata")
     metadata = {key: str(note) for key, note in notes.items()} if isinstance(notes, dict) else {}
@@ -87,29 +82,21 @@ def save_checkpoint(path: Path, weights: Weights) -> None:
         "architecture": weights.config.architecture(),
         "metadata": dict(weights.metadata),
     }
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                scratch / "new",
-                args=ocp.args.Composite(
-                    params=ocp.args.PyTreeSave(
-                        jax.tree.map(lambda leaf: np.asarray(leaf).view(_Shared), weights.params),
-                        ocdbt_target_data_file_size=_DATA_FILE_BYTES,
-                    ),
-                    config=ocp.args.JsonSave(document),
+    with (
+        atomic_folder(path) as folder,
+        ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+    ):
+        checkpointer.save(
+            folder,
+            args=ocp.args.Composite(
+                params=ocp.args.PyTreeSave(
+                    jax.tree.map(lambda leaf: np.asarray(leaf).view(_Shared), weights.params),
+                    ocdbt_target_data_file_size=DATA_FILE_BYTES,
                 ),
-            )
-        if path.exists():
-            os.rename(path, scratch / "old")
-        try:
-            os.rename(scratch / "new", path)
-        except OSError:
-            if (scratch / "old").exists():
-                os.rename(scratch / "old", path)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+                config=ocp.args.JsonSave(document),
+            ),
+            force=True,
+        )
 
 
 class _Shared(np.ndarray):
@@ -155,7 +142,7 @@ def load_workdir(path: Path) -> Weights:
 def _load_step(path: Path) -> Weights:
     """The weights in one step's folder of a training run."""
     document = _read_json(path / _CONFIG)
-    with _damage(path):
+    with damage_in_one_line(path):
         kept = _tree_metadata(path / _STATE)
         key = _EMA if kept.get(_EMA) else _PARAMS
         tree = _restore(path / _STATE, key)
@@ -213,15 +200,3 @@ def _read_json(item: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UserError(f"{item.parent} is damaged: {item.name}/metadata is unreadable")
     return document
-
-
-@contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise on a damaged folder becomes one line."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(
-            f"{path} is damaged or incomplete: its parameters cannot be read "
-            f"({type(error).__name__})"
-        ) from error

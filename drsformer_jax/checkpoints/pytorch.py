@@ -45,7 +45,7 @@ def read_pytorch(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """
     require_torch(f"reading {path}")
     container, content, notes = _select(load_file(path), path)
-    tensors = strip_prefix(_stored(content, path), str(path))
+    tensors = strip_prefix(stored_tensors(content, path), str(path))
     precision = precision_note(tensor.precision for tensor in tensors.values())
     metadata = {"source": path.name, "container": container}
     notes = [*notes, precision] if precision else notes
@@ -158,7 +158,7 @@ def _select(content: Any, path: Path) -> tuple[str, Mapping[str, Any], list[str]
     return container, tensors, notes
 
 
-def _stored(state: Mapping[str, Any], path: Path) -> dict[str, StoredTensor]:
+def stored_tensors(state: Mapping[str, Any], path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file, to be read one by one."""
     import torch
 

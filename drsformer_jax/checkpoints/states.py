@@ -1,10 +1,11 @@
-"""What the readers of foreign tensors share: reading late, prefix, precision, sanity."""
+"""What the readers of checkpoints share: reading late, prefix, precision, sanity, damage."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -74,3 +75,16 @@ def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
     bad = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if bad:
         raise UserError(f"{source} has NaN or infinite values (in float32) in {listing(bad)}")
+
+
+@contextlib.contextmanager
+def damage_in_one_line(place: object) -> Iterator[None]:
+    """Whatever Orbax and TensorStore raise on a damaged folder becomes a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{place} is damaged or incomplete: it cannot be read ({type(error).__name__})"
+        ) from error

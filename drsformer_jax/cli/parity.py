@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compares, prints the report and returns 0 (all within tolerance) or 1."""
     from drsformer_jax.checkpoints.pytorch import require_torch
+    from drsformer_jax.files import write_json
     from drsformer_jax.parity.comparison import TOLERANCES
     from drsformer_jax.parity.run import compare_with_pytorch
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         say=_say,
     )
     print(report.text())
-    write_report("--json", args.json, report.write_json)
+    write_report("--json", args.json, lambda path: write_json(path, report.to_json()))
     return 0 if report.passed else EXIT_BEYOND
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -125,15 +124,6 @@ class ModuleResult:
     within: bool
     selection: SelectionDifference | None = None
     problem: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; null for what is not finite, which JSON does not have."""
-        document = dataclasses.asdict(self)
-        for part in (document["difference"], document["selection"]):
-            for key, value in (part or {}).items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    part[key] = None
-        return document
 
 
 def compare_modules(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from drsformer_jax.files import atomic_path
 from drsformer_jax.parity.comparison import (
     GRADIENT_FACTOR,
     ModuleResult,
@@ -49,7 +46,7 @@ class ParityReport:
         return not beyond(self.modules) and not beyond(self.gradients)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """For `files.write_json`."""
         return {
             "passed": self.passed,
             "verdict": self.verdict(),
@@ -60,15 +57,9 @@ class ParityReport:
             "first_beyond": next((result.name for result in beyond(self.modules)), None),
             "own_choice_max_abs": self.own_choice,
             "sign_flips": self.flips and dataclasses.asdict(self.flips),
-            "modules": [result.to_json() for result in self.modules],
-            "gradients": [result.to_json() for result in self.gradients],
+            "modules": [dataclasses.asdict(result) for result in self.modules],
+            "gradients": [dataclasses.asdict(result) for result in self.gradients],
         }
-
-    def write_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes `to_json` to a file, in UTF-8. OSError if the folder cannot be written."""
-        with atomic_path(path) as temporary:
-            document = json.dumps(self.to_json(), indent=2, allow_nan=False)
-            temporary.write_text(document + "\n", encoding="utf-8")
 
     def text(self) -> str:
         """The whole report: settings, tables, what is to be said of top-k choices, the verdict."""

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.random_weights import random_tensors
@@ -63,6 +62,16 @@ class LayerNorm(nn.Module):
         return self.body(x)
 
 
+def normalize(x: Tensor) -> Tensor:
+    """x / max(||x||, 1e-12) along the last axis, the squares summed in float64.
+
+    `torch.nn.functional.normalize` sums them one after the other in float32 on CPU: for the 160,000
+    pixels of a photograph its norm is off by 3e-6, ten times what all else in an attention rounds.
+    """
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
+    return x / norm.clamp_min(1e-12).to(x.dtype)
+
+
 class Attention(nn.Module):
     """TKSA, top-k sparse attention between channels."""
 
@@ -91,8 +100,7 @@ class Attention(nn.Module):
         """Attention logits (B, heads, C/heads, C/heads) and values (B, heads, C/heads, H*W)."""
         heads = self.qkv_dwconv(self.qkv(x)).flatten(2).unflatten(1, (3, self.heads, -1))
         q, k, v = heads.unbind(dim=1)
-        q = F.normalize(q, dim=-1)
-        k = F.normalize(k, dim=-1)
+        q, k = normalize(q), normalize(k)
         return (q @ k.transpose(-2, -1)) * self.temperature, v
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,13 +17,10 @@ decision falls differently is chance.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from drsformer_jax.files import atomic_path
 from drsformer_jax.parity.trajectory import Dtype
 from drsformer_jax.parity.trajectory_comparison import (
     FOLLOWING,
@@ -124,8 +121,8 @@ class TrainingReport:
         return "\n".join([*lines, f"PASS: {len(self.steps)} steps in {self.dtype}, {within}"])
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; numbers that JSON does not know are the strings "nan" and "inf"."""
-        document = {
+        """For `files.write_json`."""
+        return {
             "passed": self.passed,
             "verdict": self.verdict(),
             "settings": self.settings,
@@ -133,13 +130,6 @@ class TrainingReport:
             "tolerance": self.tolerance,
             "steps": [dataclasses.asdict(step) for step in self.steps],
         }
-        return _finite(document)
-
-    def write_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes `to_json` to a file, in UTF-8. OSError if the folder cannot be written."""
-        with atomic_path(path) as temporary:
-            document = json.dumps(self.to_json(), indent=2, allow_nan=False)
-            temporary.write_text(document + "\n", encoding="utf-8")
 
 
 _NAMES = {
@@ -163,15 +153,6 @@ def _told(name: str, found: Difference) -> str:
 
 def _listed(values: dict[str, float]) -> str:
     return ", ".join(f"{_NAMES[name]} {value:.1e}" for name, value in values.items())
-
-
-def _finite(value: Any) -> Any:
-    """A JSON document without the numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table_header(dtype: Dtype) -> str:

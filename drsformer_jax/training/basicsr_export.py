@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from drsformer_jax.checkpoints.basicsr_state import SUFFIX, Moments
 from drsformer_jax.checkpoints.basicsr_write import write_basicsr
 from drsformer_jax.checkpoints.names import Params, to_tree, torch_names, torch_views
 from drsformer_jax.checkpoints.plain_values import from_json
-from drsformer_jax.checkpoints.states import check_finite
+from drsformer_jax.checkpoints.states import check_finite, damage_in_one_line
 from drsformer_jax.checkpoints.training_state import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.checkpoints.weights import config_from
 from drsformer_jax.errors import UserError
@@ -112,13 +112,13 @@ def _restore(
     """A checkpoint, in the host's memory, and the configuration it was saved with."""
     with contextlib.closing(TrainingCheckpoints(workdir, keep=1)) as checkpoints:
         place = str(checkpoints.path(step))
-        with _damage(place):
+        with damage_in_one_line(place):
             saved = checkpoints.config(step)
             config = config_from(saved["architecture"], place)
             options = OptimizerOptions(**saved["optimizer"])
             ema = saved["imported"]["ema"] if "imported" in saved else saved["ema_decay"] > 0
         like = _layout(config, options, ema)
-        with _damage(place):
+        with damage_in_one_line(place):
             state, _ = checkpoints.restore(like, step)
     return config, options, state, saved
 
@@ -139,19 +139,6 @@ def _layout(config: DRSformerConfig, options: OptimizerOptions, ema: bool) -> Tr
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host),
         jax.eval_shape(state, params),
     )
-
-
-@contextlib.contextmanager
-def _damage(place: str) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise on a damaged folder becomes one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{place} is damaged or incomplete: it cannot be read ({type(error).__name__})"
-        ) from error
 
 
 def _as_basicsr(state: TrainState, config: DRSformerConfig, source: str) -> tuple[Network, Moments]:

@@ -11,10 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +27,7 @@ from drsformer_jax.checkpoints.basicsr_state import Moments, StateFile, read_mom
 from drsformer_jax.checkpoints.plain_values import to_json
 from drsformer_jax.checkpoints.training_state import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.errors import UserError
+from drsformer_jax.files import atomic_folder
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.basicsr_settings import read_settings
 from drsformer_jax.training.loop import CONFIG_FILE
@@ -101,7 +98,7 @@ def import_run(
     }
     state = _train_state(file, network, moments, OptimizerOptions(**settings))
     try:
-        with _new_folder(workdir) as folder:
+        with atomic_folder(workdir) as folder:
             with contextlib.closing(TrainingCheckpoints(folder, keep=1)) as checkpoints:
                 checkpoints.save(state, {"next_step": file.iteration}, saved_config)
             (folder / CONFIG_FILE).write_text(json.dumps(saved_config, indent=2) + "\n")
@@ -133,27 +130,6 @@ def _check_workdir(workdir: Path, force: bool) -> None:
         raise UserError(f"{workdir} exists and is not only a workdir ({what}): give another name")
     if not force:
         raise UserError(f"{workdir} holds a run: give another name, or --force to replace it")
-
-
-@contextlib.contextmanager
-def _new_folder(destination: Path) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of `destination` when the block succeeds."""
-    destination = destination.absolute()
-    scratch = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
-    new, old = scratch / "new", scratch / "old"
-    try:
-        new.mkdir()
-        yield new
-        if destination.exists():
-            os.rename(destination, old)
-        try:
-            os.rename(new, destination)
-        except OSError:
-            if old.exists():
-                os.rename(old, destination)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _train_state(
