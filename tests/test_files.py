@@ -1,0 +1,67 @@
+"""What is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from drsformer_jax.files import atomic_folder, atomic_path, write_json
+
+
+def test_a_file_replaces_another_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "report.txt"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_stays_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "report.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_replaces_another_when_it_is_whole(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "checkpoint"
+    if exists:
+        path.mkdir()
+        (path / "old").touch()
+    with atomic_folder(path) as folder:
+        (folder / "new").touch()
+        assert path.exists() == exists
+    assert [entry.name for entry in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_stays_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(RuntimeError), atomic_folder(path) as folder:
+        (folder / "new").touch()
+        raise RuntimeError
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_words_for_what_is_not_finite(tmp_path: Path) -> None:
+    document = {"a": [1.5, math.inf, (math.nan,)], "b": {"c": -math.inf, "d": None}}
+    write_json(tmp_path / "x.json", document)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    read = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert read == {"a": [1.5, "inf", ["nan"]], "b": {"c": "-inf", "d": None}}
