@@ -25,7 +25,7 @@ def test_a_file_replaces_another_when_it_is_whole(tmp_path: Path) -> None:
 def test_a_file_stays_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "report.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -49,7 +49,7 @@ def test_a_folder_stays_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     path.mkdir()
     (path / "old").touch()
-    with pytest.raises(RuntimeError), atomic_folder(path) as folder:
+    with pytest.raises(RuntimeError), atomic_folder(path) as folder:  # noqa: PT012
         (folder / "new").touch()
         raise RuntimeError
     assert [entry.name for entry in path.iterdir()] == ["old"]
