@@ -119,7 +119,7 @@ def _value_hooks(
 ) -> Iterator[RemovableHandle]:
     """Hooks that put one probe's value into `outputs`."""
 
-    def keep(value: Any) -> None:
+    def keep(value: Any = None) -> None:
         if isinstance(value, Tensor):
             # A copy: what comes next may work in place, as PyTorch programs' ReLUs often do.
             outputs[probe.name] = value.detach().cpu().clone().numpy()
@@ -134,7 +134,7 @@ def _value_hooks(
         steps = module.get_submodule(f"{body}._ops")
         if int(step) + 1 < len(list(steps.children())):
             following = module.get_submodule(f"{body}._ops.{int(step) + 1}")
-            yield following.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))
+            yield following.register_forward_pre_hook(lambda _, inputs: keep(*inputs[:1]))
         else:
             body_module = module.get_submodule(body)
             yield body_module.register_forward_hook(lambda _, inputs, output: keep(output))
