@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from reference.parity import (
     assert_trees_close,
     gradients_of,
     part_tree,
-    quick_jit,
     torch_results,
     value_and_gradients,
     weights_of,
 )
+from reference.small import quick_jit
 
 from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes, l2_normalize
 from drsformer_jax.parity.torch_drsformer import Attention, perturb

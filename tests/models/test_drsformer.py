@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
 import dataclasses
 import functools
 import re
@@ -11,20 +15,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from reference.parity import (
-    TINY,
     assert_trees_close,
     gradients_of,
     network_tree,
-    quick_jit,
     selection_margin,
     torch_network,
     torch_results,
     value_and_gradients,
     weights_of,
 )
+from reference.small import TINY, quick_jit
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import DRSformer, restore, unrolls_blocks

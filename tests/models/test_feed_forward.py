@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
 import jax
 import numpy as np
-import pytest
 from reference.parity import (
     assert_trees_close,
     gradients_of,

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from reference.parity import (
-    TINY,
     assert_trees_close,
     gradients_of,
     network_tree,
-    quick_jit,
     torch_network,
     torch_results,
     value_and_gradients,
     weights_of,
 )
+from reference.small import TINY, quick_jit
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.mefc import EXPERTS, STEPS, FeatureCompensator, Gate, average_pool

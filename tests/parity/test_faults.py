@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from mutants import MUTANTS
-from reference.parity import QUICK, TINY
+from reference.small import QUICK, TINY
 
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.models.config import DRSformerConfig

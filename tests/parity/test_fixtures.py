@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from reference.parity import QUICK
+from reference.small import QUICK
 
 from drsformer_jax.checkpoints.names import to_tree
 from drsformer_jax.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from reference.parity import QUICK, TINY
+from reference.small import QUICK, TINY
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.comparison import difference

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from reference.parity import TINY  # noqa: E402
+from reference.small import TINY  # noqa: E402
 
 from drsformer_jax.checkpoints.names import from_tree  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,15 +12,9 @@ import torch
 from drsformer_jax.checkpoints.names import to_tree
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import Attention, DRSformer, network, perturb
+from reference.small import quick_jit
 
 Tree = dict[str, Any]
-
-# Every level has another number of channels or heads, and one has two blocks to stack.
-TINY: dict[str, Any] = {"dim": 8, "num_blocks": (1, 2, 1, 1), "heads": (1, 2, 2, 4)}
-
-# Whole networks take long to compile, and most of that is optimisation, which is not tested.
-QUICK = {"xla_backend_optimization_level": 0}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def torch_network(config: DRSformerConfig, seed: int = 0) -> DRSformer:
