@@ -10,13 +10,14 @@ from drsformer_jax.errors import UserError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from reference.basicsr import SMALLEST, AuthorsRun, saved_run  # noqa: E402
+
 from drsformer_jax.checkpoints.basicsr_network import (  # noqa: E402
     find_network,
     place_for_network,
     read_network,
 )
 from drsformer_jax.checkpoints.basicsr_state import read_state  # noqa: E402
-from tests.reference.basicsr import SMALLEST, AuthorsRun, saved_run  # noqa: E402
 
 
 def test_it_is_found_where_basicsr_puts_it_else_beside_the_state(tmp_path):

@@ -15,9 +15,10 @@ from drsformer_jax.errors import UserError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from reference.basicsr import SMALLEST, AuthorsRun, saved_run  # noqa: E402
+
 from drsformer_jax.checkpoints.basicsr_state import read_moments, read_state  # noqa: E402
 from drsformer_jax.models.config import DRSformerConfig  # noqa: E402
-from tests.reference.basicsr import SMALLEST, AuthorsRun, saved_run  # noqa: E402
 
 Change = Callable[[dict[str, Any]], Any]
 

@@ -122,7 +122,7 @@ def test_a_bad_source_writes_nothing(source, tmp_path, destination, capsys):
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training state of the authors' program, its network in its place."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    from tests.reference.basicsr import saved_run
+    from reference.basicsr import saved_run
 
     return saved_run(tmp_path_factory.mktemp("experiment"))
 

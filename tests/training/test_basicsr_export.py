@@ -15,6 +15,9 @@ from toy_training import options_of, small_config
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from reference.basicsr import SMALLEST, AuthorsRun, assert_equal, saved_run  # noqa: E402
+from reference.small import quick_jit  # noqa: E402
+
 from drsformer_jax.checkpoints.names import from_tree  # noqa: E402
 from drsformer_jax.checkpoints.training_state import TrainingCheckpoints  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
@@ -23,8 +26,6 @@ from drsformer_jax.training.basicsr_export import export_run  # noqa: E402
 from drsformer_jax.training.basicsr_import import import_run  # noqa: E402
 from drsformer_jax.training.optimizer import make_optimizer  # noqa: E402
 from drsformer_jax.training.state import TrainState  # noqa: E402
-from tests.reference.basicsr import SMALLEST, AuthorsRun, assert_equal, saved_run  # noqa: E402
-from tests.reference.parity import quick_jit  # noqa: E402
 
 
 def theirs(**changes: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from toy_training import RandomPairs, options_of, small_config
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from reference.basicsr import AuthorsRun, saved_run  # noqa: E402
+
 from drsformer_jax.checkpoints.names import from_tree, to_tree, torch_names  # noqa: E402
 from drsformer_jax.checkpoints.weights import load_weights  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
@@ -23,7 +25,6 @@ from drsformer_jax.training.basicsr_import import import_run  # noqa: E402
 from drsformer_jax.training.loop import train  # noqa: E402
 from drsformer_jax.training.optimizer import make_optimizer  # noqa: E402
 from drsformer_jax.training.state import TrainState  # noqa: E402
-from tests.reference.basicsr import AuthorsRun, saved_run  # noqa: E402
 
 
 def theirs(**changes: Any) -> ConfigDict:

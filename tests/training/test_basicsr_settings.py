@@ -102,7 +102,7 @@ def test_what_is_written_is_read_back(hold: int, step: int) -> None:
 
 def test_the_schedule_takes_what_is_written_and_gives_the_same_rates() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    from tests.reference.basicsr import CyclicCosine
+    from reference.basicsr import CyclicCosine
 
     options = OptimizerOptions(hold_steps=4, decay_steps=8)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], options.learning_rate)
