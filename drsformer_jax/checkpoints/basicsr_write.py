@@ -52,7 +52,10 @@ def write_basicsr(
                 "state": _entries(moments, config),
                 "param_groups": [{**group, "params": list(range(len(torch_names(config))))}],
             }
-            torch.save({**rest, "optimizers": [optimizer]}, state_file)
+            # In the order in which BasicSR writes them.
+            first = {key: value for key, value in rest.items() if key != "schedulers"}
+            last = {key: value for key, value in rest.items() if key == "schedulers"}
+            torch.save({**first, "optimizers": [optimizer], **last}, state_file)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{state_path} and {network_path} cannot be written: {reason}") from error

@@ -135,7 +135,7 @@ def assert_equal(actual: Any, expected: Any, place: str = "file") -> None:
         assert actual.shape == expected.shape, place
         assert torch.equal(actual, expected), place
     elif isinstance(expected, Mapping):
-        assert actual.keys() == expected.keys(), place
+        assert list(actual) == list(expected), place
         for key in expected:
             assert_equal(actual[key], expected[key], f"{place}.{key}")
     elif isinstance(expected, list | tuple):
