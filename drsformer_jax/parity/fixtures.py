@@ -16,7 +16,7 @@ from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.recording import Recording
 
-_PARTS = ("outputs", "chosen", "gradients")
+_PARTS = ("outputs", "chosen", "gradients", "active")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Fixture:
 
 
 def save_fixture(path: str | os.PathLike[str], fixture: Fixture) -> None:
-    """Writes a fixture, of its recording all but logits and signs, as a compressed `.npz`.
+    """Writes a fixture, of its recording all but the logits, as a compressed `.npz`.
 
     OSError if the folder cannot be written.
     """

@@ -22,7 +22,7 @@ from drsformer_jax.parity.comparison import (
     difference,
 )
 from drsformer_jax.parity.fixtures import load_fixture, save_fixture
-from drsformer_jax.parity.recording import RESTORED
+from drsformer_jax.parity.recording import RESTORED, decisions_of
 
 FOLDER = Path(__file__).parent / "fixtures"
 NAMES = ["bare", "everything"]
@@ -45,9 +45,12 @@ def test_jax_agrees_with_the_fixture(name: str, dtype: str) -> None:
         params = to_tree({n: a.astype(dtype) for n, a in fixture.tensors.items()}, config)
         image, options = fixture.image.astype(dtype), tuple(QUICK.items())
         arguments = (config, params, image, fixture.recording)
+        active = fixture.recording.active
         ours = jax_network.record(*arguments, tolerance=TOLERANCES[dtype], compiler_options=options)
         if gradients:
-            jax_network.record_gradients(ours, *arguments, compiler_options=options)
+            jax_network.record_gradients(
+                ours, *arguments, tolerance=TOLERANCES[dtype], compiler_options=options
+            )
     assert ours.outputs[RESTORED].dtype == dtype
     results = compare_modules(config, ours, fixture.recording, TOLERANCES[dtype])
     assert worst(results) == []
@@ -56,6 +59,10 @@ def test_jax_agrees_with_the_fixture(name: str, dtype: str) -> None:
         results = compare_gradients(ours, fixture.recording, TOLERANCES[dtype])
         assert worst(results) == []
         assert [result.name for result in results] == list(fixture.tensors)
+        # All signs in front of ReLUs were given, and in float64 none was another one.
+        assert ours.flips is not None
+        assert (ours.flips.count, ours.flips.total) == (0, sum(map(np.size, active.values())))
+        assert len(active) == sum(decision.kind == "ReLU" for decision in decisions_of(config))
 
 
 @pytest.mark.parametrize("name", NAMES)
