@@ -193,6 +193,14 @@ def _attention_of(parameter: str) -> str:
     return module if separator else ""
 
 
+def first_change(first: Recording, second: Recording, tolerance: float) -> str | None:
+    """The first module whose value two runs of one program disagree on, if there is one."""
+    for name, value in first.outputs.items():
+        if not difference(second.outputs[name], value).within(tolerance):
+            return name
+    return None
+
+
 def beyond(results: Sequence[ModuleResult]) -> list[ModuleResult]:
     """Those that are not within tolerance."""
     return [result for result in results if not result.within]

@@ -29,6 +29,8 @@ class ParityReport:
       modules, gradients: results in the network's order; gradients may be empty.
       own_choice: largest absolute difference of the restored image when our network keeps its own
         choice among attention logits that are equal up to rounding; None where the choices agree.
+      unsteady: where modules are beyond tolerance, the first one of which the reference gives
+        another value when it is run again; None if there is none.
       flips: values in front of ReLUs that have another sign than the reference's; None without
         gradients.
     """
@@ -39,6 +41,7 @@ class ParityReport:
     gradients: Sequence[ModuleResult] = ()
     own_choice: float | None = None
     flips: SignFlips | None = None
+    unsteady: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -56,6 +59,7 @@ class ParityReport:
             "machine": {"system": platform.platform(), "processor": platform.machine()},
             "first_beyond": next((result.name for result in beyond(self.modules)), None),
             "own_choice_max_abs": self.own_choice,
+            "unsteady": self.unsteady,
             "sign_flips": self.flips and dataclasses.asdict(self.flips),
             "modules": [dataclasses.asdict(result) for result in self.modules],
             "gradients": [dataclasses.asdict(result) for result in self.gradients],
@@ -66,7 +70,12 @@ class ParityReport:
         parts = [_settings_table(self.settings), _table("module", self.modules, choices=True)]
         if self.gradients:
             parts.append(_table("gradient of", self.gradients, choices=False))
-        notes = (self._choice_note(), self._sign_note(), self._missing_note())
+        notes = (
+            self._choice_note(),
+            self._sign_note(),
+            self._missing_note(),
+            self._unsteady_note(),
+        )
         parts += [note for note in notes if note]
         return "\n\n".join([*parts, self.verdict()])
 
@@ -127,6 +136,14 @@ class ParityReport:
         return (
             f"{note}.\nGradients of an attention's learned scalars are sums that cancel; they are "
             "judged by the largest gradient of their attention."
+        )
+
+    def _unsteady_note(self) -> str | None:
+        if self.unsteady is None:
+            return None
+        return (
+            f"The reference does not repeat itself: run again, it has other values from "
+            f"{self.unsteady} on. The verdict says nothing about ours before that is mended."
         )
 
     def _missing_note(self) -> str | None:

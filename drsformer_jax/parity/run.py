@@ -12,7 +12,12 @@ import numpy as np
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.checkpoints.weights import Weights
 from drsformer_jax.parity import jax_network
-from drsformer_jax.parity.comparison import beyond, compare_gradients, compare_modules
+from drsformer_jax.parity.comparison import (
+    beyond,
+    compare_gradients,
+    compare_modules,
+    first_change,
+)
 from drsformer_jax.parity.recording import RESTORED
 from drsformer_jax.parity.report import ParityReport
 
@@ -66,7 +71,15 @@ def compare_with_pytorch(
             error = np.abs(alone.outputs[RESTORED] - theirs.outputs[RESTORED])
             own_choice = float(error.max())
             del alone
-        report = ParityReport(settings or {}, tolerance, modules, own_choice=own_choice)
+        unsteady = None
+        if beyond(modules):
+            say("some modules differ: running PyTorch again")
+            again = torch_recording.record(module, config, source)
+            unsteady = first_change(theirs, again, tolerance)
+            del again
+        report = ParityReport(
+            settings or {}, tolerance, modules, own_choice=own_choice, unsteady=unsteady
+        )
         if not gradients:
             return report
         # Gigabytes for a photograph, and of no more use.

@@ -56,7 +56,20 @@ def test_a_faulty_reference_is_found(tmp_path: Path, capsys) -> None:
     output = capsys.readouterr().out
     assert " of 39 modules beyond 1e-05; the first is up3_2 (up-sampling): max abs" in output
     assert f"reference  {reference}; PyTorch" in output
+    assert "does not repeat itself" not in output
     assert parity(*arguments, "--tolerance", 0.1) == 0
+
+
+def test_a_reference_that_does_not_repeat_itself(tmp_path: Path, capsys) -> None:
+    (tmp_path / "arch.py").write_text(MUTANT.replace("1.001", "torch.rand(()).item()"))
+    (tmp_path / "arch.py").write_text("import torch\n" + (tmp_path / "arch.py").read_text())
+    weights, image = tmp_path / "w.safetensors", tmp_path / "photo.png"
+    save_weights(weights, random_weights(PRESETS["tiny"], 3))
+    write_png(image, np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8))
+    reference = f"{tmp_path / 'arch.py'}:Faulty"
+    assert parity("--weights", weights, "--image", image, "--reference", reference) == 1
+    output = capsys.readouterr().out
+    assert "does not repeat itself: run again, it has other values from up3_2 on" in output
 
 
 @pytest.mark.parametrize(

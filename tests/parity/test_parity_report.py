@@ -114,6 +114,14 @@ def test_what_the_reference_does_not_show() -> None:
     assert "does not show four top-k choices in 1 attention modules" in text
 
 
+def test_a_reference_that_does_not_repeat_itself_is_told() -> None:
+    found = report(module("latent.0.norm1", "LN", WRONG), unsteady="latent.0.norm1")
+    assert not found.passed
+    assert "does not repeat itself: run again, it has other values from latent.0.norm1 on" in (
+        found.text()
+    )
+
+
 def test_signs_are_told() -> None:
     flips = SignFlips(27, 1000, 1.5e-7, "latent.0.ffn.dwconv3x3")
     text = dataclasses.replace(GOOD, flips=flips).text()
