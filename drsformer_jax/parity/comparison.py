@@ -196,7 +196,12 @@ def _attention_of(parameter: str) -> str:
 def first_change(first: Recording, second: Recording, tolerance: float) -> str | None:
     """The first module whose value two runs of one program disagree on, if there is one."""
     for name, value in first.outputs.items():
-        if not difference(second.outputs[name], value).within(tolerance):
+        again = second.outputs.get(name)
+        if again is None or again.shape != value.shape:
+            return name
+        # What is not a number the second time either has not changed.
+        same = np.array_equal(again, value, equal_nan=True)
+        if not same and not difference(again, value).within(tolerance):
             return name
     return None
 

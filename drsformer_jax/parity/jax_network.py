@@ -136,13 +136,17 @@ def _captured(captured: Params, path: tuple[str, ...], index: int | None, what: 
 
 
 def _sign_flips(captured: Params, config: DRSformerConfig, other: Recording) -> SignFlips | None:
-    """None where the other program does not show its signs."""
+    """None where the other program does not show all its signs, in our shapes."""
     found = []
     for decision in decisions_of(config):
         if decision.kind == "ReLU":
             if decision.name not in other.active:
                 return None
-            number, largest, scale = _captured(captured, decision.path, decision.index, FLIPS)
+            try:
+                flips = _captured(captured, decision.path, decision.index, FLIPS)
+            except KeyError:  # signs of another shape were not compared
+                return None
+            number, largest, scale = flips
             found.append((float(largest / scale) if number else 0.0, int(number), decision.name))
     largest_flip, _, layer = max(found)
     total = sum(active.size for active in other.active.values())

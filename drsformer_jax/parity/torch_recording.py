@@ -158,8 +158,9 @@ def _sign_hooks(
     """Hooks that keep where the value in front of each ReLU is positive."""
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(part: nn.Module, inputs: Any, output: Tensor) -> None:
-            active[name] = (output > 0).numpy()
+        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                active[name] = (output > 0).numpy()
 
         return hook
 
