@@ -13,6 +13,7 @@ from einops import rearrange
 from jax import lax
 
 from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
+from drsformer_jax.ops.layer_norm import layer_norm
 from drsformer_jax.ops.pointwise import pointwise_conv
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
@@ -141,14 +142,11 @@ class LayerNorm(nn.Module):
         channels = x.shape[1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         wide = at_least_float32(x)
-        centred = wide - jnp.mean(wide, axis=1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
-        numerator = centred if self.with_bias else wide
-        y = numerator / jnp.sqrt(variance + LAYER_NORM_EPSILON)
-        y = y * scale.astype(y.dtype)[:, None, None]
+        bias = None
         if self.with_bias:
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-            y = y + bias.astype(y.dtype)[:, None, None]
+            bias = bias.astype(wide.dtype)
+        y = layer_norm(wide, scale.astype(wide.dtype), bias, LAYER_NORM_EPSILON)
         return y.astype(x.dtype)
 
 

@@ -14,35 +14,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-
-def _accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Taps are summed in at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def _pad(x: jax.Array, kernel_shape: tuple[int, int], dilation: int) -> jax.Array:
-    rows, columns = ((size // 2) * dilation for size in kernel_shape)
-    return jnp.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
-
-
-def _tap(padded: jax.Array, i: int, j: int, shape: tuple[int, ...], dilation: int) -> jax.Array:
-    """The view of the padded image that kernel element (i, j) multiplies."""
-    _, _, height, width = shape
-    row, column = i * dilation, j * dilation
-    return padded[:, :, row : row + height, column : column + width]
+from drsformer_jax.ops.depthwise_gradient import kernel_gradient
+from drsformer_jax.ops.taps import accumulation_dtype, pad, tap
 
 
 def _shift_and_add(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """One shifted multiply-add a kernel element; XLA fuses them into a single pass."""
     height, width, _ = kernel.shape
-    dtype = _accumulation_dtype(x.dtype)
-    padded = _pad(x, (height, width), dilation)
+    dtype = accumulation_dtype(x.dtype)
+    padded = pad(x, (height, width), dilation)
     kernel = kernel.astype(dtype)
     total = jnp.zeros(x.shape, dtype)
     for i in range(height):
         for j in range(width):
-            tap = _tap(padded, i, j, x.shape, dilation).astype(dtype)
-            total = total + tap * kernel[i, j, :, None, None]
+            view = tap(padded, i, j, x.shape, dilation).astype(dtype)
+            total = total + view * kernel[i, j, :, None, None]
     return total.astype(x.dtype)
 
 
@@ -71,28 +57,6 @@ def _forward(
     return lax.platform_dependent(x, kernel, cpu=shift_and_add, default=library)
 
 
-def _kernel_gradient(
-    x: jax.Array, cotangent: jax.Array, kernel: jax.Array, dilation: int
-) -> jax.Array:
-    """d loss / d kernel: for each kernel element a product and a sum over B, H, W.
-
-    A loop over the elements, because every one written out is one more program to compile: for
-    5x5 the loop is as fast on CPU and compiles in a quarter of the time.
-    """
-    height, width, channels = kernel.shape
-    dtype = _accumulation_dtype(x.dtype)
-    padded = _pad(x, (height, width), dilation)
-    cotangent = cotangent.astype(dtype)
-
-    def element(index: jax.Array) -> jax.Array:
-        row, column = (index // width) * dilation, (index % width) * dilation
-        tap = lax.dynamic_slice(padded, (0, 0, row, column), x.shape)
-        return jnp.sum(tap.astype(dtype) * cotangent, axis=(0, 2, 3))
-
-    gradient = lax.map(element, jnp.arange(height * width))
-    return gradient.reshape(height, width, channels).astype(kernel.dtype)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise_conv(
     x: jax.Array, kernel: jax.Array, dilation: int, precision: lax.PrecisionLike
@@ -115,7 +79,7 @@ def _depthwise_conv_backward(
     x, kernel = residuals
     # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
     input_gradient = _forward(cotangent, kernel[::-1, ::-1], dilation, precision)
-    return input_gradient, _kernel_gradient(x, cotangent, kernel, dilation)
+    return input_gradient, kernel_gradient(x, cotangent, kernel, dilation)
 
 
 _depthwise_conv.defvjp(_depthwise_conv_forward, _depthwise_conv_backward)

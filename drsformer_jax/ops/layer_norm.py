@@ -1,0 +1,84 @@
+"""LayerNorm over the channels of every pixel, with its VJP written out.
+
+Autodiff leaves sums over the channels in the middle of elementwise work. XLA's CPU compiler fuses
+the two and then walks through memory one plane at a time: the gradient takes 80 times as long as
+the value. Here those sums are products with a vector, which no compiler fuses with what they read.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from drsformer_jax.ops.pointwise import pointwise_conv
+
+# mean and 1 / standard deviation of each pixel, B 1 H W
+Statistics = tuple[jax.Array, jax.Array]
+Residuals = tuple[jax.Array, jax.Array, jax.Array | None, Statistics]
+
+
+def _statistics(x: jax.Array, epsilon: float) -> Statistics:
+    mean = jnp.mean(x, axis=1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=1, keepdims=True)
+    return mean, 1 / jnp.sqrt(variance + epsilon)
+
+
+def _apply(
+    x: jax.Array, scale: jax.Array, bias: jax.Array | None, statistics: Statistics
+) -> jax.Array:
+    mean, inverse_deviation = statistics
+    y = (x if bias is None else x - mean) * inverse_deviation
+    y = y * scale[:, None, None]
+    return y if bias is None else y + bias[:, None, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float) -> jax.Array:
+    """Divides each pixel's channels by their standard deviation (biased variance, two-pass).
+
+    Args:
+      x: B C H W, float32 or float64.
+      scale: C, in the dtype of x.
+      bias: C, in the dtype of x. None is the BiasFree form (Restormer, and so DRSformer): the
+        variance is about the mean, but the mean is not subtracted from what is divided.
+      epsilon: added to the variance.
+
+    Returns:
+      B C H W.
+    """
+    return _apply(x, scale, bias, _statistics(x, epsilon))
+
+
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float
+) -> tuple[jax.Array, Residuals]:
+    statistics = _statistics(x, epsilon)
+    return _apply(x, scale, bias, statistics), (x, scale, bias, statistics)
+
+
+def _backward(
+    epsilon: float, residuals: Residuals, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    del epsilon
+    x, scale, bias, (mean, inverse_deviation) = residuals
+    centred = (x - mean) * inverse_deviation
+    normalized = x * inverse_deviation if bias is None else centred
+    along = cotangent * normalized
+
+    def weighted_mean(values: jax.Array) -> jax.Array:
+        """mean_c(scale_c values_c): B C H W -> B 1 H W."""
+        weights = (scale / scale.size)[:, None]
+        return pointwise_conv(values, weights, lax.Precision.HIGHEST)
+
+    x_gradient = cotangent * scale[:, None, None] - centred * weighted_mean(along)
+    bias_gradient = None
+    if bias is not None:
+        x_gradient = x_gradient - weighted_mean(cotangent)
+        bias_gradient = jnp.sum(cotangent, axis=(0, 2, 3))
+    return x_gradient * inverse_deviation, jnp.sum(along, axis=(0, 2, 3)), bias_gradient
+
+
+layer_norm.defvjp(_forward, _backward)
