@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.models.layers import STACKED, Convolution, Downsampling, LayerNorm, Upsampling
 from drsformer_jax.models.mefc import FeatureCompensator
+from drsformer_jax.ops.outlining import outlined
 
 SIZE_MULTIPLE = 8
 
@@ -34,11 +37,23 @@ class SparseTransformerBlock(nn.Module):
         options: dict[str, Any] = {"use_bias": config.bias, "precision": matmul_precision(config)}
         attention = TopKSparseAttention(self.heads, **options, name="attn")
         feed_forward = MixedScaleFeedForward(
-            config.hidden_channels(x.shape[1]), **options, name="ffn"
+            config.hidden_channels(x.shape[1]),
+            **options,
+            shares_padding=target_platform(config) == "cpu",
+            name="ffn",
         )
         x = x + attention(LayerNorm(with_bias, name="norm1")(x))
         x = x + feed_forward(LayerNorm(with_bias, name="norm2")(x))
         return x, None
+
+
+@functools.lru_cache(maxsize=64)
+def _outlined_block(
+    config: DRSformerConfig, heads: int
+) -> Callable[[Params, jax.Array], jax.Array]:
+    """A block as a function of its parameters and image: each use is a call, compiled once."""
+    block = SparseTransformerBlock(config, heads)
+    return outlined(lambda params, x: block.apply({"params": params}, x)[0])
 
 
 class DRSformer(nn.Module):
@@ -89,20 +104,24 @@ class DRSformer(nn.Module):
 
     def _level(self, x: jax.Array, level: int, name: str) -> jax.Array:
         """All blocks of a level; their parameters are stacked along the leading axis."""
-        unroll = unrolls_blocks(self.config)
+        config, heads = self.config, self.config.heads[level]
+        if unrolls_blocks(config) and not self.is_initializing():
+            block = _outlined_block(config, heads)
+            stacked = self.variables["params"][name]
+            for i in range(config.num_blocks[level]):
+                x = block(jax.tree.map(lambda stack, i=i: stack[i], stacked), x)
+            return x
         block = SparseTransformerBlock
         if self.config.remat:
-            # Inside a loop nothing can be merged across iterations; without one, it must not be.
-            block = nn.remat(block, prevent_cse=unroll)
-        blocks = self.config.num_blocks[level]
+            # Inside a loop nothing can be merged across iterations.
+            block = nn.remat(block, prevent_cse=False)
         scanned = nn.scan(
             block,
             variable_axes=STACKED,
             split_rngs={"params": True},
-            length=blocks,
-            unroll=blocks if unroll else 1,
+            length=config.num_blocks[level],
         )
-        x, _ = scanned(self.config, self.config.heads[level], name=name)(x)
+        x, _ = scanned(config, heads, name=name)(x)
         return x
 
     def _compensator(self, x: jax.Array, name: str) -> jax.Array:
@@ -118,7 +137,12 @@ def matmul_precision(config: DRSformerConfig) -> str | None:
 
 def unrolls_blocks(config: DRSformerConfig) -> bool:
     """Whether blocks are written out; where the configuration leaves it open, on CPU only."""
-    return jax.default_backend() == "cpu" if config.unroll is None else config.unroll
+    return target_platform(config) == "cpu" if config.unroll is None else config.unroll
+
+
+def target_platform(config: DRSformerConfig) -> str:
+    """The platform that the network is computed on: "cpu", "gpu" or "tpu"."""
+    return config.platform or jax.default_backend()
 
 
 def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:

@@ -12,9 +12,15 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 
-from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
+from drsformer_jax.ops.depthwise import (
+    NO_BORDERS,
+    Borders,
+    depthwise_conv,
+    paired_depthwise_conv,
+)
 from drsformer_jax.ops.layer_norm import layer_norm
 from drsformer_jax.ops.pointwise import pointwise_conv
+from drsformer_jax.ops.taps import clear_border
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 
@@ -97,7 +103,10 @@ class Upsampling(Convolution):
 
 
 class DepthwiseConvolution(nn.Module):
-    """Each channel with its own kernel; kernel kh kw 1 C."""
+    """Each channel with its own kernel; kernel kh kw 1 C.
+
+    borders: zeros around the image and around the result, see `ops.depthwise`.
+    """
 
     kernel_size: int
     dilation: int = 1
@@ -105,26 +114,31 @@ class DepthwiseConvolution(nn.Module):
     precision: lax.PrecisionLike = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, borders: Borders = NO_BORDERS) -> jax.Array:
         size = self.kernel_size
         kernel = self.param("kernel", uniform_fan_in, (size, size, 1, x.shape[1]), jnp.float32)
-        y = depthwise_conv(x, kernel[:, :, 0], self.dilation, self.precision)
-        return add_bias(self, y, size * size) if self.use_bias else y
+        y = depthwise_conv(x, kernel[:, :, 0], self.dilation, self.precision, borders)
+        if not self.use_bias:
+            return y
+        return clear_border(add_bias(self, y, size * size), borders.after)
 
 
 class PairedDepthwiseConvolution(nn.Module):
-    """Each pair of neighbouring channels to one output channel; kernel kh kw 2 C/2."""
+    """Each pair of neighbouring channels to one output channel; kernel kh kw 2 C/2.
+
+    border: zeros around the image, that the result has not; see `ops.depthwise`.
+    """
 
     kernel_size: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, border: int = 0) -> jax.Array:
         size = self.kernel_size
         shape = (size, size, 2, x.shape[1] // 2)
         kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
-        y = paired_depthwise_conv(x, kernel, self.precision)
+        y = paired_depthwise_conv(x, kernel, self.precision, Borders(border, 0))
         return add_bias(self, y, size * size * 2) if self.use_bias else y
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +21,7 @@ from drsformer_jax.models.layers import (
     uniform_within,
 )
 from drsformer_jax.ops.depthwise import depthwise_conv
+from drsformer_jax.ops.outlining import outlined
 from drsformer_jax.ops.pointwise import pointwise_conv
 
 STEPS = 4
@@ -153,6 +156,15 @@ class MixtureStep(nn.Module):
         return pointwise_conv(features, merged, self.precision)
 
 
+@functools.lru_cache(maxsize=8)
+def _outlined_step(precision: lax.PrecisionLike) -> Callable[..., jax.Array]:
+    """A step as a function of its parameters, state and weights: each use is a call."""
+    step = MixtureStep(precision)
+    return outlined(
+        lambda params, state, weights: step.apply({"params": params}, state, weights)[0]
+    )
+
+
 class FeatureCompensator(nn.Module):
     """Gate, 1x1 convolution, and four steps of the mixture."""
 
@@ -165,14 +177,21 @@ class FeatureCompensator(nn.Module):
         """B C H W -> B C H W."""
         weights = Gate(self.precision, name="gate")(x)
         state = nn.relu(Convolution(x.shape[1], 1, precision=self.precision, name="preprocess")(x))
-        step = nn.remat(MixtureStep, prevent_cse=self.unroll) if self.remat else MixtureStep
+        if self.unroll and not self.is_initializing():
+            step = _outlined_step(self.precision)
+            stacked = self.variables["params"]["steps"]
+            for i in range(STEPS):
+                params = jax.tree.map(lambda stack, i=i: stack[i], stacked)
+                state = step(params, state, weights[:, i])
+            return state
+        # Inside a loop nothing can be merged across iterations.
+        step = nn.remat(MixtureStep, prevent_cse=False) if self.remat else MixtureStep
         steps = nn.scan(
             step,
             variable_axes=STACKED,
             split_rngs={"params": True},
             in_axes=1,
             length=STEPS,
-            unroll=STEPS if self.unroll else 1,
         )
         state, _ = steps(self.precision, name="steps")(state, weights)
         return state

@@ -2,87 +2,157 @@
 
 XLA's own grouped convolution is 10 to 30 times slower than memory allows on CPU, and a grouped
 convolution with two inputs a group makes the partitioner gather the whole batch. So there is one
-operation, `depthwise_conv`, whose form is chosen when it is lowered for a platform, with a
-hand-written VJP; MSFN's grouped convolution is two of it on the even and the odd channels.
+operation, whose form is chosen when it is lowered for a platform, with a hand-written VJP. MSFN's
+grouped convolution, with two neighbouring channels to an output, is the same with two members.
+
+Images may carry a border of zeros, so that convolutions in a row share one padding: what would be
+the padding of the second is written by the first.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from drsformer_jax.ops.depthwise_gradient import kernel_gradient
-from drsformer_jax.ops.taps import accumulation_dtype, pad, tap
+from drsformer_jax.ops.outlining import called
+from drsformer_jax.ops.taps import accumulation_dtype, clear_border, tap, with_border
 
 
-def _shift_and_add(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """One shifted multiply-add a kernel element; XLA fuses them into a single pass."""
-    height, width, _ = kernel.shape
-    dtype = accumulation_dtype(x.dtype)
-    padded = pad(x, (height, width), dilation)
-    kernel = kernel.astype(dtype)
-    total = jnp.zeros(x.shape, dtype)
-    for i in range(height):
-        for j in range(width):
-            view = tap(padded, i, j, x.shape, dilation).astype(dtype)
-            total = total + view * kernel[i, j, :, None, None]
-    return total.astype(x.dtype)
+class Borders(NamedTuple):
+    """Pixels of zeros around an image, on each side."""
+
+    before: int = 0
+    after: int = 0
 
 
-def _library_convolution(
-    x: jax.Array, kernel: jax.Array, dilation: int, precision: lax.PrecisionLike
+NO_BORDERS = Borders()
+
+
+class _Geometry(NamedTuple):
+    """What is fixed of a convolution when it is traced."""
+
+    dilation: int
+    borders: Borders
+    precision: lax.PrecisionLike
+
+
+@functools.cache
+def _shift_and_add(dilation: int, border: int) -> Callable[..., jax.Array]:
+    """One shifted multiply-add a kernel element and member; XLA fuses them into a single pass.
+
+    The function takes an image with `border` more pixels than its result on each side.
+    """
+
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        rows, columns, members, _ = kernel.shape
+        size = (x.shape[2] - 2 * border, x.shape[3] - 2 * border)
+        dtype = accumulation_dtype(x.dtype)
+        kernel = kernel.astype(dtype)
+        # Each row of the kernel has a sum of its own: one long chain of additions would wait for
+        # each of them.
+        row_sums = []
+        for i in range(rows):
+            row = border + (i - rows // 2) * dilation
+            terms = [
+                tap(x, (row, border + (j - columns // 2) * dilation), size, p, members).astype(
+                    dtype
+                )
+                * kernel[i, j, p, :, None, None]
+                for j in range(columns)
+                for p in range(members)
+            ]
+            row_sums.append(functools.reduce(jnp.add, terms))
+        return functools.reduce(jnp.add, row_sums).astype(x.dtype)
+
+    return convolve
+
+
+# Of the same function always the same object: what is called with the same shapes is one program.
+_called = functools.lru_cache(maxsize=None)(called)
+
+
+def _on_cpu(
+    x: jax.Array, kernel: jax.Array, geometry: _Geometry, differentiated: bool
 ) -> jax.Array:
+    dilation, (before, after), _ = geometry
+    enough = max(before, after + (max(kernel.shape[:2]) // 2) * dilation)
+    padded = with_border(x, before, (enough, enough))
+    convolve = _shift_and_add(dilation, enough - after)
+    if after and not differentiated:
+        # One other convolution reads this: let XLA fuse what lies between. (The backward pass has
+        # more readers, and fusion computes the whole convolution again for each.)
+        return clear_border(convolve(padded, kernel), after)
+    return clear_border(_called(convolve)(padded, kernel), after)
+
+
+def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     """XLA's grouped convolution with one channel a group: cuDNN on GPU, the vector unit on TPU."""
-    channels = x.shape[1]
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None, :].astype(x.dtype),
-        window_strides=(1, 1),
-        padding="SAME",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NCHW", "HWIO", "NCHW"),
-        feature_group_count=channels,
-        precision=precision,
+    dilation, (before, after), precision = geometry
+    rows, columns, members, groups = kernel.shape
+    row_padding, column_padding = (
+        (size // 2) * dilation + after - before for size in (rows, columns)
     )
+    parts = [
+        lax.conv_general_dilated(
+            x[:, p::members],
+            kernel[:, :, p, None, :].astype(x.dtype),
+            window_strides=(1, 1),
+            padding=((row_padding, row_padding), (column_padding, column_padding)),
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NCHW", "HWIO", "NCHW"),
+            feature_group_count=groups,
+            precision=precision,
+        )
+        for p in range(members)
+    ]
+    return clear_border(functools.reduce(jnp.add, parts), after)
 
 
-def _forward(
-    x: jax.Array, kernel: jax.Array, dilation: int, precision: lax.PrecisionLike
+def _convolve(
+    x: jax.Array, kernel: jax.Array, geometry: _Geometry, differentiated: bool
 ) -> jax.Array:
-    shift_and_add = functools.partial(_shift_and_add, dilation=dilation)
-    library = functools.partial(_library_convolution, dilation=dilation, precision=precision)
-    return lax.platform_dependent(x, kernel, cpu=shift_and_add, default=library)
+    on_cpu = functools.partial(_on_cpu, geometry=geometry, differentiated=differentiated)
+    library = functools.partial(_library_convolution, geometry=geometry)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=library)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise_conv(
-    x: jax.Array, kernel: jax.Array, dilation: int, precision: lax.PrecisionLike
-) -> jax.Array:
-    return _forward(x, kernel, dilation, precision)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _grouped_conv(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
+    """kernel is kh kw members G, x B (members G) H W, the result B G H W."""
+    return _convolve(x, kernel, geometry, differentiated=False)
 
 
-def _depthwise_conv_forward(
-    x: jax.Array, kernel: jax.Array, dilation: int, precision: lax.PrecisionLike
+def _grouped_conv_forward(
+    x: jax.Array, kernel: jax.Array, geometry: _Geometry
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _forward(x, kernel, dilation, precision), (x, kernel)
+    return _convolve(x, kernel, geometry, differentiated=True), (x, kernel)
 
 
-def _depthwise_conv_backward(
-    dilation: int,
-    precision: lax.PrecisionLike,
-    residuals: tuple[jax.Array, jax.Array],
-    cotangent: jax.Array,
+def _grouped_conv_backward(
+    geometry: _Geometry, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
+    dilation, borders, precision = geometry
     # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
-    input_gradient = _forward(cotangent, kernel[::-1, ::-1], dilation, precision)
-    return input_gradient, kernel_gradient(x, cotangent, kernel, dilation)
+    turned = _Geometry(dilation, Borders(borders.after, borders.before), precision)
+    members = [
+        _convolve(cotangent, kernel[::-1, ::-1, p, None], turned, differentiated=True)
+        for p in range(kernel.shape[2])
+    ]
+    x_gradient = jnp.stack(members, axis=2).reshape(x.shape)
+    reach = [(size // 2) * dilation for size in kernel.shape[:2]]
+    padded = with_border(x, borders.before, reach)
+    inside = with_border(cotangent, borders.after, (0, 0))
+    return x_gradient, kernel_gradient(padded, inside, kernel, dilation)
 
 
-_depthwise_conv.defvjp(_depthwise_conv_forward, _depthwise_conv_backward)
+_grouped_conv.defvjp(_grouped_conv_forward, _grouped_conv_backward)
 
 
 def depthwise_conv(
@@ -90,65 +160,52 @@ def depthwise_conv(
     kernel: jax.Array,
     dilation: int = 1,
     precision: lax.PrecisionLike = None,
+    borders: Borders = NO_BORDERS,
 ) -> jax.Array:
     """Convolves every channel with its own kernel; stride 1, zero padding, same size.
 
     Args:
-      x: B C H W.
+      x: B C H W, with a border of `borders.before` pixels of zeros on each side counted in.
       kernel: kh kw C, both sizes odd.
       dilation: distance between kernel elements, in pixels.
       precision: of the products where a platform's convolution library has a choice.
+      borders: what x carries, and what the result is to carry. The cotangent of the result must
+        be zero in its border, as that of another such convolution is.
 
     Returns:
-      B C H W in the dtype of x; shift-and-add sums are taken in at least float32.
+      B C H W with the border asked for, in the dtype of x; shift-and-add sums are taken in at
+      least float32.
 
     Raises:
       ValueError: an even kernel size, or another number of channels than the image has.
     """
-    height, width, channels = kernel.shape
-    if height % 2 == 0 or width % 2 == 0:
-        raise ValueError(f"kernel sizes must be odd, not {height}x{width}")
-    if channels != x.shape[1]:
-        raise ValueError(f"kernel for {channels} channels, image with {x.shape[1]}")
-    return _depthwise_conv(x, kernel, dilation, precision)
-
-
-@jax.custom_vjp
-def _even_and_odd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The even and the odd channels of B 2G H W; channel-first these are slices of whole planes.
-
-    The VJP is written out because that of a strided slice is a padded addition, which on CPU takes
-    four times as long as the convolution itself.
-    """
-    return x[:, 0::2], x[:, 1::2]
-
-
-def _even_and_odd_forward(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
-    return _even_and_odd(x), None
-
-
-def _even_and_odd_backward(_: None, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
-    batch, pairs, height, width = cotangents[0].shape
-    return (jnp.stack(cotangents, axis=2).reshape(batch, 2 * pairs, height, width),)
-
-
-_even_and_odd.defvjp(_even_and_odd_forward, _even_and_odd_backward)
+    return paired_depthwise_conv(x, kernel[:, :, None], precision, borders, dilation=dilation)
 
 
 def paired_depthwise_conv(
-    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: lax.PrecisionLike = None,
+    borders: Borders = NO_BORDERS,
+    *,
+    dilation: int = 1,
 ) -> jax.Array:
-    """Grouped convolution in which output g reads input channels 2g and 2g + 1.
+    """Grouped convolution in which output g reads the input channels g * members + p.
 
     Args:
-      x: B 2G H W.
-      kernel: kh kw 2 G; kernel[:, :, p, g] weighs input channel 2g + p.
-      precision: as in `depthwise_conv`.
+      x: B (members G) H W.
+      kernel: kh kw members G; kernel[:, :, p, g] weighs input channel g * members + p.
+      precision, borders, dilation: as in `depthwise_conv`.
 
     Returns:
       B G H W in the dtype of x.
+
+    Raises:
+      ValueError: an even kernel size, or another number of channels than the image has.
     """
-    even, odd = _even_and_odd(x)
-    return depthwise_conv(even, kernel[:, :, 0], precision=precision) + depthwise_conv(
-        odd, kernel[:, :, 1], precision=precision
-    )
+    height, width, members, groups = kernel.shape
+    if height % 2 == 0 or width % 2 == 0:
+        raise ValueError(f"kernel sizes must be odd, not {height}x{width}")
+    if members * groups != x.shape[1]:
+        raise ValueError(f"kernel for {members * groups} channels, image with {x.shape[1]}")
+    return _grouped_conv(x, kernel, _Geometry(dilation, borders, precision))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drsformer_jax.ops.taps import accumulation_dtype, pad, tap
+from drsformer_jax.ops.taps import accumulation_dtype, tap
 
 
 def _one_reduction(
@@ -23,55 +23,59 @@ def _one_reduction(
     Only the columns are summed there. One running sum over all pixels would be as quick but lose
     a digit in float32.
     """
-    height, width, channels = kernel.shape
+    height, width, members, _ = kernel.shape
     dtype = accumulation_dtype(x.dtype)
-    padded = pad(x, (height, width), dilation)
+    size = cotangent.shape[2:]
     cotangent = cotangent.astype(dtype)
-    products = [
-        tap(padded, i, j, x.shape, dilation).astype(dtype) * cotangent
-        for i in range(height)
-        for j in range(width)
-    ]
-    zero = jnp.zeros((), dtype)
-    rows = lax.reduce(
-        products,
-        [zero] * len(products),
-        lambda totals, values: [total + value for total, value in zip(totals, values, strict=True)],
-        dimensions=(3,),
-    )
-    gradient = jnp.stack([jnp.sum(row, axis=(0, 2)) for row in rows])
-    return gradient.reshape(height, width, channels).astype(kernel.dtype)
+    gradients = []
+    for p in range(members):
+        products = [
+            tap(x, (i * dilation, j * dilation), size, p, members).astype(dtype) * cotangent
+            for i in range(height)
+            for j in range(width)
+        ]
+        rows = lax.reduce(
+            products,
+            [jnp.zeros((), dtype)] * len(products),
+            lambda totals, values: [t + v for t, v in zip(totals, values, strict=True)],
+            dimensions=(3,),
+        )
+        gradients.append(jnp.stack([jnp.sum(row, axis=(0, 2)) for row in rows]))
+    gradient = jnp.stack(gradients, axis=1)
+    return gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _one_by_one(x: jax.Array, cotangent: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """A loop over the elements; every one written out would be one more program to compile."""
-    height, width, channels = kernel.shape
+    height, width, members, groups = kernel.shape
     dtype = accumulation_dtype(x.dtype)
-    padded = pad(x, (height, width), dilation)
+    batch, _, *size = cotangent.shape
     cotangent = cotangent.astype(dtype)
 
     def element(index: jax.Array) -> jax.Array:
+        """members G for one row and column of the kernel."""
         row, column = (index // width) * dilation, (index % width) * dilation
-        view = lax.dynamic_slice(padded, (0, 0, row, column), x.shape)
-        return jnp.sum(view.astype(dtype) * cotangent, axis=(0, 2, 3))
+        view = lax.dynamic_slice(x, (0, 0, row, column), (*x.shape[:2], *size))
+        view = view.reshape(batch, groups, members, *size).astype(dtype)
+        return jnp.sum(view * cotangent[:, :, None], axis=(0, 3, 4)).T
 
     gradient = lax.map(element, jnp.arange(height * width))
-    return gradient.reshape(height, width, channels).astype(kernel.dtype)
+    return gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def kernel_gradient(
     x: jax.Array, cotangent: jax.Array, kernel: jax.Array, dilation: int
 ) -> jax.Array:
-    """d loss / d kernel of a depthwise convolution (stride 1, zero padding, same size).
+    """d loss / d kernel of a depthwise convolution of stride 1.
 
     Args:
-      x: B C H W, what was convolved.
-      cotangent: B C H W, d loss / d output.
-      kernel: kh kw C, for its shape and dtype.
+      x: B (members G) H W, what was convolved, with as much padding as the kernel reaches out.
+      cotangent: B G h w, d loss / d output, without any.
+      kernel: kh kw members G, for its shape and dtype.
       dilation: distance between kernel elements, in pixels.
 
     Returns:
-      kh kw C in the dtype of the kernel; sums are taken in at least float32.
+      kh kw members G in the dtype of the kernel; sums are taken in at least float32.
     """
     return lax.platform_dependent(
         x,

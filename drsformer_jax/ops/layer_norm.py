@@ -20,10 +20,23 @@ Statistics = tuple[jax.Array, jax.Array]
 Residuals = tuple[jax.Array, jax.Array, jax.Array | None, Statistics]
 
 
+def _weighted_sum(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """sum_c(weights_c x_c): B C H W -> B 1 H W."""
+    return pointwise_conv(x, weights[:, None], lax.Precision.HIGHEST)
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    """Of the channels: B C H W -> B 1 H W."""
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: _weighted_sum(x, jnp.full(x.shape[1], 1 / x.shape[1], x.dtype)),
+        default=lambda x: jnp.mean(x, axis=1, keepdims=True),
+    )
+
+
 def _statistics(x: jax.Array, epsilon: float) -> Statistics:
-    mean = jnp.mean(x, axis=1, keepdims=True)
-    variance = jnp.mean(jnp.square(x - mean), axis=1, keepdims=True)
-    return mean, 1 / jnp.sqrt(variance + epsilon)
+    mean = _mean(x)
+    return mean, 1 / jnp.sqrt(_mean(jnp.square(x - mean)) + epsilon)
 
 
 def _apply(
@@ -67,16 +80,11 @@ def _backward(
     centred = (x - mean) * inverse_deviation
     normalized = x * inverse_deviation if bias is None else centred
     along = cotangent * normalized
-
-    def weighted_mean(values: jax.Array) -> jax.Array:
-        """mean_c(scale_c values_c): B C H W -> B 1 H W."""
-        weights = (scale / scale.size)[:, None]
-        return pointwise_conv(values, weights, lax.Precision.HIGHEST)
-
-    x_gradient = cotangent * scale[:, None, None] - centred * weighted_mean(along)
+    weights = scale / scale.size
+    x_gradient = cotangent * scale[:, None, None] - centred * _weighted_sum(along, weights)
     bias_gradient = None
     if bias is not None:
-        x_gradient = x_gradient - weighted_mean(cotangent)
+        x_gradient = x_gradient - _weighted_sum(cotangent, weights)
         bias_gradient = jnp.sum(cotangent, axis=(0, 2, 3))
     return x_gradient * inverse_deviation, jnp.sum(along, axis=(0, 2, 3)), bias_gradient
 

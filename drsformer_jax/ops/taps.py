@@ -1,9 +1,13 @@
-"""How a depthwise convolution reads its image: zero padding, and one view a kernel element."""
+"""How a depthwise convolution reads its image: a border of zeros, one view a kernel element."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 
 def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -11,14 +15,37 @@ def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def pad(x: jax.Array, kernel_shape: tuple[int, int], dilation: int) -> jax.Array:
-    """B C H W with zeros around it, for a centred kernel of odd sizes."""
-    rows, columns = ((size // 2) * dilation for size in kernel_shape)
-    return jnp.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+def with_border(x: jax.Array, have: int, want: Sequence[int]) -> jax.Array:
+    """B C H W with `have` pixels of zeros around it -> with `want` rows and columns of them."""
+    rows, columns = ((size - have, size - have, 0) for size in want)
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), rows, columns))
 
 
-def tap(padded: jax.Array, i: int, j: int, shape: tuple[int, ...], dilation: int) -> jax.Array:
-    """The view of the padded image, B C H W, that kernel element (i, j) multiplies."""
-    _, _, height, width = shape
-    row, column = i * dilation, j * dilation
-    return padded[:, :, row : row + height, column : column + width]
+def clear_border(x: jax.Array, border: int) -> jax.Array:
+    """B C H W with zeros in the outermost `border` pixels on each side."""
+    if border == 0:
+        return x
+    inside = np.zeros(x.shape[2:], bool)
+    inside[border:-border, border:-border] = True
+    return x * jnp.asarray(inside, x.dtype)
+
+
+def tap(
+    x: jax.Array,
+    offset: tuple[int, int],
+    size: tuple[int, int],
+    member: int = 0,
+    members: int = 1,
+) -> jax.Array:
+    """The view that one kernel element multiplies.
+
+    Args:
+      x: B C H W.
+      offset: row and column at which the view begins.
+      size: its height and width.
+      member, members: it holds the channels member, member + members, member + 2 members ...
+    """
+    batch, channels = x.shape[:2]
+    (row, column), (height, width) = offset, size
+    limits = (batch, channels, row + height, column + width)
+    return lax.slice(x, (0, member, row, column), limits, (1, members, 1, 1))

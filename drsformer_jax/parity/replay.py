@@ -112,7 +112,13 @@ def _choose(
 def _rectify(module: nn.Module, x: jax.Array, tolerance: jax.Array) -> jax.Array:
     """The value in front of a ReLU, with the given sign where it is as good as zero."""
     given: jax.Array | None = module.get_variable(DECISIONS, ACTIVE)
-    if given is None or given.shape != x.shape:
+    if given is None or given.shape[:2] != x.shape[:2]:
+        return x
+    if x.ndim == 4:
+        # A border of zeros (see `ops.depthwise`) is ours alone.
+        borders = [(size - inside) // 2 for size, inside in zip(x.shape, given.shape, strict=True)]
+        given = jnp.pad(given, [(border, border) for border in borders])
+    if given.shape != x.shape:
         return x
     magnitude = jnp.abs(x)
     scale = jnp.max(magnitude)

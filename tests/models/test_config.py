@@ -95,7 +95,7 @@ def test_architecture_survives_json(config: DRSformerConfig) -> None:
 
 
 def test_every_field_is_architecture_or_execution() -> None:
-    execution = {"dtype", "precision", "unroll", "remat"}
+    execution = {"dtype", "precision", "unroll", "remat", "platform"}
     fields = {field.name for field in dataclasses.fields(DRSformerConfig)}
     assert fields == set(ARCHITECTURE_FIELDS) | execution
 

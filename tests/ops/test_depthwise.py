@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.ops import depthwise
+from drsformer_jax.ops import depthwise, depthwise_gradient
 from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
 
 # kernel height, kernel width, dilation, channels, image height, image width
@@ -74,6 +74,11 @@ def value_and_gradients(
     return (y, *pull_back(cotangent))
 
 
+def library_form(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    geometry = depthwise._Geometry(dilation, depthwise.NO_BORDERS, None)
+    return depthwise._library_convolution(x, kernel[:, :, None], geometry)
+
+
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng((seed, *shape)).normal(size=shape)
 
@@ -96,15 +101,76 @@ def test_values_and_gradients(
         assert_close(result, expected)
 
 
+@pytest.mark.parametrize(
+    "form", [depthwise_gradient._one_reduction, depthwise_gradient._one_by_one]
+)
+@pytest.mark.parametrize(("kh", "kw", "dilation", "channels", "height", "width"), CASES)
+def test_forms_of_the_kernel_gradient(
+    kh: int,
+    kw: int,
+    dilation: int,
+    channels: int,
+    height: int,
+    width: int,
+    form: Callable[..., jax.Array],
+) -> None:
+    x, cotangent = draw(2, channels, height, width), draw(2, channels, height, width, seed=1)
+    kernel = draw(kh, kw, channels)
+    rows, columns = (kh // 2) * dilation, (kw // 2) * dilation
+    padded = np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+    with jax.enable_x64(True):
+        function = quick_jit(functools.partial(form, dilation=dilation))
+        result = function(padded, cotangent, kernel[:, :, None])
+    assert_close(result[:, :, 0], definition(x, kernel, dilation, cotangent)[2])
+
+
 @pytest.mark.parametrize(("kh", "kw", "dilation", "channels", "height", "width"), CASES)
 def test_library_form_is_the_same_function(
     kh: int, kw: int, dilation: int, channels: int, height: int, width: int
 ) -> None:
     x, kernel = draw(2, channels, height, width), draw(kh, kw, channels)
     with jax.enable_x64(True):
-        library = quick_jit(lambda x, k: depthwise._library_convolution(x, k, dilation, None))
+        library = quick_jit(lambda x, k: library_form(x, k, dilation))
         result = library(x, kernel)
     assert_close(result, definition(x, kernel, dilation, x)[0])
+
+
+# before and after, from what a convolution of its own needs to what MSFN shares
+@pytest.mark.parametrize("form", ["cpu", "library"])
+@pytest.mark.parametrize("borders", [(0, 1), (1, 0), (4, 2), (3, 0), (1, 3)])
+@pytest.mark.parametrize("size", [3, 5])
+def test_borders(borders: tuple[int, int], size: int, form: str) -> None:
+    """What they carry is zero; the inside is the convolution without any, and so its gradients."""
+    before, after = borders
+    x, kernel = draw(2, 6, 7, 5), draw(size, size, 2, 3)
+    cotangent = draw(2, 3, 7, 5)
+
+    def pad(image: np.ndarray, border: int) -> np.ndarray:
+        return np.pad(image, ((0, 0), (0, 0), (border, border), (border, border)))
+
+    def crop(image: jax.Array, border: int) -> jax.Array:
+        return image[:, :, border : image.shape[2] - border, border : image.shape[3] - border]
+
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if form == "cpu":
+            return paired_depthwise_conv(x, kernel, borders=depthwise.Borders(before, after))
+        geometry = depthwise._Geometry(1, depthwise.Borders(before, after), None)
+        return depthwise._library_convolution(x, kernel, geometry)
+
+    def results(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull_back = jax.vjp(convolve, x, kernel)
+        return (y, *pull_back(cotangent))
+
+    with jax.enable_x64(True):
+        _, *expected = quick_jit(
+            lambda x, k, c: (None, *jax.vjp(paired_depthwise_conv, x, k)[1](c))
+        )(x, kernel, cotangent)
+        y, x_gradient, kernel_gradient = quick_jit(results)(
+            pad(x, before), kernel, pad(cotangent, after)
+        )
+    assert_close(y, pad(paired_definition(x, kernel), after))
+    assert_close(crop(x_gradient, before), np.asarray(expected[0]))
+    assert_close(kernel_gradient, np.asarray(expected[1]))
 
 
 def test_gradient_against_central_differences() -> None:
