@@ -68,7 +68,7 @@ def compare_precisions(
     """(numbers of the whole network, relative L2 of values by kind), float32 against float64."""
     module = build_reference(config, tensors)
     recordings = []
-    for source in (np.float32(image), image):
+    for source in (image.astype(np.float32), image):
         recordings.append(record(module, config, source))
         record_gradients(recordings[-1], module, config, source)
     single, double = recordings
@@ -112,7 +112,7 @@ def main() -> None:
     relu, accumulated = compare_precisions(config, tensors, image)
     original = torch.Tensor.relu, nn.ReLU.forward
     torch.Tensor.relu = nn.functional.silu  # type: ignore[assignment]
-    nn.ReLU.forward = lambda self, x: nn.functional.silu(x)  # type: ignore[method-assign]
+    nn.ReLU.forward = lambda self, input: nn.functional.silu(input)  # type: ignore[method-assign]
     silu, _ = compare_precisions(config, tensors, image)
     torch.Tensor.relu, nn.ReLU.forward = original  # type: ignore[method-assign]
 

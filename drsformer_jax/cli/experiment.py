@@ -86,7 +86,7 @@ def parse_flags(argv: Sequence[str], description: str) -> tuple[ConfigDict | Non
     return config, Path(str(values["workdir"].value))
 
 
-def _prepare_cpu() -> None:
+def prepare_cpu() -> None:
     """Sets XLA's flag for training on CPU where the user has not, and says so."""
     if CPU_SCHEDULER_FLAG not in os.environ.get("XLA_FLAGS", ""):
         setting = f"{CPU_SCHEDULER_FLAG}=false"
@@ -103,7 +103,7 @@ def _checked(build: Callable[[], Any], what: str) -> Any:
 
 
 def _train(config: ConfigDict, workdir: Path) -> None:
-    _prepare_cpu()
+    prepare_cpu()
     from drsformer_jax.data.configured import training_source, validation_source
     from drsformer_jax.evaluation.validation import Validator
     from drsformer_jax.training.loop import train
