@@ -31,13 +31,14 @@ class Program:
     """What a process has built and is asked to run.
 
     Attributes:
-      run: does the work once and returns when it is done.
+      run: does the work once and returns when it is done; or returns the seconds of that part of
+        it that counts.
       output: what the last run computed, by name; programs that are compared must agree on it.
       facts: what building told, such as "compile_seconds"; values that JSON knows.
       device_peak_bytes: the most memory of an accelerator in use so far; None on CPU.
     """
 
-    run: Callable[[], None]
+    run: Callable[[], float | None]
     output: Callable[[], dict[str, np.ndarray]] = dict
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     device_peak_bytes: Callable[[], int] | None = None
@@ -141,8 +142,8 @@ def _serve(connection: Connection, build: Callable[..., Program], settings: Any)
             match connection.recv():
                 case "run":
                     start = time.perf_counter()
-                    program.run()
-                    answer: Any = time.perf_counter() - start
+                    seconds = program.run()
+                    answer: Any = time.perf_counter() - start if seconds is None else seconds
                 case "output":
                     answer = program.output()
                 case "peak_bytes":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ COLOURS = {
     "channels_last": "#E69F00",
     "compile": "#CC79A7",
     "compile_channels_last": "#882255",
+    "decoded anew": "#0072B2",
+    "kept in memory": "#009E73",
 }
 LABELS = {
     "ours": "drsformer_jax",
@@ -93,11 +95,29 @@ def times(
 
 
 def curves(axis: Axes, series: dict[str, list[tuple[float, float]]], **labels: str) -> None:
-    """One line a program through its (x, y) points; labels: xlabel, ylabel, title."""
+    """One line a program through its (x, y) points; y, where linear, begins at 0.
+
+    Args:
+      labels: of `Axes.set`: xlabel, ylabel, title, yscale.
+    """
     for name, points in series.items():
+        if not points:
+            continue
         x, y = zip(*points, strict=True)
         axis.plot(x, y, "o-", color=COLOURS.get(name), label=LABELS.get(name, name))
     axis.set(**labels)
+    if axis.get_yscale() == "linear":
+        axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend()
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def powers_of_two(axis: Axes, ticks: Iterable[float]) -> None:
+    """A logarithmic x axis with these ticks."""
+    from matplotlib.ticker import NullFormatter
+
+    values = sorted(set(ticks))
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(values, [f"{value:g}" for value in values])
+    axis.xaxis.set_minor_formatter(NullFormatter())

@@ -14,24 +14,26 @@ from benchmarks.plots import check_plotting
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import write_json
+from drsformer_jax.models.config import PRESETS
 
 EXIT_USAGE = 2
 SIZE_MULTIPLE = 8
 
 
-def parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """With --preset and --json."""
+def parser(name: str, description: str | None, *, network: bool = True) -> argparse.ArgumentParser:
+    """With --json and, where a `network` is measured, --preset."""
     result = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument(
-        "--preset",
-        default="drsformer",
-        choices=("drsformer", "drsformer_no_mefc", "small", "tiny"),
-        help="the network (default: %(default)s)",
-    )
+    if network:
+        result.add_argument(
+            "--preset",
+            default="drsformer",
+            choices=tuple(PRESETS),
+            help="the network (default: %(default)s)",
+        )
     result.add_argument(
         "--json",
         type=Path,

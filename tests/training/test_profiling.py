@@ -22,9 +22,7 @@ pytestmark = pytest.mark.usefixtures("toy_network")
 def run(workdir: Path, profile_steps: int, **changes: Any) -> TrainState:
     config = small_config(**changes)
     options = options_of(config)
-    return train(
-        config.to_dict(), options, RandomPairs(), workdir, profile_steps=profile_steps
-    )
+    return train(config.to_dict(), options, RandomPairs(), workdir, profile_steps=profile_steps)
 
 
 def traced_steps(workdir: Path) -> list[int]:
