@@ -106,7 +106,7 @@ def text(result: dict[str, Any]) -> str:
                 f"{found['times_floor']:.2f}",
                 f"{found['peak_bytes'] / 1e9:.2f}",
                 "-" if compile_seconds is None else f"{compile_seconds:.1f}",
-                f"{found['difference']:.0e}" if found["difference"] else "reference",
+                "reference" if found["reference"] else f"{found['difference']:.0e}",
             )
         )
     header = (

@@ -161,27 +161,28 @@ def _serve(connection: Connection, build: Callable[..., Program], settings: Any)
 
 def warm_up(
     workers: Mapping[str, Worker], reference: str, tolerance: float
-) -> dict[str, dict[str, float]]:
-    """Runs every program once, and checks that those with an output agree with the reference's.
+) -> dict[str, dict[str, Any]]:
+    """Runs every program once, and checks that their outputs agree with the reference's.
 
     Returns:
-      By program: "first_run_seconds" and, where it has one, "difference" of its output.
+      By program: "first_run_seconds", "difference" of its output, and "reference" where it is it.
 
     Raises:
       UserError: a program computes something else; timing it would be worth nothing.
     """
-    found = {name: {"first_run_seconds": worker.run()} for name, worker in workers.items()}
+    found: dict[str, dict[str, Any]] = {
+        name: {"first_run_seconds": worker.run(), "reference": name == reference}
+        for name, worker in workers.items()
+    }
     expected = workers[reference].output()
     for name, worker in workers.items():
-        output = worker.output()
-        if output:
-            difference = largest_difference(output, expected)
-            found[name]["difference"] = difference
-            if not difference <= tolerance:
-                raise UserError(
-                    f"{name} and {reference} disagree: relative difference {difference:.2g}, "
-                    f"at most {tolerance:g} may be"
-                )
+        difference = largest_difference(worker.output(), expected)
+        found[name]["difference"] = difference
+        if not difference <= tolerance:
+            raise UserError(
+                f"{name} and {reference} disagree: relative difference {difference:.2g}, at most "
+                f"{tolerance:g} may be"
+            )
     return found
 
 

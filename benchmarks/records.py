@@ -39,7 +39,7 @@ def parser(name: str, description: str | None, *, network: bool = True) -> argpa
         type=Path,
         default=Path(f"{name}.json"),
         metavar="FILE",
-        help="where the figures go, and beside it, as .png, the plot (default: %(default)s)",
+        help="where the figures go, and beside it, as .png, a plot (default: %(default)s)",
     )
     return result
 
@@ -89,14 +89,24 @@ def image_size(text: str) -> int:
     return size
 
 
-def run(benchmark: Callable[[argparse.Namespace], dict[str, Any]], args: argparse.Namespace) -> int:
+def run(
+    benchmark: Callable[[argparse.Namespace], dict[str, Any]],
+    args: argparse.Namespace,
+    *,
+    plotted: bool = True,
+) -> int:
     """Runs a benchmark, which prints its tables and returns its figures, and writes the file.
 
-    Returns the exit code: 2, with one line on stderr, for what the user can mend.
+    Args:
+      plotted: the benchmark draws a plot, too.
+
+    Returns:
+      The exit code: 2, with one line on stderr, for what the user can mend.
     """
     try:
         check_destination("--json", args.json)
-        check_plotting()
+        if plotted:
+            check_plotting()
         started = time.strftime("%Y-%m-%d %H:%M")
         before = machine.describe()
         print(summary(before), flush=True)
@@ -111,9 +121,10 @@ def run(benchmark: Callable[[argparse.Namespace], dict[str, Any]], args: argpars
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Machine, versions and settings in a few lines."""
+    """Machine, the versions that matter most and settings, in a few lines."""
     found = record["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    told = {name: record["versions"].get(name, "missing") for name in ("python", "jax", "torch")}
+    versions = ", ".join(f"{name} {version}" for name, version in told.items())
     settings = ", ".join(f"{name}={value}" for name, value in record["settings"].items())
     return (
         f"{found['processor']} ({' '.join(found['vector_flags'])}), {found['cores']} cores, "

@@ -88,38 +88,35 @@ def row(point: Point) -> str:
     return f"{what:<32}{told}" + "".join(f"  {times:5.2f} times ours" for times in others)
 
 
-def plot(args: argparse.Namespace, points: list[Point]) -> None:
-    def series(chosen: Iterable[Point], key: str) -> dict[str, list[tuple[float, float]]]:
-        found: dict[str, list[tuple[float, float]]] = {}
-        for one in sorted(chosen, key=lambda p: p[key]):
-            for name, cost in one["seconds_per_megapixel"].items():
-                found.setdefault(name, []).append((one[key], cost))
-        return found
+def series(points: Iterable[Point], key: str) -> dict[str, list[tuple[float, float]]]:
+    """Seconds a megapixel by program, over the sorted values of `key`."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for one in sorted(points, key=lambda p: p[key]):
+        for name, cost in one["seconds_per_megapixel"].items():
+            found.setdefault(name, []).append((one[key], cost))
+    return found
 
+
+def plot(args: argparse.Namespace, points: list[Point]) -> None:
     whole = [p for p in points if p["tile"] is None]
-    figure, axes = plots.axes(3, f"Forward of {args.preset}, float32: cost against size")
+    largest, side = max(args.sizes), args.batch_size
+    # The whole image as one tile, beside the smaller ones.
+    tiles = [p for p in points if p["tile"]]
+    tiles += [{**p, "tile": largest} for p in whole if (p["size"], p["batch"]) == (largest, 1)]
+    single = [p for p in whole if p["batch"] == 1]
+    batched = [p for p in whole if p["size"] == side]
     panels = (
-        ("size", "image side in pixels", [p for p in whole if p["batch"] == 1], "one image"),
-        (
-            "batch",
-            "images at once",
-            [p for p in whole if p["size"] == args.batch_size],
-            f"batches of {args.batch_size} x {args.batch_size}",
-        ),
-        (
-            "tile",
-            "side of the tiles in pixels",
-            [p for p in points if p["tile"]],
-            f"{max(args.sizes)} x {max(args.sizes)} in tiles",
-        ),
+        ("size", "image side in pixels", single, "one image"),
+        ("batch", "images at once", batched, f"batches of {side} x {side}"),
+        ("tile", "side of the tiles in pixels", tiles, f"{largest} x {largest} in tiles"),
     )
+    figure, axes = plots.axes(3, f"Forward of {args.preset}, float32: cost against size")
     for axis, (key, xlabel, chosen, title) in zip(axes, panels, strict=True):
         if not chosen:
             axis.set_visible(False)
             continue
-        plots.curves(
-            axis, series(chosen, key), xlabel=xlabel, ylabel="seconds a megapixel", title=title
-        )
+        labels = {"xlabel": xlabel, "ylabel": "seconds a megapixel", "title": title}
+        plots.curves(axis, series(chosen, key), **labels)
         plots.powers_of_two(axis, [p[key] for p in chosen])
     plots.save(figure, args.json)
 
