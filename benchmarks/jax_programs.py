@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -131,13 +132,17 @@ def matrix_product(dtype: str, precision: str, device: str) -> Program:
     """
     choose_device(device, None)
 
-    def product(size: int) -> Any:
+    def product(size: int) -> Callable[[], None]:
         # On the device from the start: what is measured is arithmetic.
         a = jax.random.normal(jax.random.key(SEED), (size, size), jnp.dtype(dtype))
         multiply = jax.jit(
             lambda a: jnp.dot(a, a, precision=None if precision == "default" else precision)
         )
-        return lambda: multiply(a).block_until_ready()
+
+        def run() -> None:
+            multiply(a).block_until_ready()
+
+        return run
 
     def rate(size: int) -> float:
         multiply = product(size)

@@ -47,6 +47,7 @@ def test_forward(
     assert "channels_last" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # half a minute, for two processes compile
 def test_train_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     flags = ("--preset=tiny", "--patch=16", "--variants", "eager", "--runs=1")
     result = run(monkeypatch, tmp_path, "train_step", *flags)
@@ -57,7 +58,7 @@ def test_train_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    flags = ("--preset=tiny", "--sizes", "24", "--tile=16")
+    flags = ("--preset=tiny", "--sizes", "48", "--tile=40")
     (point,) = run(monkeypatch, tmp_path, "memory", *flags)["points"]
     assert set(point["programs"]) == {"ours", "ours, tiles", "eager"}
 
