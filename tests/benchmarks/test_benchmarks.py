@@ -1,4 +1,7 @@
-"""Every benchmark runs from end to end, with the tiny network; no speed is asserted."""
+"""Every benchmark runs from end to end, with the tiny network; no speed is asserted.
+
+Those that compile for half a minute carry the marker `slow`.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def test_forward(
     assert "channels_last" in capsys.readouterr().out
 
 
-@pytest.mark.slow  # half a minute, for two processes compile
+@pytest.mark.slow
 def test_train_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     flags = ("--preset=tiny", "--patch=16", "--variants", "eager", "--runs=1")
     result = run(monkeypatch, tmp_path, "train_step", *flags)
@@ -57,6 +60,7 @@ def test_train_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert result["execution"] == {"unroll": False, "remat": False}  # those of configs/base.py
 
 
+@pytest.mark.slow
 def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     flags = ("--preset=tiny", "--sizes", "48", "--tile=40")
     (point,) = run(monkeypatch, tmp_path, "memory", *flags)["points"]
