@@ -11,52 +11,47 @@ may take them back at any time. Linux only: the peak is VmHWM of /proc/self/stat
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
+import contextlib
+import importlib
 import sys
 import tempfile
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "jax", "torch", "safetensors", "orbax-checkpoint")
+from benchmarks import records
+from benchmarks.pairs import Program, Worker
+
 DESTINATIONS = ("net.pth", "net.safetensors", "net")
 SOURCES = (*DESTINATIONS, "net16.pth", "net64.pth", "net16.safetensors")
+IMPORTED = (
+    "orbax.checkpoint",
+    "safetensors.numpy",
+    "torch",
+    "drsformer_jax.checkpoints.orbax",
+    "drsformer_jax.checkpoints.weights",
+)
 
-# What the child does: argv is SRC DST. Writing 5 to clear_refs sets VmHWM to what is resident now.
-CHILD = """
-import contextlib, json, os, sys, time
-import orbax.checkpoint, safetensors.numpy, torch
-from drsformer_jax.checkpoints import orbax, weights
-from drsformer_jax.cli.main import main
 
-def peak():
-    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])
+def conversion(source: Path, destination: Path) -> Program:
+    """`drsformer convert` with all that conversions use imported; called in a fresh process."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    from drsformer_jax.cli.main import main
 
-open("/proc/self/clear_refs", "w").write("5")
-before, start = peak(), time.perf_counter()
-with contextlib.redirect_stdout(sys.stderr):
-    code = main(["convert", *sys.argv[1:]])
-print(json.dumps({"bytes": peak() - before, "seconds": time.perf_counter() - start}))
-sys.exit(code)
-"""
+    def run() -> None:
+        with contextlib.redirect_stdout(sys.stderr):
+            code = main(["convert", str(source), str(destination)])
+        if code:
+            raise RuntimeError(f"converting {source.name} to {destination.name} failed")
+
+    return Program(run)
 
 
 def measure(source: Path, destination: Path) -> dict[str, Any]:
     """{"bytes": peak above the imports, "seconds": of the conversion} of one conversion."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, source, destination],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"converting {source.name} to {destination.name} failed:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    with Worker(conversion, source=source, destination=destination) as worker:
+        seconds = worker.run()
+        return {"bytes": worker.peak_bytes() - worker.facts["built_bytes"], "seconds": seconds}
 
 
 def write_sources(folder: Path, preset: str) -> int:
@@ -82,11 +77,7 @@ def write_sources(folder: Path, preset: str) -> int:
     return sum(array.nbytes for array in state.values())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--preset", default="drsformer", help="the network (default: %(default)s)")
-    parser.add_argument("--json", type=Path, default=Path("convert_memory.json"), metavar="FILE")
-    args = parser.parse_args()
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -102,17 +93,13 @@ def main() -> None:
                     {"from": source, "to": name, **result, "copies": result["bytes"] / size}
                 )
                 print(f"{source:<20}{name:<20}{rows[-1]['copies']:>6.2f}{result['seconds']:>10.1f}")
-    record = {
-        "benchmark": "convert_memory",
-        "preset": args.preset,
-        "tensor_bytes": size,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"platform": platform.platform(), "processor": platform.machine()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "results": rows,
-    }
-    args.json.write_text(json.dumps(record, indent=2) + "\n")
+    return {"benchmark": "convert_memory", "tensor_bytes": size, "results": rows}
+
+
+def main() -> int:
+    parser = records.parser("convert_memory", __doc__)
+    return records.run(benchmark, parser.parse_args(), plotted=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import time
+import sys
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import records
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.parity.comparison import difference
@@ -36,7 +33,6 @@ from drsformer_jax.parity.recording import RESTORED, probes_of
 from drsformer_jax.parity.torch_recording import record, record_gradients
 from drsformer_jax.parity.torch_reference import build_reference
 
-PACKAGES = ("numpy", "torch")
 TOLERANCE = 1e-5
 
 
@@ -68,7 +64,7 @@ def compare_precisions(
     """(numbers of the whole network, relative L2 of values by kind), float32 against float64."""
     module = build_reference(config, tensors)
     recordings = []
-    for source in (np.float32(image), image):
+    for source in (image.astype(np.float32), image):
         recordings.append(record(module, config, source))
         record_gradients(recordings[-1], module, config, source)
     single, double = recordings
@@ -98,11 +94,7 @@ def compare_precisions(
     return numbers, accumulated
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--preset", default="drsformer", help="the network (default: %(default)s)")
-    parser.add_argument("--json", type=Path, default=Path("rounding.json"), metavar="FILE")
-    args = parser.parse_args()
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     config = PRESETS[args.preset]
     tensors = dict(from_tree(random_weights(config, 0).params, config))
     image = np.ascontiguousarray(built_in_image()[None].transpose(0, 3, 1, 2))
@@ -112,7 +104,7 @@ def main() -> None:
     relu, accumulated = compare_precisions(config, tensors, image)
     original = torch.Tensor.relu, nn.ReLU.forward
     torch.Tensor.relu = nn.functional.silu  # type: ignore[assignment]
-    nn.ReLU.forward = lambda self, x: nn.functional.silu(x)  # type: ignore[method-assign]
+    nn.ReLU.forward = lambda self, input: nn.functional.silu(input)  # type: ignore[method-assign]
     silu, _ = compare_precisions(config, tensors, image)
     torch.Tensor.relu, nn.ReLU.forward = original  # type: ignore[method-assign]
 
@@ -131,19 +123,18 @@ def main() -> None:
             f"{numbers['gradients']} beyond {TOLERANCE:g}; {numbers['other_signs']} of "
             f"{numbers['signs']:,} signs and {numbers['other_top_k_entries']} top-k entries differ"
         )
-    record_ = {
+    return {
         "benchmark": "rounding",
-        "preset": args.preset,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"platform": platform.platform(), "processor": platform.machine()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "own_rounding": own,
         "until_there": accumulated,
         "relu": relu,
         "silu": silu,
     }
-    args.json.write_text(json.dumps(record_, indent=2) + "\n")
+
+
+def main() -> int:
+    return records.run(benchmark, records.parser("rounding", __doc__).parse_args(), plotted=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

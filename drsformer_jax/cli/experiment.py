@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ USAGE = """flags:
   --config.KEY=VALUE  changes a key of it, such as --config.data.train=FOLDER
   --workdir FOLDER    of the run: checkpoints, logs, scores"""
 
+TRAIN_USAGE = """
+  --profile STEPS     traces so many steps, after two to warm up, into WORKDIR/profile, for
+                      Perfetto and TensorBoard"""
+
 # XLA's CPU compiler orders a program for concurrency and keeps every intermediate result alive:
 # five times the memory and twice the time in a training step.
 CPU_SCHEDULER_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
@@ -33,10 +38,10 @@ def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
     by a signal, the state saved.
     """
     try:
-        config, workdir = parse_flags(argv, description)
-        if config is None:
+        given = parse_flags(command, argv, description)
+        if given is None:
             return 0
-        _train(config, workdir) if command == "train" else _evaluate(config, workdir)
+        _train(given) if command == "train" else _evaluate(given.config, given.workdir)
     except UserError as error:
         print(f"{Path(argv[0]).name}: error: {error}", file=sys.stderr)
         return EXIT_FAILURE
@@ -45,14 +50,21 @@ def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
     return 0
 
 
-def parse_flags(argv: Sequence[str], description: str) -> tuple[ConfigDict | None, Path]:
-    """The configuration, with the command line's changes, and the workdir.
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """A command line: the configuration with its changes, the workdir, and steps to trace."""
 
-    Returns None for the configuration when only help was asked for.
+    config: ConfigDict
+    workdir: Path
+    profile_steps: int = 0
+
+
+def parse_flags(command: str, argv: Sequence[str], description: str) -> Flags | None:
+    """What a command line says; None if only help was asked for.
 
     Raises:
-      UserError: a flag is unknown or missing, the file is not a configuration, or a key is not one
-        of its keys.
+      UserError: a flag is unknown, missing or out of its range, the file is not a configuration,
+        or a key is not one of its keys.
     """
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
@@ -63,9 +75,12 @@ def parse_flags(argv: Sequence[str], description: str) -> tuple[ConfigDict | Non
         sys_argv=list(argv),
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    if command == "train":
+        flags.DEFINE_integer("profile", None, "steps to trace", lower_bound=1, flag_values=values)
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
-        print(f"{description.strip()}\n\n{USAGE}")
-        return None, Path()
+        usage = USAGE + (TRAIN_USAGE if command == "train" else "")
+        print(f"{description.strip()}\n\n{usage}")
+        return None
     try:
         rest = values(list(argv))[1:]
         config = values["config"].value
@@ -83,10 +98,11 @@ def parse_flags(argv: Sequence[str], description: str) -> tuple[ConfigDict | Non
         if not Path(str(path)).is_file():
             raise UserError(f"--config: no such file: {path}")
         raise UserError(f"--config: get_config() of {path} must return a ConfigDict")
-    return config, Path(str(values["workdir"].value))
+    profile_steps = values["profile"].value if "profile" in values else None
+    return Flags(config, Path(str(values["workdir"].value)), profile_steps or 0)
 
 
-def _prepare_cpu() -> None:
+def prepare_cpu() -> None:
     """Sets XLA's flag for training on CPU where the user has not, and says so."""
     if CPU_SCHEDULER_FLAG not in os.environ.get("XLA_FLAGS", ""):
         setting = f"{CPU_SCHEDULER_FLAG}=false"
@@ -102,18 +118,19 @@ def _checked(build: Callable[[], Any], what: str) -> Any:
         raise UserError(f"--config: {what}: missing key: {error}") from error
 
 
-def _train(config: ConfigDict, workdir: Path) -> None:
-    _prepare_cpu()
+def _train(given: Flags) -> None:
+    prepare_cpu()
     from drsformer_jax.data.configured import training_source, validation_source
     from drsformer_jax.evaluation.validation import Validator
     from drsformer_jax.training.loop import train
     from drsformer_jax.training.options import training_options
 
+    config = given.config
     options = _checked(lambda: training_options(config), "training options")
     largest = max(stage.patch_size for stage in options.stages)
     source = _checked(lambda: training_source(config.data, options.seed, largest), "data")
     validator = Validator(options.model, _checked(lambda: validation_source(config.data), "data"))
-    train(config.to_dict(), options, source, workdir, validator)
+    train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps)
 
 
 def _evaluate(config: ConfigDict, workdir: Path) -> None:

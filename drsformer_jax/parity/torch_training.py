@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import network
+from drsformer_jax.parity.torch_update import adamw, update
 from drsformer_jax.parity.trajectory import Batch, Dtype, TrainingRecord
 from drsformer_jax.training.optimizer import OptimizerOptions
 
@@ -71,10 +72,11 @@ def torch_trajectory(
     with torch.random.fork_rng(devices=[]):  # its own initialisation, which is overwritten
         module = network(config).to(_DTYPES[dtype])
     module.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-    optimizer = torch.optim.AdamW(
-        module.parameters(),
-        lr=options.learning_rate,
-        betas=(options.b1, options.b2),
+    optimizer = adamw(
+        module,
+        learning_rate=options.learning_rate,
+        b1=options.b1,
+        b2=options.b2,
         eps=options.eps,
         weight_decay=options.weight_decay,
     )
@@ -91,12 +93,13 @@ def torch_trajectory(
         if iteration < options.warmup_steps:
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate / options.warmup_steps * iteration
-        optimizer.zero_grad()
-        output = module(channels_first(batch["input"]))
-        loss = F.l1_loss(output, channels_first(batch["target"]))
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), options.clip_norm or math.inf)
-        optimizer.step()
+        loss, norm = update(
+            module,
+            optimizer,
+            channels_first(batch["input"]),
+            channels_first(batch["target"]),
+            options.clip_norm,
+        )
         yield TrainingRecord(
             loss=loss.item(),
             gradient_norm=norm.item(),

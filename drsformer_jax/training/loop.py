@@ -22,6 +22,7 @@ from drsformer_jax.models.drsformer import Params
 from drsformer_jax.training.interruption import stop_requests
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from drsformer_jax.training.options import TrainingOptions, check_same_run, flatten
+from drsformer_jax.training.profiling import StepProfiler
 from drsformer_jax.training.reporting import Reporter
 from drsformer_jax.training.sharding import check_divisible, make_mesh, replicated, shard_batch
 from drsformer_jax.training.state import TrainState, create_train_state
@@ -63,6 +64,7 @@ def train(
     source: PairSource,
     workdir: Path,
     validate: Validate | None = None,
+    profile_steps: int = 0,
 ) -> TrainState:
     """Trains until `total_steps`, carrying on from the newest checkpoint in the workdir.
 
@@ -75,6 +77,7 @@ def train(
       source: training pairs.
       workdir: for checkpoints, metrics.jsonl, config.json and TensorBoard's files.
       validate: scores parameters.
+      profile_steps: so many steps are traced into WORKDIR/profile.
 
     Returns:
       The last state.
@@ -85,7 +88,7 @@ def train(
         good checkpoint.
       KeyboardInterrupt: the run was asked to stop (SIGINT or SIGTERM); its state is saved.
     """
-    run = _Run(config, options, source, workdir, validate)
+    run = _Run(config, options, source, workdir, validate, profile_steps)
     try:
         return run.run()
     finally:
@@ -115,6 +118,7 @@ class _Run:
         source: PairSource,
         workdir: Path,
         validate: Validate | None,
+        profile_steps: int,
     ) -> None:
         self.options, self.source, self.validate = options, source, validate
         self.saved_config = {
@@ -132,7 +136,9 @@ class _Run:
             raise UserError(f"--workdir {workdir}: {error.strerror or error}") from error
         self.optimizer = make_optimizer(options.optimizer)
         self.state = self._start(workdir)
-        self.reporter = Reporter(workdir, options.total_steps, int(self.state.step))
+        done = int(self.state.step)
+        self.reporter = Reporter(workdir, options.total_steps, done)
+        self.profiler = StepProfiler(workdir, done, profile_steps, self.reporter.say)
         with atomic_path(workdir / CONFIG_FILE) as temporary:
             temporary.write_text(json.dumps(self.saved_config, indent=2) + "\n")
 
@@ -181,9 +187,11 @@ class _Run:
         window = _Window(step)
         with stop_requests() as stop:
             while step < options.total_steps and not stop:
-                batch = shard_batch(next(batches), self.mesh)
-                self.state, metrics = train_step(self.state, batch)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                    batch = shard_batch(next(batches), self.mesh)
+                    self.state, metrics = train_step(self.state, batch)
                 step += 1
+                self.profiler.advance(step, self.state)
                 window.add(metrics, batch["input"].shape[0])
                 if step == first + 1:
                     jax.block_until_ready(metrics)
@@ -273,6 +281,7 @@ class _Run:
         self.checkpoints.save(self.state, {"next_step": step}, self.saved_config)
 
     def close(self) -> None:
+        self.profiler.close()
         self.reporter.close()
         self.checkpoints.close()
 

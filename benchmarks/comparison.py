@@ -1,0 +1,138 @@
+"""One program of ours against PyTorch's variants of it: measured in turn, told in a table."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks import jax_programs, records
+from benchmarks.pairs import Program, Spread, Worker, ratio, take_turns, warm_up
+from drsformer_jax.models.config import DRSformerConfig
+
+PYTORCH_VARIANTS = ("eager", "channels_last", "compile", "compile_channels_last")
+OURS, FLOOR = "ours", "matrix product"
+
+Build = Callable[..., Program]
+
+
+def compare(
+    ours: Build,
+    theirs: Build,
+    settings: dict[str, Any],
+    *,
+    variants: Sequence[str],
+    flops: int,
+    tolerance: float,
+    runs: int,
+) -> dict[str, Any]:
+    """Builds all programs, checks that they agree, and runs them in turn.
+
+    Args:
+      ours, theirs: functions of `jax_programs` and `torch_programs`.
+      settings: of both: "config", "batch", "size", "device", and what else they take.
+      variants: of PyTorch.
+      flops: of one run.
+      tolerance: of the outputs, relative to the largest value.
+      runs: turns.
+
+    Returns:
+      The matrix-product floor, and figures by program: "runs" and "seconds", "times_ours" and
+      "times_floor", "peak_bytes" while it ran, and what building and checking told.
+    """
+    with contextlib.ExitStack() as stack:
+        cache = stack.enter_context(tempfile.TemporaryDirectory())
+        with Worker(ours, **settings, cache=cache) as cold:
+            compiled = cold.facts
+        # A second process, which finds the program in the cache.
+        worker = stack.enter_context(Worker(ours, **settings, cache=cache))
+        workers = {OURS: worker}
+        cached = {"cached_compile_seconds": worker.facts["compile_seconds"]}
+        for variant in variants:
+            print(f"building PyTorch's {variant} ...", file=sys.stderr, flush=True)
+            worker = Worker(theirs, **settings, variant=variant)
+            workers[variant] = stack.enter_context(worker)
+        checks = warm_up(workers, variants[0], tolerance)
+        floor = stack.enter_context(_matrix_product(settings["config"], settings["device"]))
+        seconds = take_turns({**workers, FLOOR: floor}, runs)
+        facts = {
+            name: {**worker.facts, **checks[name], "peak_bytes": worker.peak_bytes()}
+            for name, worker in workers.items()
+        }
+    for name in ("compile_seconds", "build_peak_bytes"):
+        cached[name] = compiled[name]
+    facts[OURS] |= cached
+    rate = floor.facts["flops"] / min(seconds[FLOOR])
+    return {
+        **{name: settings[name] for name in ("batch", "size")},
+        "flops": flops,
+        "matrix_product": {"size": floor.facts["size"], "flops_per_second": rate},
+        "floor_seconds": flops / rate,
+        "programs": {
+            name: {
+                **facts[name],
+                "runs": seconds[name],
+                "seconds": dataclasses.asdict(Spread.of(seconds[name])),
+                "times_ours": dataclasses.asdict(ratio(seconds[name], seconds[OURS])),
+                "times_floor": Spread.of(seconds[name]).median * rate / flops,
+            }
+            for name in workers
+        },
+    }
+
+
+def _matrix_product(config: DRSformerConfig, device: str) -> Worker:
+    return Worker(
+        jax_programs.matrix_product,
+        dtype=config.dtype,
+        precision=config.precision,
+        device=device,
+    )
+
+
+def text(result: dict[str, Any]) -> str:
+    """A comparison as a table."""
+    rows = []
+    for name, found in result["programs"].items():
+        compile_seconds = found.get("compile_seconds")
+        rows.append(
+            (
+                name,
+                str(Spread(**found["seconds"])),
+                str(Spread(**found["times_ours"])),
+                f"{found['times_floor']:.2f}",
+                f"{found['peak_bytes'] / 1e9:.2f}",
+                "-" if compile_seconds is None else f"{compile_seconds:.1f}",
+                "reference" if found["reference"] else f"{found['difference']:.0e}",
+            )
+        )
+    header = (
+        "program",
+        "seconds",
+        "times ours",
+        "times floor",
+        "peak GB",
+        "compile s",
+        "difference",
+    )
+    product, ours = result["matrix_product"], result["programs"][OURS]
+    return (
+        f"\n{result['batch']} x {result['size']} x {result['size']}: "
+        f"{result['flops'] / 1e9:.1f} GFLOP; a matrix product of {product['size']} runs at "
+        f"{product['flops_per_second'] / 1e9:.0f} GFLOP/s: floor {result['floor_seconds']:.3g} s\n"
+        f"{records.table(header, rows)}\n"
+        f"ours compiles in {ours['compile_seconds']:.1f} s, and in "
+        f"{ours['cached_compile_seconds']:.1f} s in a process that finds it in the cache"
+    )
+
+
+def medians(result: dict[str, Any]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """By program: median seconds, and (lowest, highest)."""
+    spreads = {name: Spread(**found["seconds"]) for name, found in result["programs"].items()}
+    return (
+        {name: spread.median for name, spread in spreads.items()},
+        {name: (spread.lowest, spread.highest) for name, spread in spreads.items()},
+    )

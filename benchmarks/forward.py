@@ -1,0 +1,76 @@
+"""The forward of one network in JAX and in PyTorch, in turn, against the matrix-product floor.
+
+    python -m benchmarks.forward --sizes 128 256 --json forward.json
+
+Same weights, same images, one process a program. The outputs must agree before anything is timed.
+The floor is what the network's multiply-adds would take at the rate of one large matrix product,
+measured in the same turns. torch.compile takes minutes and is measured when asked for:
+`--variants eager channels_last compile`. `--device gpu` was not run yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from benchmarks import comparison, plots, records
+
+# Relative to the largest value. In bfloat16 the top-k choices of near ties differ, too.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.1}
+
+
+def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
+    """All programs at one size."""
+    from benchmarks import jax_programs, torch_programs
+
+    return comparison.compare(
+        jax_programs.forward,
+        torch_programs.forward,
+        {
+            "config": jax_programs.network(args.preset, args.dtype, args.matmul_precision),
+            "batch": args.batch,
+            "size": size,
+            "device": args.device,
+        },
+        variants=args.variants,
+        flops=torch_programs.forward_flops(args.preset, args.batch, size),
+        tolerance=TOLERANCES[args.dtype],
+        runs=args.runs,
+    )
+
+
+def plot(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    figure, axes = plots.axes(len(results), f"Forward of {args.preset}, {args.dtype}")
+    for axis, result in zip(axes, results, strict=True):
+        seconds, spreads = comparison.medians(result)
+        plots.times(axis, seconds, spreads, result["floor_seconds"])
+        axis.set_title(f"{result['batch']} x {result['size']} x {result['size']}", pad=18)
+    plots.save(figure, args.json)
+
+
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
+    results = []
+    for size in args.sizes:
+        results.append(measure(args, size))
+        print(comparison.text(results[-1]), flush=True)
+    plot(args, results)
+    return {"benchmark": "forward", "results": results}
+
+
+def main() -> int:
+    parser = records.parser("forward", __doc__)
+    parser.add_argument(
+        "--sizes",
+        type=records.image_size,
+        nargs="+",
+        default=[128, 256],
+        help="of the images, in pixels (default: %(default)s)",
+    )
+    parser.add_argument("--batch", type=records.positive, default=1, help="images at once")
+    records.add_comparison(parser, comparison.PYTORCH_VARIANTS)
+    return records.run(benchmark, parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

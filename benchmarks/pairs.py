@@ -1,0 +1,215 @@
+"""Programs that are compared run in turn, each in a process of its own.
+
+Times of one program drift by 10 to 20 % from minute to minute on a shared machine, and two
+libraries in one process fight over threads and memory. So each program gets a process that builds
+it, warms it up and then waits; the parent asks one after the other, A B C A B C ..., and what
+counts is the ratio within a turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+from drsformer_jax.errors import UserError
+
+# Threads of a program that has just finished may spin for a moment, waiting for more work.
+PAUSE_SECONDS = 0.2
+
+
+@dataclasses.dataclass
+class Program:
+    """What a process has built and is asked to run.
+
+    Attributes:
+      run: does the work once and returns when it is done; or returns the seconds of that part of
+        it that counts.
+      output: what the last run computed, by name; programs that are compared must agree on it.
+      facts: what building told, such as "compile_seconds"; values that JSON knows.
+      device_peak_bytes: the most memory of an accelerator in use so far; None on CPU.
+    """
+
+    run: Callable[[], float | None]
+    output: Callable[[], dict[str, np.ndarray]] = dict
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    device_peak_bytes: Callable[[], int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Median, lowest and highest of some measurements."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        values = list(values)
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.lowest:.3g}..{self.highest:.3g})"
+
+
+class Worker:
+    """A process that holds one program.
+
+        with Worker(build, size=128) as worker:
+            seconds = worker.run()
+
+    Attributes:
+      facts: of the program, and "built_bytes", what was resident when it was built.
+    """
+
+    def __init__(self, build: Callable[..., Program], **settings: Any) -> None:
+        """Starts the process and waits until it has called `build(**settings)`.
+
+        Args:
+          build: a function of a module; it imports what it needs, for the process is a fresh one.
+
+        Raises:
+          UserError: `build` raised one.
+          RuntimeError: it failed otherwise; with its traceback.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, settings), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.facts: dict[str, Any] = self._answer()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def run(self) -> float:
+        """Runs the program once; the seconds it took."""
+        return float(self._ask("run"))
+
+    def output(self) -> dict[str, np.ndarray]:
+        """What the last run computed."""
+        result: dict[str, np.ndarray] = self._ask("output")
+        return result
+
+    def peak_bytes(self) -> int:
+        """The most memory since it was built: of the accelerator, or of the process on CPU."""
+        return int(self._ask("peak_bytes"))
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._connection.close()  # which is what it waits for
+        self._process.join()
+
+    def _ask(self, what: str) -> Any:
+        self._connection.send(what)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            error, value = self._connection.recv()
+        except (EOFError, ConnectionResetError) as died:
+            self._process.join()
+            raise RuntimeError(
+                f"a measured program ended with exit code {self._process.exitcode} "
+                "(-9: out of memory)"
+            ) from died
+        if error is not None:
+            self.close()
+            raise error
+        return value
+
+
+def _serve(connection: Connection, build: Callable[..., Program], settings: Any) -> None:
+    """The process: builds, then answers until the parent hangs up."""
+    try:
+        program = build(**settings)
+        built = {"built_bytes": machine.resident_bytes(), "build_peak_bytes": machine.peak_bytes()}
+        machine.reset_peak()
+        connection.send((None, {**program.facts, **built}))
+        while True:
+            match connection.recv():
+                case "run":
+                    start = time.perf_counter()
+                    seconds = program.run()
+                    answer: Any = time.perf_counter() - start if seconds is None else seconds
+                case "output":
+                    answer = program.output()
+                case "peak_bytes":
+                    answer = (program.device_peak_bytes or machine.peak_bytes)()
+            connection.send((None, answer))
+    except EOFError:
+        return
+    except KeyboardInterrupt:  # the terminal sent it to the parent, too, which says so
+        return
+    except UserError as error:
+        connection.send((error, None))
+    except Exception:
+        connection.send((RuntimeError(traceback.format_exc()), None))
+
+
+def warm_up(
+    workers: Mapping[str, Worker], reference: str, tolerance: float
+) -> dict[str, dict[str, Any]]:
+    """Runs every program once, and checks that their outputs agree with the reference's.
+
+    Returns:
+      By program: "first_run_seconds", "difference" of its output, and "reference" where it is it.
+
+    Raises:
+      UserError: a program computes something else; timing it would be worth nothing.
+    """
+    found: dict[str, dict[str, Any]] = {
+        name: {"first_run_seconds": worker.run(), "reference": name == reference}
+        for name, worker in workers.items()
+    }
+    expected = workers[reference].output()
+    for name, worker in workers.items():
+        difference = largest_difference(worker.output(), expected)
+        found[name]["difference"] = difference
+        if not difference <= tolerance:
+            raise UserError(
+                f"{name} and {reference} disagree: relative difference {difference:.2g}, at most "
+                f"{tolerance:g} may be"
+            )
+    return found
+
+
+def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float]]:
+    """Runs all programs in turn, `rounds` times; seconds by name."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            time.sleep(PAUSE_SECONDS)
+            seconds[name].append(worker.run())
+    return seconds
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
+    """Of two programs' times, turn by turn."""
+    return Spread.of(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def largest_difference(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
+    """Over all outputs: the largest absolute difference, by the largest absolute value.
+
+    Raises:
+      RuntimeError: the two programs computed different things altogether.
+    """
+    if {k: v.shape for k, v in one.items()} != {k: v.shape for k, v in other.items()}:
+        raise RuntimeError(f"the programs' outputs differ: {list(one)} and {list(other)}")
+    return max(
+        float(np.abs(one[name] - value).max() / np.abs(value).max())
+        for name, value in other.items()
+    )

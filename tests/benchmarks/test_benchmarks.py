@@ -1,0 +1,106 @@
+"""Every benchmark runs from end to end, with the tiny network; no speed is asserted.
+
+Those that compile for half a minute carry the marker `slow`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import torch_programs
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setattr("benchmarks.pairs.PAUSE_SECONDS", 0)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, *flags: str) -> dict[str, Any]:
+    """The figures of a benchmark, which must have drawn its plot, too."""
+    json_file = tmp_path / f"{name}.json"
+    monkeypatch.setattr("sys.argv", [name, *flags, f"--json={json_file}"])
+    assert importlib.import_module(f"benchmarks.{name}").main() == 0
+    assert json_file.with_suffix(".png").read_bytes().startswith(PNG)
+    record: dict[str, Any] = json.loads(json_file.read_text())
+    assert record["benchmark"] == name
+    assert record["machine"]["cores"] >= 1
+    assert {"jax", "torch", "python"} <= record["versions"].keys()
+    return record
+
+
+def test_forward(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--preset=tiny", "--sizes", "16", "--variants", "channels_last", "--runs=2")
+    (result,) = run(monkeypatch, tmp_path, "forward", *flags)["results"]
+    ours = result["programs"]["ours"]
+    assert len(ours["runs"]) == 2
+    assert ours["difference"] < 1e-5
+    assert ours["cached_compile_seconds"] > 0
+    assert result["flops"] == torch_programs.forward_flops("tiny", 1, 16)
+    assert "channels_last" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_train_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    flags = ("--preset=tiny", "--patch=16", "--variants", "eager", "--runs=1")
+    result = run(monkeypatch, tmp_path, "train_step", *flags)
+    assert result["programs"]["ours"]["difference"] < 1e-4
+    assert result["flops"] == 3 * torch_programs.forward_flops("tiny", 1, 16)
+    assert all(found["peak_bytes"] > 0 for found in result["programs"].values())
+    assert result["execution"] == {"unroll": False, "remat": False}  # those of configs/base.py
+
+
+@pytest.mark.slow
+def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    flags = ("--preset=tiny", "--sizes", "48", "--tile=40")
+    (point,) = run(monkeypatch, tmp_path, "memory", *flags)["points"]
+    assert set(point["programs"]) == {"ours", "ours, tiles", "eager"}
+
+
+def test_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    flags = ("--preset=tiny", "--sizes", "40", "--batches", "--tiles", "36", "--runs=1")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, "scaling", *flags)  # 36 is no multiple of 8
+    flags = ("--preset=tiny", "--sizes", "40", "--batches", "--tiles", "40", "64", "--runs=1")
+    (point,) = run(monkeypatch, tmp_path, "scaling", *flags)["points"]
+    assert set(point["seconds_per_megapixel"]) == {"ours", "channels_last"}
+
+
+def test_input_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    train_step = tmp_path / "train_step.json"
+    measured = {"programs": {"ours": {"seconds": {"median": 2.0}}}, "batch": 4, "size": 128}
+    train_step.write_text(json.dumps(measured))
+    flags = ("--threads", "0", "2", "--pairs=2", "--batch=2", "--batches=2", "--runs=1")
+    record = run(monkeypatch, tmp_path, "input_pipeline", *flags, "--train-step", str(train_step))
+    assert list(record["consumed"].values()) == [2.0]
+    assert [point["threads"] for point in record["points"]] == [0, 2]
+
+
+def test_mistakes_end_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward = importlib.import_module("benchmarks.forward")
+    monkeypatch.setattr("sys.argv", ["forward", f"--json={tmp_path / 'none' / 'x.json'}"])
+    assert forward.main() == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_operations_are_counted() -> None:
+    # The paper's network at 128x128: about 60.7 billion multiply-adds.
+    flops = torch_programs.forward_flops("drsformer", 1, 128)
+    assert math.isclose(flops, 2 * 60.7e9, rel_tol=0.002)
+    # Convolutions and the attention's products alike grow with the pixels.
+    assert (
+        torch_programs.forward_flops("tiny", 2, 16)
+        == torch_programs.forward_flops("tiny", 1, 16) * 2
+    )
