@@ -8,6 +8,7 @@ from typing import Any
 
 LAYER_NORM_TYPES = ("WithBias", "BiasFree")
 DTYPES = ("float32", "bfloat16")
+PLATFORMS = (None, "cpu", "gpu", "tpu")
 PRECISIONS = ("default", "high", "highest")
 
 # Fields that say what the network computes; the others only say how.
@@ -47,6 +48,8 @@ class DRSformerConfig:
       unroll: whether the blocks of a level are written out one after the other (fast on CPU) or
         run by one loop (fast to compile). None chooses by platform.
       remat: recompute the inside of each block in the backward pass instead of storing it.
+      platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
+        they differ. None: the one that JAX runs on; name it to compile for another one.
 
     Raises:
       ValueError: an option is out of its range or does not fit another.
@@ -65,6 +68,7 @@ class DRSformerConfig:
     precision: str = "default"
     unroll: bool | None = None
     remat: bool = False
+    platform: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "heads"):
@@ -85,6 +89,7 @@ class DRSformerConfig:
         self._check_choice("layer_norm_type", LAYER_NORM_TYPES)
         self._check_choice("dtype", DTYPES)
         self._check_choice("precision", PRECISIONS)
+        self._check_choice("platform", PLATFORMS)
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % heads or channels // heads < 2:
                 raise ValueError(
@@ -93,7 +98,7 @@ class DRSformerConfig:
             if self.hidden_channels(channels) < 1:
                 raise ValueError(f"ffn_expansion_factor {self.ffn_expansion_factor} is too small")
 
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+    def _check_choice(self, name: str, choices: tuple[str | None, ...]) -> None:
         if getattr(self, name) not in choices:
             raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
 

@@ -31,10 +31,16 @@ class SparseTransformerBlock(nn.Module):
         """B C H W -> B C H W (and nothing, for the scan)."""
         config = self.config
         with_bias = config.layer_norm_type == "WithBias"
-        options: dict[str, Any] = {"use_bias": config.bias, "precision": matmul_precision(config)}
+        options: dict[str, Any] = {
+            "use_bias": config.bias,
+            "precision": matmul_precision(config),
+            "by_blocks": target_platform(config) == "tpu",
+        }
         attention = TopKSparseAttention(self.heads, **options, name="attn")
         feed_forward = MixedScaleFeedForward(
-            config.hidden_channels(x.shape[1]), **options, name="ffn"
+            config.hidden_channels(x.shape[1]),
+            **options,
+            name="ffn",
         )
         x = x + attention(LayerNorm(with_bias, name="norm1")(x))
         x = x + feed_forward(LayerNorm(with_bias, name="norm2")(x))
@@ -108,7 +114,11 @@ class DRSformer(nn.Module):
     def _compensator(self, x: jax.Array, name: str) -> jax.Array:
         config = self.config
         precision = matmul_precision(config)
-        return FeatureCompensator(unrolls_blocks(config), config.remat, precision, name=name)(x)
+        by_blocks = target_platform(config) == "tpu"
+        compensator = FeatureCompensator(
+            unrolls_blocks(config), config.remat, precision, by_blocks, name=name
+        )
+        return compensator(x)
 
 
 def matmul_precision(config: DRSformerConfig) -> str | None:
@@ -118,7 +128,12 @@ def matmul_precision(config: DRSformerConfig) -> str | None:
 
 def unrolls_blocks(config: DRSformerConfig) -> bool:
     """Whether blocks are written out; where the configuration leaves it open, on CPU only."""
-    return jax.default_backend() == "cpu" if config.unroll is None else config.unroll
+    return target_platform(config) == "cpu" if config.unroll is None else config.unroll
+
+
+def target_platform(config: DRSformerConfig) -> str:
+    """The platform that the network is computed on: "cpu", "gpu" or "tpu"."""
+    return config.platform or jax.default_backend()
 
 
 def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:

@@ -14,18 +14,27 @@ from drsformer_jax.models.layers import (
     DepthwiseConvolution,
     PairedDepthwiseConvolution,
 )
+from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
 
 
 class MixedScaleFeedForward(nn.Module):
-    """Two depthwise scales, their halves crossed, two scales again, and back to C channels."""
+    """Two depthwise scales, their halves crossed, two scales again, and back to C channels.
+
+    by_blocks takes the form for TPU, for which one layer is not computed after the other: while
+    the values of modules are captured, it is not taken.
+    """
 
     hidden_channels: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
+    by_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
+        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.by_blocks and not watched:
+            return mixed_scale_by_blocks(x, self.variables["params"], self.precision)
         hidden = self.hidden_channels
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
         expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drsformer_jax.ops.block_convolution import depthwise_by_blocks
+
 
 def _accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """Taps are summed in at least float32."""
@@ -49,7 +51,7 @@ def _shift_and_add(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 def _library_convolution(
     x: jax.Array, kernel: jax.Array, dilation: int, precision: lax.PrecisionLike
 ) -> jax.Array:
-    """XLA's grouped convolution with one channel a group: cuDNN on GPU, the vector unit on TPU."""
+    """XLA's grouped convolution with one channel a group: cuDNN on GPU."""
     channels = x.shape[1]
     return lax.conv_general_dilated(
         x,
@@ -68,7 +70,8 @@ def _forward(
 ) -> jax.Array:
     shift_and_add = functools.partial(_shift_and_add, dilation=dilation)
     library = functools.partial(_library_convolution, dilation=dilation, precision=precision)
-    return lax.platform_dependent(x, kernel, cpu=shift_and_add, default=library)
+    blocks = functools.partial(depthwise_by_blocks, dilation=dilation, precision=precision)
+    return lax.platform_dependent(x, kernel, cpu=shift_and_add, tpu=blocks, default=library)
 
 
 def _kernel_gradient(
@@ -93,6 +96,21 @@ def _kernel_gradient(
     return gradient.reshape(height, width, channels).astype(kernel.dtype)
 
 
+def _kernel_gradient_by_blocks(
+    x: jax.Array,
+    cotangent: jax.Array,
+    kernel: jax.Array,
+    dilation: int,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """The same from TPU's matrix unit."""
+
+    def forward(kernel: jax.Array) -> jax.Array:
+        return depthwise_by_blocks(x, kernel, dilation, precision)
+
+    return jax.vjp(forward, kernel)[1](cotangent)[0]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise_conv(
     x: jax.Array, kernel: jax.Array, dilation: int, precision: lax.PrecisionLike
@@ -115,7 +133,10 @@ def _depthwise_conv_backward(
     x, kernel = residuals
     # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
     input_gradient = _forward(cotangent, kernel[::-1, ::-1], dilation, precision)
-    return input_gradient, _kernel_gradient(x, cotangent, kernel, dilation)
+    by_taps = functools.partial(_kernel_gradient, dilation=dilation)
+    by_blocks = functools.partial(_kernel_gradient_by_blocks, dilation=dilation, precision=precision)
+    kernel_gradient = lax.platform_dependent(x, cotangent, kernel, tpu=by_blocks, default=by_taps)
+    return input_gradient, kernel_gradient
 
 
 _depthwise_conv.defvjp(_depthwise_conv_forward, _depthwise_conv_backward)
