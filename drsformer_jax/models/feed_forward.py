@@ -14,6 +14,7 @@ from drsformer_jax.models.layers import (
     DepthwiseConvolution,
     PairedDepthwiseConvolution,
 )
+from drsformer_jax.ops.block_convolution import LANES
 from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
 
 
@@ -34,7 +35,8 @@ class MixedScaleFeedForward(nn.Module):
         """B C H W -> B C H W."""
         watched = self.is_initializing() or self.is_mutable_collection("intermediates")
         if self.by_blocks and not watched:
-            return mixed_scale_by_blocks(x, self.variables["params"], self.precision)
+            params = self.variables["params"]
+            return mixed_scale_by_blocks(x, params, self.precision, phases=self._phases(x))
         hidden = self.hidden_channels
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
         expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)
@@ -47,3 +49,8 @@ class MixedScaleFeedForward(nn.Module):
         second = nn.relu(PairedDepthwiseConvolution(5, **options, name="dwconv5x5_1")(second))
         mixed = jnp.concatenate([first, second], axis=1)
         return Convolution(x.shape[1], 1, **options, name="project_out")(mixed)
+
+    def _phases(self, x: jax.Array) -> int:
+        """Squares of 2 x 2 pixels where the channels of a path alone do not fill two blocks."""
+        even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        return 2 if even and self.hidden_channels <= LANES else 1

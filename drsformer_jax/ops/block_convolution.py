@@ -108,22 +108,33 @@ def pair_kernel(kernel: jax.Array, phases: int = 1) -> jax.Array:
 
     Outputs that fill whole registers cost the matrix unit nothing and spare a change of layout.
     """
-    height, width, _, blocks, pairs = kernel.shape
-    inputs = jnp.moveaxis(kernel, 2, -1).reshape(height, width, blocks, 2 * pairs)
+    pairs = kernel.shape[-1]
+    filled = jnp.pad(kernel, [(0, 0)] * 4 + [(0, pairs)])
     channel = np.arange(2 * pairs)
-    return _matrices(inputs, channel[:, None] // 2 == channel, 1, phases)
+    first, second = (
+        _matrices(filled[:, :, member], channel[:, None] == 2 * channel + member, 1, phases)
+        for member in range(2)
+    )
+    return first + second
 
 
 def _matrices(kernel: jax.Array, reached: np.ndarray, dilation: int, phases: int) -> jax.Array:
-    """kh kw G c, and which channel reaches which, c c -> KH KW G L L."""
+    """A weight for each output channel, and which inputs it reaches -> KH KW G L L.
+
+    Args:
+      kernel: kh kw G c.
+      reached: c c, input and output, 0 or 1.
+    """
     height, width, blocks, channels = kernel.shape
     rows = _moves(height, dilation, phases).astype(kernel.dtype)
     columns = _moves(width, dilation, phases).astype(kernel.dtype)
     taps = jnp.einsum(
-        "yaui,xbvj,ijgc->yxgabcuv", rows, columns, kernel, precision=lax.Precision.HIGHEST
+        "yaui,xbvj,ijgc->yxgabuvc", rows, columns, kernel, precision=lax.Precision.HIGHEST
     )
-    matrices = taps[..., None] * reached.astype(kernel.dtype)[:, None, None]
     size = channels * phases**2
+    # The weight stands along the lanes: copying it to all inputs moves nothing between them.
+    taps = taps.reshape(len(rows), len(columns), blocks, phases**2, 1, size)
+    matrices = taps * np.tile(reached, (1, phases**2)).astype(kernel.dtype)
     return matrices.reshape(len(rows), len(columns), blocks, size, size)
 
 
@@ -131,12 +142,16 @@ def mixing_matrix(weight: jax.Array, phases: int, size: int = LANES) -> jax.Arra
     """The weight of a 1x1 convolution between blocks of squares: ... C D -> ... GL GL."""
     channels, squares = size // phases**2, phases**2
     inputs, outputs = (blocks_of(count, channels) for count in weight.shape[-2:])
-    fill = [(0, blocks * channels - count)
-            for blocks, count in zip((inputs, outputs), weight.shape[-2:], strict=True)]
+    fill = [
+        (0, blocks * channels - count)
+        for blocks, count in zip((inputs, outputs), weight.shape[-2:], strict=True)
+    ]
     padded = jnp.pad(weight, [(0, 0)] * (weight.ndim - 2) + fill)
-    matrix = padded.reshape(*weight.shape[:-2], inputs, 1, channels, outputs, 1, channels)
-    # A pixel of a square is mixed into itself alone.
-    matrix = matrix * np.eye(squares, dtype=weight.dtype)[:, None, None, :, None]
+    matrix = padded.reshape(*weight.shape[:-2], inputs, 1, channels, outputs, channels)
+    # Copies along rows and lanes; a pixel of a square is mixed into itself alone.
+    matrix = jnp.tile(matrix, (squares, 1, 1, squares))
+    same = np.arange(squares)[:, None] == np.repeat(np.arange(squares), channels)
+    matrix = matrix * same[:, None, None].astype(weight.dtype)
     return matrix.reshape(*weight.shape[:-2], inputs * size, outputs * size)
 
 

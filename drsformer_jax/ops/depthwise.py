@@ -134,7 +134,9 @@ def _depthwise_conv_backward(
     # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
     input_gradient = _forward(cotangent, kernel[::-1, ::-1], dilation, precision)
     by_taps = functools.partial(_kernel_gradient, dilation=dilation)
-    by_blocks = functools.partial(_kernel_gradient_by_blocks, dilation=dilation, precision=precision)
+    by_blocks = functools.partial(
+        _kernel_gradient_by_blocks, dilation=dilation, precision=precision
+    )
     kernel_gradient = lax.platform_dependent(x, cotangent, kernel, tpu=by_blocks, default=by_taps)
     return input_gradient, kernel_gradient
 

@@ -49,7 +49,9 @@ def mixture_by_blocks(
     out = jnp.split(params["out"]["kernel"][0, 0], len(dilations) + 1)
     convolve = functools.partial(_depthwise, precision=precision)
     mix = functools.partial(mix_blocks, phases=PHASES, precision=precision)
-    update = mix(_average_pool(state), weights[:, -1, None, None] * out[-1])
+    # The matrices are the same for all images: an expert's weight multiplies what comes out.
+    gate = weights[:, :, None, None, None, None]
+    update = gate[:, -1] * mix(_average_pool(state), out[-1])
     for i, dilation in enumerate(dilations):
         kernels = {name: value["kernel"] for name, value in params[f"expert{i}"].items()}
         feature, first, last = state, kernels["pointwise0"][0, 0], kernels.get("pointwise1")
@@ -58,7 +60,7 @@ def mixture_by_blocks(
             feature = jax.nn.relu(mix(feature, first).astype(state.dtype))
             feature, first = convolve(feature, kernels["depthwise1"][:, :, 0], 1, last[0, 0])
         merged = jnp.matmul(first, out[i], precision=precision)
-        update = update + mix(feature, weights[:, i, None, None] * merged)
+        update = update + gate[:, i] * mix(feature, merged)
     return jax.nn.relu(jax.nn.relu(update.astype(state.dtype)) + state)
 
 
@@ -77,7 +79,9 @@ def _depthwise(
     if kernel.shape[:2] == (1, 1):
         return x, kernel[0, 0, :, None] * behind
     blocks = into_blocks(kernel, x.shape[-1] // PHASES**2)
-    return block_convolution(x, diagonal_kernel(blocks, dilation, PHASES), precision=precision), behind
+    return block_convolution(
+        x, diagonal_kernel(blocks, dilation, PHASES), precision=precision
+    ), behind
 
 
 def _average_pool(x: jax.Array) -> jax.Array:
@@ -87,7 +91,8 @@ def _average_pool(x: jax.Array) -> jax.Array:
     ones = jnp.ones((POOL, POOL, blocks, channels), jnp.promote_types(x.dtype, jnp.float32))
     total = block_convolution(x, diagonal_kernel(ones, 1, PHASES))
     inside = [
-        np.convolve(np.ones(count * PHASES), np.ones(POOL), mode="same") for count in (rows, columns)
+        np.convolve(np.ones(count * PHASES), np.ones(POOL), mode="same")
+        for count in (rows, columns)
     ]
     counts = np.repeat(np.outer(*inside)[None, :, :, None], channels, axis=-1)
     counted = space_to_blocks(jnp.asarray(1 / counts, total.dtype), PHASES, size)

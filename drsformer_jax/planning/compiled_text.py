@@ -31,7 +31,9 @@ _ARRAY = re.compile(r"\b(?P<dtype>pred|token|opaque|bf16|[fsuc]\d+\w*)\[(?P<size
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _SOURCE = re.compile(r'op_name="([^"]*)"')
-_CALLED = re.compile(r"\b(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
+_CALLED = re.compile(
+    r"\b(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)"
+)
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"^  %?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _LESS_THAN = re.compile(r"^  ROOT .* compare\([^,]*, .*?%?([\w.\-]+)\), direction=LT")
