@@ -64,6 +64,7 @@ def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
     return {
         "task": task,
         "dtype": dtype,
+        "estimated_megacycles": program.cycles / 1e6,
         "estimated_ms": program.cycles / clock * 1e3,
         "memory_gb": program.memory_bytes / 1e9,
         "scratch_gb": program.scratch_bytes / 1e9,
@@ -85,7 +86,8 @@ def training_config(config: DRSformerConfig) -> DRSformerConfig:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(
-        f"{'task':<10}{'dtype':<10}{'est. ms':>9}{'GB/chip':>9}{'GFLOP':>9}{'GB moved':>9}", end=""
+        f"{'task':<10}{'dtype':<10}{'Mcycles':>9}{'est. ms':>9}{'GB/chip':>9}{'GFLOP':>9}{'GB moved':>9}",
+        end="",
     )
     print(f"{'compile s':>11}  collectives")
     for row in rows:
@@ -94,7 +96,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             for kind, value in row["collectives"].items()
         )
         print(
-            f"{row['task']:<10}{row['dtype']:<10}{row['estimated_ms']:>9.1f}"
+            f"{row['task']:<10}{row['dtype']:<10}"
+            f"{row['estimated_megacycles']:>9.1f}{row['estimated_ms']:>9.1f}"
             f"{row['memory_gb']:>9.2f}{row['gflop']:>9.0f}{row['accessed_gb']:>9.1f}"
             f"{row['compile_seconds']:>11.0f}  {told or 'none'}"
         )
@@ -108,18 +111,22 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", default="drsformer", choices=PRESETS, help="the network")
-    parser.add_argument("--topology", default="v5e:4x4", help="of the mesh (default: %(default)s)")
+    parser.add_argument("--topology", default="v5e:4x4", help="v5e:... or v6e:...")
     parser.add_argument("--batch", type=int, default=4, help="images a chip (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="of an image (default: %(default)s)")
-    parser.add_argument("--tasks", nargs="+", default=["forward", "training"])
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    tasks, dtypes = ["forward", "training"], ["bfloat16", "float32"]
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
+    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
     parser.add_argument("--json", type=Path, default=Path("tpu_estimate.json"), metavar="FILE")
     return parser
 
 
 def main() -> None:
     args = parser().parse_args()
+    chip = args.topology.partition(":")[0]
     try:
+        if chip not in CLOCK_HZ:
+            raise UserError(f"--topology {args.topology}: not one of {', '.join(CLOCK_HZ)}")
         rows = [measure(args, task, dtype) for task in args.tasks for dtype in args.dtypes]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 LANES = 128
@@ -86,12 +85,12 @@ def blocks_to_space(x: jax.Array, phases: int, channels: int) -> jax.Array:
     return image.reshape(batch, rows * phases, columns * phases, -1)[..., :channels]
 
 
-def _moves(taps: int, dilation: int, phases: int) -> np.ndarray:
-    """Whether row a of the square `y` away reaches row u through a tap: y a u tap, 0 or 1."""
-    radius = taps // 2 * dilation
-    away = -(-radius // phases)
-    square, source, target, tap = np.ogrid[-away : away + 1, :phases, :phases, :taps]
-    return phases * square + source - target == (tap - taps // 2) * dilation
+def _moves(taps: int, dilation: int, phases: int) -> jax.Array:
+    """Whether row a of the square `y` away reaches row u through a tap: y a u tap, bool."""
+    away = -(-(taps // 2 * dilation) // phases)
+    square = jnp.arange(-away, away + 1)[:, None, None, None]
+    source, target = jnp.arange(phases)[:, None, None], jnp.arange(phases)[:, None]
+    return phases * square + source - target == (jnp.arange(taps) - taps // 2) * dilation
 
 
 def diagonal_kernel(kernel: jax.Array, dilation: int = 1, phases: int = 1) -> jax.Array:
@@ -100,7 +99,7 @@ def diagonal_kernel(kernel: jax.Array, dilation: int = 1, phases: int = 1) -> ja
     With squares of p x p pixels in a block, a kernel of 5 x 5 pixels is one of 3 x 3 squares: the
     matrix unit does 9 products instead of 25. KH and KW count squares.
     """
-    return _matrices(kernel, np.eye(kernel.shape[-1]), dilation, phases)
+    return _matrices(kernel, jnp.eye(kernel.shape[-1]), dilation, phases)
 
 
 def pair_kernel(kernel: jax.Array, phases: int = 1) -> jax.Array:
@@ -110,7 +109,7 @@ def pair_kernel(kernel: jax.Array, phases: int = 1) -> jax.Array:
     """
     pairs = kernel.shape[-1]
     filled = jnp.pad(kernel, [(0, 0)] * 4 + [(0, pairs)])
-    channel = np.arange(2 * pairs)
+    channel = jnp.arange(2 * pairs)
     first, second = (
         _matrices(filled[:, :, member], channel[:, None] == 2 * channel + member, 1, phases)
         for member in range(2)
@@ -118,7 +117,7 @@ def pair_kernel(kernel: jax.Array, phases: int = 1) -> jax.Array:
     return first + second
 
 
-def _matrices(kernel: jax.Array, reached: np.ndarray, dilation: int, phases: int) -> jax.Array:
+def _matrices(kernel: jax.Array, reached: jax.Array, dilation: int, phases: int) -> jax.Array:
     """A weight for each output channel, and which inputs it reaches -> KH KW G L L.
 
     Args:
@@ -134,7 +133,7 @@ def _matrices(kernel: jax.Array, reached: np.ndarray, dilation: int, phases: int
     size = channels * phases**2
     # The weight stands along the lanes: copying it to all inputs moves nothing between them.
     taps = taps.reshape(len(rows), len(columns), blocks, phases**2, 1, size)
-    matrices = taps * np.tile(reached, (1, phases**2)).astype(kernel.dtype)
+    matrices = taps * jnp.tile(reached, (1, phases**2)).astype(kernel.dtype)
     return matrices.reshape(len(rows), len(columns), blocks, size, size)
 
 
@@ -150,7 +149,7 @@ def mixing_matrix(weight: jax.Array, phases: int, size: int = LANES) -> jax.Arra
     matrix = padded.reshape(*weight.shape[:-2], inputs, 1, channels, outputs, channels)
     # Copies along rows and lanes; a pixel of a square is mixed into itself alone.
     matrix = jnp.tile(matrix, (squares, 1, 1, squares))
-    same = np.arange(squares)[:, None] == np.repeat(np.arange(squares), channels)
+    same = jnp.arange(squares)[:, None] == jnp.repeat(jnp.arange(squares), channels)
     matrix = matrix * same[:, None, None].astype(weight.dtype)
     return matrix.reshape(*weight.shape[:-2], inputs * size, outputs * size)
 

@@ -59,17 +59,25 @@ def mixed_scale_by_blocks(
     precision: lax.PrecisionLike = None,
     *,
     phases: int = 1,
+    merge: bool = False,
     size: int = LANES,
 ) -> jax.Array:
     """MSFN of B C H W with the parameters of `models.feed_forward`, B C H W.
 
     Args:
       phases: p, for squares of p x p pixels in a block; divides H and W.
+      merge: compute all paths as one with the larger kernels, a program a quarter as long. With
+        squares that costs nothing: 3x3 and 5x5 pixels are both 3x3 squares.
       size: channels of a block, the pixels of a square counted.
     """
     image = jnp.moveaxis(x, 1, -1)
     inputs = image if phases == 1 else space_to_blocks(image, phases, size)
-    total = sum(_follow(path, inputs, size, phases, precision) for path in _paths(params))
+    paths = [_in_blocks(path, size // phases**2) for path in _paths(params)]
+    if merge:
+        paths = [_merged(paths)]
+    total = _follow(paths[0], inputs, phases, precision)
+    for path in paths[1:]:
+        total = total + _follow(path, inputs, phases, precision)
     if phases > 1:
         total = blocks_to_space(total.astype(x.dtype), phases, x.shape[1])
     bias = params["project_out"].get("bias")
@@ -122,34 +130,70 @@ def _joined(one: Layer, other: Layer) -> Layer:
     return Layer(jnp.concatenate([one.kernel, other.kernel], axis=-1), bias)
 
 
-def _follow(
-    path: Path, x: jax.Array, size: int, phases: int, precision: lax.PrecisionLike
-) -> jax.Array:
-    """What one path adds: B H W C -> B H W D, or in blocks of squares where there are phases."""
-    channels = size // phases**2
+def _in_blocks(path: Path, channels: int) -> Path:
+    """The same path with a block axis: C G c, kh kw G c, kh kw 2 G c/2, G c D."""
+    pairs = channels // 2
+    # A block has as many outputs as inputs, of which the second half is nothing.
+    rows = into_blocks(path.project.T, pairs)
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, channels - pairs)))
+    return Path(
+        _layer_in_blocks(path.expand, channels),
+        _layer_in_blocks(path.depthwise, channels),
+        _layer_in_blocks(path.pairs, pairs),
+        jnp.moveaxis(rows, 0, -1),
+    )
+
+
+def _layer_in_blocks(layer: Layer, channels: int) -> Layer:
+    bias = None if layer.bias is None else into_blocks(layer.bias, channels)
+    return Layer(into_blocks(layer.kernel, channels), bias)
+
+
+def _merged(paths: list[Path]) -> Path:
+    """One path of all blocks: small kernels stand in the middle of large ones."""
+
+    def merge(layers: list[Layer]) -> Layer:
+        kernels = [layer.kernel for layer in layers]
+        if kernels[0].ndim > 3:
+            largest = max(kernel.shape[0] for kernel in kernels)
+            kernels = [_framed(kernel, largest) for kernel in kernels]
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        bias = jnp.concatenate(biases) if biases else None
+        return Layer(jnp.concatenate(kernels, axis=-2), bias)
+
+    expand, depthwise, pairs, projects = zip(*paths, strict=True)
+    return Path(
+        merge(list(expand)), merge(list(depthwise)), merge(list(pairs)), jnp.concatenate(projects)
+    )
+
+
+def _framed(kernel: jax.Array, size: int) -> jax.Array:
+    """kh kw ... within zeros, size size ..."""
+    frame = (size - kernel.shape[0]) // 2
+    return jnp.pad(kernel, [(frame, frame)] * 2 + [(0, 0)] * (kernel.ndim - 2))
+
+
+def _follow(path: Path, x: jax.Array, phases: int, precision: lax.PrecisionLike) -> jax.Array:
+    """What a path in blocks adds: B H W C -> B H W D, or both in blocks of squares."""
+    expand, project = path.expand.kernel, path.project.reshape(-1, path.project.shape[-1])
     if phases == 1:
-        y = to_blocks(x, into_blocks(path.expand.kernel, size), precision)
+        y = to_blocks(x, expand, precision)
     else:
-        y = mix_blocks(x, path.expand.kernel, phases, precision).astype(x.dtype)
-    y = _add(y, path.expand.bias, channels, phases)
-    kernel = diagonal_kernel(into_blocks(path.depthwise.kernel, channels), 1, phases)
-    y = block_convolution(y, kernel, precision=precision)
-    y = jax.nn.relu(_add(y, path.depthwise.bias, channels, phases))
-    kernel = pair_kernel(into_blocks(path.pairs.kernel, channels // 2), phases)
-    y = block_convolution(y, kernel, precision=precision)
-    y = jax.nn.relu(_add(y, path.pairs.bias, channels // 2, phases))
-    rows = into_blocks(path.project.T, channels // 2)
-    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, channels - channels // 2)))
-    project = rows.reshape(path.project.shape[-1], -1).T
+        weight = expand.reshape(expand.shape[0], -1)
+        y = mix_blocks(x, weight, phases, precision).astype(x.dtype)
+    y = _add(y, path.expand.bias, phases)
+    y = block_convolution(y, diagonal_kernel(path.depthwise.kernel, 1, phases), precision=precision)
+    y = jax.nn.relu(_add(y, path.depthwise.bias, phases))
+    y = block_convolution(y, pair_kernel(path.pairs.kernel, phases), precision=precision)
+    y = jax.nn.relu(_add(y, path.pairs.bias, phases))
     if phases == 1:
         return from_blocks(y, project, precision)
     return mix_blocks(y, project, phases, precision)
 
 
-def _add(x: jax.Array, bias: jax.Array | None, channels: int, phases: int) -> jax.Array:
-    """B H W G L and the bias of so many channels a block; the others get none."""
+def _add(x: jax.Array, bias: jax.Array | None, phases: int) -> jax.Array:
+    """B H W G L and a bias G c of the first c channels of every pixel of a block."""
     if bias is None:
         return x
-    blocks = into_blocks(bias, channels)
-    filled = jnp.pad(blocks, ((0, 0), (0, x.shape[-1] // phases**2 - channels)))
+    filled = jnp.pad(bias, ((0, 0), (0, x.shape[-1] // phases**2 - bias.shape[-1])))
     return x + jnp.tile(filled, phases**2).astype(x.dtype)

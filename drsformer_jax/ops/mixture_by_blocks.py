@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from drsformer_jax.ops.block_convolution import (
@@ -90,10 +89,12 @@ def _average_pool(x: jax.Array) -> jax.Array:
     channels = size // PHASES**2
     ones = jnp.ones((POOL, POOL, blocks, channels), jnp.promote_types(x.dtype, jnp.float32))
     total = block_convolution(x, diagonal_kernel(ones, 1, PHASES))
-    inside = [
-        np.convolve(np.ones(count * PHASES), np.ones(POOL), mode="same")
-        for count in (rows, columns)
-    ]
-    counts = np.repeat(np.outer(*inside)[None, :, :, None], channels, axis=-1)
-    counted = space_to_blocks(jnp.asarray(1 / counts, total.dtype), PHASES, size)
-    return (total * counted).astype(x.dtype)
+
+    def inside(size: int) -> jax.Array:
+        """How many of three neighbouring positions lie inside, for each position."""
+        position = jnp.arange(size)
+        return 1 + (position > 0).astype(total.dtype) + (position < size - 1).astype(total.dtype)
+
+    counts = inside(rows * PHASES)[:, None] * inside(columns * PHASES)
+    counts = jnp.broadcast_to(counts[None, :, :, None], (1, *counts.shape, channels))
+    return (total / space_to_blocks(counts, PHASES, size)).astype(x.dtype)

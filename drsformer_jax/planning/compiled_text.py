@@ -128,11 +128,11 @@ def _trips(computations: dict[str, list[str]], loop: str) -> int | None:
         return int(known[1])
     condition = _CONDITION.search(loop)
     lines = computations[condition[1]] if condition else []
-    limits = dict(match.groups() for line in lines if (match := _CONSTANT.match(line)))
+    limits = {m[1]: int(m[2]) for line in lines if (m := _CONSTANT.match(line))}
     for line in lines:
         compared = _LESS_THAN.match(line)
         if compared and compared[1] in limits:
-            return int(limits[compared[1]])
+            return limits[compared[1]]
     return None
 
 

@@ -88,14 +88,20 @@ def test_architecture_survives_json(config: DRSformerConfig) -> None:
     written = json.loads(json.dumps(config.architecture()))
     assert tuple(written) == ARCHITECTURE_FIELDS
     assert DRSformerConfig.from_architecture(written) == config
-    execution = {"dtype": "bfloat16", "precision": "highest", "unroll": False, "remat": True}
+    execution = {
+        "dtype": "bfloat16",
+        "precision": "highest",
+        "unroll": False,
+        "remat": True,
+        "platform": "tpu",
+    }
     rebuilt = DRSformerConfig.from_architecture(written, **execution)
     assert rebuilt == dataclasses.replace(config, **execution)
     assert rebuilt.architecture() == config.architecture()
 
 
 def test_every_field_is_architecture_or_execution() -> None:
-    execution = {"dtype", "precision", "unroll", "remat"}
+    execution = {"dtype", "precision", "unroll", "remat", "platform"}
     fields = {field.name for field in dataclasses.fields(DRSformerConfig)}
     assert fields == set(ARCHITECTURE_FIELDS) | execution
 
