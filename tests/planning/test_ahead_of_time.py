@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS
+from drsformer_jax.models.drsformer import init_params
 from drsformer_jax.planning.ahead_of_time import compile_forward, compile_training, tpu_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,10 +31,8 @@ from drsformer_jax.planning.ahead_of_time import compile_training
 from drsformer_jax.training.sharding import make_mesh
 config = dataclasses.replace(PRESETS["tiny"], use_mefc=True, unroll=False, remat=True)
 options = {"xla_backend_optimization_level": 0}
-for platform in ("cpu", "tpu"):
-    network = dataclasses.replace(config, platform=platform)
-    program = compile_training(network, make_mesh(), batch=1, size=8, compiler_options=options)
-    print(platform, len(jax.devices()), sorted(program.collectives))
+program = compile_training(config, make_mesh(), batch=1, size=8, compiler_options=options)
+print(len(jax.devices()), sorted(program.collectives))
 """
 
 
@@ -49,10 +49,7 @@ def test_eight_devices_only_add_their_gradients() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "cpu 8 ['all-reduce']",
-        "tpu 8 ['all-reduce']",
-    ]
+    assert done.stdout.splitlines() == ["8 ['all-reduce']"]
 
 
 @needs_libtpu
@@ -69,7 +66,8 @@ def test_forward_on_one_chip() -> None:
     program = compile_forward(config, tpu_mesh("v5e:2x2", chips=1), batch=2, size=16)
     assert program.collectives == {}
     assert program.cycles > 0
-    assert program.memory_bytes > program.scratch_bytes > 0
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    assert program.memory_bytes > 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_unknown_topology_is_a_mistake_of_the_user() -> None:
