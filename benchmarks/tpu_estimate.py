@@ -85,11 +85,8 @@ def training_config(config: DRSformerConfig) -> DRSformerConfig:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    print(
-        f"{'task':<10}{'dtype':<10}{'Mcycles':>9}{'est. ms':>9}{'GB/chip':>9}{'GFLOP':>9}{'GB moved':>9}",
-        end="",
-    )
-    print(f"{'compile s':>11}  collectives")
+    numbers = ("Mcycles", "est. ms", "GB/chip", "GFLOP", "GB moved", "compile s")
+    print(f"{'task':<10}{'dtype':<10}" + "".join(f"{name:>10}" for name in numbers), "collectives")
     for row in rows:
         told = ", ".join(
             f"{value['count']} {kind} of {value['mb']:.1f} MB"
@@ -97,9 +94,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         )
         print(
             f"{row['task']:<10}{row['dtype']:<10}"
-            f"{row['estimated_megacycles']:>9.1f}{row['estimated_ms']:>9.1f}"
-            f"{row['memory_gb']:>9.2f}{row['gflop']:>9.0f}{row['accessed_gb']:>9.1f}"
-            f"{row['compile_seconds']:>11.0f}  {told or 'none'}"
+            f"{row['estimated_megacycles']:>10.1f}{row['estimated_ms']:>10.1f}"
+            f"{row['memory_gb']:>10.2f}{row['gflop']:>10.0f}{row['accessed_gb']:>10.1f}"
+            f"{row['compile_seconds']:>10.0f}  {told or 'none'}"
         )
     print("\nestimated ms by kind of module")
     print(f"{'':<20}" + "".join(f"{kind:>16}" for kind in (*KINDS, "other")))
