@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "training": SHARED | {"models", "data", "checkpoints"},
     "evaluation": SHARED | {"models", "data", "checkpoints", "inference", "training"},
     "parity": SHARED | {"models", "data", "checkpoints", "training"},
+    "planning": SHARED | {"models", "training"},
     "cli": SHARED
     | {"models", "data", "checkpoints", "inference", "training", "evaluation", "parity"},
 }

@@ -17,6 +17,8 @@ from drsformer_jax.models.layers import (
     at_least_float32,
     uniform_fan_in,
 )
+from drsformer_jax.ops.attention_by_blocks import query_key_value_by_blocks
+from drsformer_jax.ops.block_convolution import from_blocks
 from drsformer_jax.ops.pointwise import pointwise_conv
 from drsformer_jax.ops.sparse_softmax import masked_softmax_mixture, top_k_masks
 
@@ -51,29 +53,46 @@ class AttendAndProject(nn.Module):
 
     @nn.compact
     def __call__(self, attention: jax.Array, value: jax.Array) -> jax.Array:
-        """attention B heads c c, value B C H W -> B C H W."""
-        channels = value.shape[1]
+        """attention B heads c c, value B C H W or in blocks B H W G L -> B C H W."""
+        channels = attention.shape[1] * attention.shape[2]
         kernel = self.param("kernel", uniform_fan_in, (1, 1, channels, channels), jnp.float32)
         per_head = rearrange(kernel[0, 0], "(h i) d -> h i d", h=attention.shape[1])
         merged = jnp.einsum(
             "bhij,hid->bhjd", attention, per_head.astype(attention.dtype), precision=self.precision
         )
-        y = pointwise_conv(value, rearrange(merged, "b h j d -> b (h j) d"), self.precision)
+        merged = rearrange(merged, "b h j d -> b (h j) d")
+        if value.ndim == 5:
+            y = from_blocks(value, merged, self.precision)
+            y = jnp.moveaxis(y.astype(value.dtype), -1, 1)
+        else:
+            y = pointwise_conv(value, merged, self.precision)
         return add_bias(self, y, channels) if self.use_bias else y
 
 
 class TopKSparseAttention(nn.Module):
-    """Attention between channels: the map is C/h x C/h, sums run over all pixels."""
+    """Attention between channels: the map is C/h x C/h, sums run over all pixels.
+
+    by_blocks takes the form for TPU, in which query, key and value are not modules' values: while
+    these are captured, it is not taken.
+    """
 
     heads: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
+    by_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
         channels = x.shape[1]
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
+        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.by_blocks and not watched:
+            params = self.variables["params"]
+            cosines, value = query_key_value_by_blocks(
+                x, params["qkv"], params["qkv_dwconv"], self.heads, self.precision
+            )
+            return AttendAndProject(**options, name="project_out")(self._mixture(cosines), value)
         qkv = Convolution(channels * 3, 1, **options, name="qkv")(x)
         qkv = DepthwiseConvolution(3, **options, name="qkv_dwconv")(qkv)
         query, key, value = jnp.split(qkv, 3, axis=1)
@@ -85,6 +104,15 @@ class TopKSparseAttention(nn.Module):
 
         A logit in bfloat16 would flip entries of the top-k masks, discontinuously.
         """
+        split = "b (head c) h w -> b head c (h w)"
+        query = at_least_float32(rearrange(query, split, head=self.heads))
+        key = at_least_float32(rearrange(key, split, head=self.heads))
+        products = jnp.einsum("bhin,bhjn->bhij", query, key, precision=self.precision)
+        # Dividing the c x c products spares two passes over the pixels.
+        return self._mixture(products / l2_norm(query)[..., :, None] / l2_norm(key)[..., None, :])
+
+    def _mixture(self, cosines: jax.Array) -> jax.Array:
+        """Products of normalised queries and keys, B heads c c -> the attention map."""
         temperature = self.param(
             "temperature", nn.initializers.ones, (self.heads, 1, 1), jnp.float32
         )
@@ -94,12 +122,6 @@ class TopKSparseAttention(nn.Module):
             )
             for i in range(1, 5)
         ]
-        split = "b (head c) h w -> b head c (h w)"
-        query = at_least_float32(rearrange(query, split, head=self.heads))
-        key = at_least_float32(rearrange(key, split, head=self.heads))
-        products = jnp.einsum("bhin,bhjn->bhij", query, key, precision=self.precision)
-        # Dividing the c x c products spares two passes over the pixels.
-        cosines = products / l2_norm(query)[..., :, None] / l2_norm(key)[..., None, :]
         logits = cosines * temperature
         return masked_softmax_mixture(logits, branch_weights, self.choose(logits))
 

@@ -34,7 +34,11 @@ class SparseTransformerBlock(nn.Module):
         """B C H W -> B C H W (and nothing, for the scan)."""
         config = self.config
         with_bias = config.layer_norm_type == "WithBias"
-        options: dict[str, Any] = {"use_bias": config.bias, "precision": matmul_precision(config)}
+        options: dict[str, Any] = {
+            "use_bias": config.bias,
+            "precision": matmul_precision(config),
+            "by_blocks": target_platform(config) == "tpu",
+        }
         attention = TopKSparseAttention(self.heads, **options, name="attn")
         feed_forward = MixedScaleFeedForward(
             config.hidden_channels(x.shape[1]),
@@ -54,6 +58,12 @@ def _outlined_block(
     """A block as a function of its parameters and image: each use is a call, compiled once."""
     block = SparseTransformerBlock(config, heads)
     return outlined(lambda params, x: block.apply({"params": params}, x)[0])
+
+
+def _slice(stacked: Params, index: int) -> Params:
+    """One block's parameters."""
+    params: Params = jax.tree.map(lambda stack: stack[index], stacked)
+    return params
 
 
 class DRSformer(nn.Module):
@@ -106,10 +116,10 @@ class DRSformer(nn.Module):
         """All blocks of a level; their parameters are stacked along the leading axis."""
         config, heads = self.config, self.config.heads[level]
         if unrolls_blocks(config) and not self.is_initializing():
-            block = _outlined_block(config, heads)
+            outlined_block = _outlined_block(config, heads)
             stacked = self.variables["params"][name]
             for i in range(config.num_blocks[level]):
-                x = block(jax.tree.map(lambda stack, i=i: stack[i], stacked), x)
+                x = outlined_block(_slice(stacked, i), x)
             return x
         block = SparseTransformerBlock
         if self.config.remat:
@@ -127,7 +137,11 @@ class DRSformer(nn.Module):
     def _compensator(self, x: jax.Array, name: str) -> jax.Array:
         config = self.config
         precision = matmul_precision(config)
-        return FeatureCompensator(unrolls_blocks(config), config.remat, precision, name=name)(x)
+        by_blocks = target_platform(config) == "tpu"
+        compensator = FeatureCompensator(
+            unrolls_blocks(config), config.remat, precision, by_blocks, name=name
+        )
+        return compensator(x)
 
 
 def matmul_precision(config: DRSformerConfig) -> str | None:

@@ -14,8 +14,14 @@ from drsformer_jax.models.layers import (
     DepthwiseConvolution,
     PairedDepthwiseConvolution,
 )
+from drsformer_jax.ops.block_convolution import LANES
 from drsformer_jax.ops.depthwise import Borders
+from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
 from drsformer_jax.ops.taps import with_border
+
+# Up to this size of an image the form for TPU computes all paths at once, for a program that is a
+# third as long; beyond, one after the other keeps less in memory and is quicker.
+MERGED_PIXELS = 64 * 64
 
 # How far the kernels of either scale reach, at most.
 REACH = 2
@@ -26,16 +32,22 @@ class MixedScaleFeedForward(nn.Module):
 
     shares_padding: the expanded image is padded once for both depthwise scales, and these write
     the padding of the next two: faster on CPU, where each padding is a pass over memory.
+    by_blocks takes the form for TPU, for which one layer is not computed after the other: while
+    the values of modules are captured, it is not taken.
     """
 
     hidden_channels: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
     shares_padding: bool = False
+    by_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
+        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.by_blocks and not watched:
+            return self._by_blocks(x)
         hidden = self.hidden_channels
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
         expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)
@@ -53,3 +65,15 @@ class MixedScaleFeedForward(nn.Module):
         )
         mixed = jnp.concatenate([first, second], axis=1)
         return Convolution(x.shape[1], 1, **options, name="project_out")(mixed)
+
+    def _by_blocks(self, x: jax.Array) -> jax.Array:
+        height, width = x.shape[2:]
+        # The channels of one path alone do not fill two blocks: squares of 2 x 2 pixels do.
+        squares = self.hidden_channels <= LANES and height % 2 == width % 2 == 0
+        return mixed_scale_by_blocks(
+            x,
+            self.variables["params"],
+            self.precision,
+            phases=2 if squares else 1,
+            merge=height * width <= MERGED_PIXELS,
+        )

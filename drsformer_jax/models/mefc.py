@@ -20,7 +20,9 @@ from drsformer_jax.models.layers import (
     uniform_fan_in,
     uniform_within,
 )
+from drsformer_jax.ops.block_convolution import blocks_to_space, space_to_blocks
 from drsformer_jax.ops.depthwise import depthwise_conv
+from drsformer_jax.ops.mixture_by_blocks import PHASES, mixture_by_blocks
 from drsformer_jax.ops.outlining import outlined
 from drsformer_jax.ops.pointwise import pointwise_conv
 
@@ -120,13 +122,21 @@ class MixtureStep(nn.Module):
     """
 
     precision: lax.PrecisionLike = None
+    by_blocks: bool = False
 
     @nn.compact
     def __call__(self, state: jax.Array, weights: jax.Array) -> tuple[jax.Array, None]:
-        """state B C H W, weights B experts -> the next state (and nothing, for the scan)."""
-        channels = state.shape[1]
+        """state B C H W, weights B experts -> the next state (and nothing, for the scan).
+
+        by_blocks: the state is in blocks of squares, B H/2 W/2 G L.
+        """
         kinds = [(size, True) for size in SEPARABLE_KERNELS]
         kinds += [(size, False) for size in DILATED_KERNELS]
+        if self.by_blocks:
+            dilations = [1 if separable else DILATION for _, separable in kinds]
+            params = self.variables["params"]
+            return mixture_by_blocks(state, weights, params, dilations, self.precision), None
+        channels = state.shape[1]
         features, matrices = [], []
         out = PointwiseKernel(channels, name="out")(channels * EXPERTS)
         out_parts = jnp.split(out, EXPERTS)
@@ -166,23 +176,28 @@ def _outlined_step(precision: lax.PrecisionLike) -> Callable[..., jax.Array]:
 
 
 class FeatureCompensator(nn.Module):
-    """Gate, 1x1 convolution, and four steps of the mixture."""
+    """Gate, 1x1 convolution, and four steps of the mixture.
+
+    by_blocks takes the form for TPU, in which an expert is no module: while the values of modules
+    are captured, it is not taken.
+    """
 
     unroll: bool = True
     remat: bool = False
     precision: lax.PrecisionLike = None
+    by_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
         weights = Gate(self.precision, name="gate")(x)
         state = nn.relu(Convolution(x.shape[1], 1, precision=self.precision, name="preprocess")(x))
-        if self.unroll and not self.is_initializing():
-            step = _outlined_step(self.precision)
+        if self.unroll and not self.by_blocks and not self.is_initializing():
+            outlined_step = _outlined_step(self.precision)
             stacked = self.variables["params"]["steps"]
             for i in range(STEPS):
                 params = jax.tree.map(lambda stack, i=i: stack[i], stacked)
-                state = step(params, state, weights[:, i])
+                state = outlined_step(params, state, weights[:, i])
             return state
         # Inside a loop nothing can be merged across iterations.
         step = nn.remat(MixtureStep, prevent_cse=False) if self.remat else MixtureStep
@@ -193,5 +208,10 @@ class FeatureCompensator(nn.Module):
             in_axes=1,
             length=STEPS,
         )
-        state, _ = steps(self.precision, name="steps")(state, weights)
-        return state
+        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if watched or not self.by_blocks:
+            state, _ = steps(self.precision, name="steps")(state, weights)
+            return state
+        blocks = space_to_blocks(jnp.moveaxis(state, 1, -1), PHASES)
+        blocks, _ = steps(self.precision, by_blocks=True, name="steps")(blocks, weights)
+        return jnp.moveaxis(blocks_to_space(blocks, PHASES, state.shape[1]), -1, 1)

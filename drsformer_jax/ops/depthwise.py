@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drsformer_jax.ops.block_convolution import depthwise_by_blocks
 from drsformer_jax.ops.depthwise_gradient import kernel_gradient
 from drsformer_jax.ops.outlining import called
 from drsformer_jax.ops.taps import accumulation_dtype, clear_border, tap, with_border
@@ -92,7 +93,7 @@ def _on_cpu(
 
 
 def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    """XLA's grouped convolution with one channel a group: cuDNN on GPU, the vector unit on TPU."""
+    """XLA's grouped convolution with one channel a group: cuDNN on GPU."""
     dilation, (before, after), precision = geometry
     rows, columns, members, groups = kernel.shape
     row_padding, column_padding = (
@@ -114,12 +115,25 @@ def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -
     return clear_border(functools.reduce(jnp.add, parts), after)
 
 
+def _on_tpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
+    dilation, borders, precision = geometry
+    if borders != NO_BORDERS:
+        return _library_convolution(x, kernel, geometry)
+    members = kernel.shape[2]
+    parts = [
+        depthwise_by_blocks(x[:, p::members], kernel[:, :, p], dilation, precision)
+        for p in range(members)
+    ]
+    return functools.reduce(jnp.add, parts)
+
+
 def _convolve(
     x: jax.Array, kernel: jax.Array, geometry: _Geometry, differentiated: bool
 ) -> jax.Array:
     on_cpu = functools.partial(_on_cpu, geometry=geometry, differentiated=differentiated)
+    on_tpu = functools.partial(_on_tpu, geometry=geometry)
     library = functools.partial(_library_convolution, geometry=geometry)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=library)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, tpu=on_tpu, default=library)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -146,10 +160,18 @@ def _grouped_conv_backward(
         for p in range(kernel.shape[2])
     ]
     x_gradient = jnp.stack(members, axis=2).reshape(x.shape)
-    reach = [(size // 2) * dilation for size in kernel.shape[:2]]
-    padded = with_border(x, borders.before, reach)
-    inside = with_border(cotangent, borders.after, (0, 0))
-    return x_gradient, kernel_gradient(padded, inside, kernel, dilation)
+
+    def by_taps(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+        reach = [(size // 2) * dilation for size in kernel.shape[:2]]
+        padded = with_border(x, borders.before, reach)
+        return kernel_gradient(
+            padded, with_border(cotangent, borders.after, (0, 0)), kernel, dilation
+        )
+
+    def on_tpu(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.vjp(lambda k: _on_tpu(x, k, geometry), kernel)[1](cotangent)[0]
+
+    return x_gradient, lax.platform_dependent(x, cotangent, kernel, tpu=on_tpu, default=by_taps)
 
 
 _grouped_conv.defvjp(_grouped_conv_forward, _grouped_conv_backward)

@@ -25,7 +25,7 @@ def _one_reduction(
     """
     height, width, members, _ = kernel.shape
     dtype = accumulation_dtype(x.dtype)
-    size = cotangent.shape[2:]
+    size = (cotangent.shape[2], cotangent.shape[3])
     cotangent = cotangent.astype(dtype)
     gradients = []
     for p in range(members):

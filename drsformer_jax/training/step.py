@@ -8,12 +8,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params, restore
 from drsformer_jax.training.optimizer import OptimizerOptions, learning_rate_schedule
-from drsformer_jax.training.sharding import batch_sharding, replicated
+from drsformer_jax.training.sharding import DATA_AXIS, batch_sharding, replicated
 from drsformer_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -65,6 +65,24 @@ def batch_gradient(
     return jax.tree.map(lambda x: x / accumulation_steps, total)
 
 
+def mesh_gradient(
+    config: DRSformerConfig, params: Params, batch: Batch, accumulation_steps: int, mesh: Mesh
+) -> tuple[Params, Metrics]:
+    """`batch_gradient` with the batch split over the "data" axis of a mesh.
+
+    Every device computes the gradient of its own images as if it were alone, and then their mean is
+    taken: that one reduction is all that devices tell each other, whatever the network is made of.
+    """
+
+    def mean_over_devices(params: Params, batch: Batch) -> tuple[Params, Metrics]:
+        return jax.lax.pmean(batch_gradient(config, params, batch, accumulation_steps), DATA_AXIS)
+
+    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    return jax.shard_map(
+        mean_over_devices, mesh=mesh, in_specs=(whole, split), out_specs=whole, check_vma=False
+    )(params, batch)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -74,6 +92,7 @@ def train_step(
     schedule: optax.Schedule,
     accumulation_steps: int = 1,
     ema_decay: float = 0.0,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
@@ -82,12 +101,16 @@ def train_step(
       batch: "input" and "target", B H W C in [0, 1]; B is the global batch.
       accumulation_steps: parts that the batch is processed in; divides B.
       ema_decay: of the moving average, used when the state holds one.
+      mesh: over whose "data" axis the batch is split; None on one device.
 
     Returns:
       The state after the step, and scalars: loss, output_change (mean |output - input|),
       target_change (mean |target - input|), gradient_norm (before clipping), learning_rate.
     """
-    gradients, metrics = batch_gradient(config, state.params, batch, accumulation_steps)
+    if mesh is None or mesh.size == 1:
+        gradients, metrics = batch_gradient(config, state.params, batch, accumulation_steps)
+    else:
+        gradients, metrics = mesh_gradient(config, state.params, batch, accumulation_steps, mesh)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema_params = state.ema_params
@@ -121,6 +144,7 @@ def compile_train_step(
         schedule=learning_rate_schedule(options),
         accumulation_steps=accumulation_steps,
         ema_decay=ema_decay,
+        mesh=mesh,
     )
     whole = replicated(mesh)
     return jax.jit(

@@ -88,7 +88,13 @@ def test_architecture_survives_json(config: DRSformerConfig) -> None:
     written = json.loads(json.dumps(config.architecture()))
     assert tuple(written) == ARCHITECTURE_FIELDS
     assert DRSformerConfig.from_architecture(written) == config
-    execution = {"dtype": "bfloat16", "precision": "highest", "unroll": False, "remat": True}
+    execution = {
+        "dtype": "bfloat16",
+        "precision": "highest",
+        "unroll": False,
+        "remat": True,
+        "platform": "tpu",
+    }
     rebuilt = DRSformerConfig.from_architecture(written, **execution)
     assert rebuilt == dataclasses.replace(config, **execution)
     assert rebuilt.architecture() == config.architecture()

@@ -227,6 +227,9 @@ def test_form_is_chosen_by_platform(platform: str, differentiated: bool) -> None
     convolutions = text.count("stablehlo.convolution")
     if platform == "cpu":
         assert convolutions == 0
+    elif platform == "tpu":  # blocks of channels: no group, which a partitioner would gather
+        assert convolutions == (3 if differentiated else 1)
+        assert text.count("feature_group_count = 1 : i64") == convolutions
     else:
         assert convolutions == (2 if differentiated else 1)
         assert text.count("feature_group_count = 7 : i64") == convolutions

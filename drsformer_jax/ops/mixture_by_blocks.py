@@ -1,0 +1,100 @@
+"""One step of the mixture of experts (MEFC) in the form for TPU's matrix unit.
+
+Its images have few channels (48 or 96) and large kernels. Squares of 2 x 2 pixels of 32 channels
+fill a block of 128, and a kernel of 7 x 7 pixels becomes one of 5 x 5 squares, one of 5 x 5 or
+3 x 3 pixels one of 3 x 3.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from drsformer_jax.ops.block_convolution import (
+    block_convolution,
+    diagonal_kernel,
+    into_blocks,
+    mix_blocks,
+    space_to_blocks,
+)
+
+PHASES = 2
+POOL = 3
+
+
+def mixture_by_blocks(
+    state: jax.Array,
+    weights: jax.Array,
+    params: Mapping[str, Any],
+    dilations: Sequence[int],
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """One step: s <- ReLU(ReLU(conv1x1(concat_i(w_i expert_i(s)))) + s).
+
+    Args:
+      state: B H/2 W/2 G L, from `space_to_blocks`.
+      weights: B experts.
+      params: of `models.mefc.MixtureStep`; experts with a second pointwise kernel are separable.
+      dilations: of the convolutional experts.
+
+    Returns:
+      The next state, like the state.
+    """
+    out = jnp.split(params["out"]["kernel"][0, 0], len(dilations) + 1)
+    convolve = functools.partial(_depthwise, precision=precision)
+    mix = functools.partial(mix_blocks, phases=PHASES, precision=precision)
+    # The matrices are the same for all images: an expert's weight multiplies what comes out.
+    gate = weights[:, :, None, None, None, None]
+    update = gate[:, -1] * mix(_average_pool(state), out[-1])
+    for i, dilation in enumerate(dilations):
+        kernels = {name: value["kernel"] for name, value in params[f"expert{i}"].items()}
+        feature, first, last = state, kernels["pointwise0"][0, 0], kernels.get("pointwise1")
+        feature, first = convolve(feature, kernels["depthwise0"][:, :, 0], dilation, first)
+        if last is not None:
+            feature = jax.nn.relu(mix(feature, first).astype(state.dtype))
+            feature, first = convolve(feature, kernels["depthwise1"][:, :, 0], 1, last[0, 0])
+        merged = jnp.matmul(first, out[i], precision=precision)
+        update = update + gate[:, i] * mix(feature, merged)
+    return jax.nn.relu(jax.nn.relu(update.astype(state.dtype)) + state)
+
+
+def _depthwise(
+    x: jax.Array,
+    kernel: jax.Array,
+    dilation: int,
+    behind: jax.Array,
+    *,
+    precision: lax.PrecisionLike,
+) -> tuple[jax.Array, jax.Array]:
+    """A depthwise convolution with kh kw C, and the weight C D of the 1x1 convolution behind it.
+
+    A 1x1 kernel only scales the channels: the weight behind takes it over.
+    """
+    if kernel.shape[:2] == (1, 1):
+        return x, kernel[0, 0, :, None] * behind
+    blocks = into_blocks(kernel, x.shape[-1] // PHASES**2)
+    return block_convolution(
+        x, diagonal_kernel(blocks, dilation, PHASES), precision=precision
+    ), behind
+
+
+def _average_pool(x: jax.Array) -> jax.Array:
+    """3x3 mean over the pixels inside the image, like `models.mefc.average_pool`."""
+    rows, columns, blocks, size = x.shape[1:]
+    channels = size // PHASES**2
+    ones = jnp.ones((POOL, POOL, blocks, channels), jnp.promote_types(x.dtype, jnp.float32))
+    total = block_convolution(x, diagonal_kernel(ones, 1, PHASES))
+
+    def inside(size: int) -> jax.Array:
+        """How many of three neighbouring positions lie inside, for each position."""
+        position = jnp.arange(size)
+        return 1 + (position > 0).astype(total.dtype) + (position < size - 1).astype(total.dtype)
+
+    counts = inside(rows * PHASES)[:, None] * inside(columns * PHASES)
+    counts = jnp.broadcast_to(counts[None, :, :, None], (1, *counts.shape, channels))
+    return (total / space_to_blocks(counts, PHASES, size)).astype(x.dtype)

@@ -1,0 +1,100 @@
+"""The form for TPU of every module, computed on CPU, against the plain one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.small import TINY, quick_jit
+
+from drsformer_jax.models import mefc
+from drsformer_jax.models.attention import TopKSparseAttention
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import init_params, restore
+from drsformer_jax.models.mefc import FeatureCompensator
+from drsformer_jax.ops.block_convolution import space_to_blocks
+
+TOLERANCES = [(jnp.float64, 1e-12), (jnp.float32, 1e-5)]
+
+
+def assert_same(one: Any, other: Any, params: Any, x: jax.Array, tolerance: float) -> None:
+    """Values and gradients of two functions of (params, x)."""
+
+    def run(function: Any, params: Any, x: jax.Array) -> Any:
+        y, pull_back = jax.vjp(function, params, x)
+        cotangent = np.random.default_rng(5).normal(size=y.shape)
+        return y, pull_back(jnp.asarray(cotangent, y.dtype))
+
+    results = [quick_jit(functools.partial(run, function))(params, x) for function in (one, other)]
+    for actual, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        assert actual.dtype == expected.dtype
+        limit = tolerance * max(1, float(np.abs(expected).max()))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+
+
+def check_module(make: Any, shape: tuple[int, ...], dtype: Any, tolerance: float) -> None:
+    """A module made with by_blocks False and True."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+        plain, blocks = make(by_blocks=False), make(by_blocks=True)
+        params = jax.jit(plain.init)(jax.random.key(0), x)["params"]
+        params = jax.tree.map(lambda value: value.astype(dtype), params)
+
+        def apply(module: nn.Module, params: Any, x: jax.Array) -> Any:
+            return module.apply({"params": params}, x)
+
+        assert_same(
+            functools.partial(apply, blocks), functools.partial(apply, plain), params, x, tolerance
+        )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize(("heads", "use_bias", "channels"), [(1, False, 6), (2, True, 8)])
+def test_attention(heads: int, use_bias: bool, channels: int, dtype: Any, tolerance: float) -> None:
+    make = functools.partial(TopKSparseAttention, heads, use_bias)
+    check_module(make, (2, channels, 5, 6), dtype, tolerance)
+
+
+def test_attention_at_zero_has_finite_gradients() -> None:
+    module = TopKSparseAttention(2, by_blocks=True)
+    x = jnp.zeros((1, 8, 4, 4))
+    params = module.init(jax.random.key(0), x)["params"]
+    gradients = jax.grad(lambda p, x: jnp.sum(module.apply({"params": p}, x)), (0, 1))(params, x)
+    assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+def test_compensator(dtype: Any, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Several blocks, and the last one not full.
+    monkeypatch.setattr(mefc, "space_to_blocks", functools.partial(space_to_blocks, size=8))
+    make = functools.partial(FeatureCompensator, unroll=False)
+    check_module(make, (2, 3, 6, 4), dtype, tolerance)
+
+
+def test_network() -> None:
+    config = DRSformerConfig(**TINY | {"use_mefc": False}, unroll=False)
+    params = init_params(config, jax.random.key(0))
+    image = np.random.default_rng(0).random((2, 16, 8, 3), np.float32)
+    results = [
+        quick_jit(functools.partial(restore, dataclasses.replace(config, platform=platform)))(
+            params, image
+        )
+        for platform in ("cpu", "tpu")
+    ]
+    assert np.abs(results[0] - image).max() > 1e-3
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-5)
+
+
+def test_watched_values_are_those_of_modules() -> None:
+    """Parity checks see every layer, also where the network would be computed in blocks."""
+    module = TopKSparseAttention(2, by_blocks=True)
+    x = jnp.ones((1, 8, 4, 4))
+    variables = module.init(jax.random.key(0), x)
+    _, captured = module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
+    assert "qkv_dwconv" in captured["intermediates"]

@@ -1,0 +1,59 @@
+"""MSFN in blocks against the module's layers, one after the other."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drsformer_jax.models.feed_forward import MixedScaleFeedForward
+from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
+
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.mark.parametrize(
+    ("hidden", "use_bias", "phases", "merge", "size"),
+    # One block and several; an even and an odd number of channels, whose last pair is a mixed one.
+    [
+        (5, True, 1, False, 4),
+        (6, False, 1, True, 4),
+        (7, True, 2, True, 16),
+        (1, False, 2, False, 8),
+        (4, False, 1, False, 8),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
+def test_values_and_gradients(
+    hidden: int, use_bias: bool, phases: int, merge: bool, size: int, dtype: Any, tolerance: float
+) -> None:
+    rng = np.random.default_rng(hidden)
+    shape = (2, 3, 6, 4)
+    with jax.enable_x64(True):
+        x, cotangent = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2))
+        module = MixedScaleFeedForward(hidden, use_bias)
+        params = module.init(jax.random.key(0), x)["params"]
+        params = jax.tree.map(lambda value: value.astype(dtype), params)
+
+        def layer_by_layer(params: Any, x: jax.Array) -> jax.Array:
+            return module.apply({"params": params}, x)
+
+        def in_blocks(params: Any, x: jax.Array) -> jax.Array:
+            return mixed_scale_by_blocks(x, params, phases=phases, merge=merge, size=size)
+
+        results = []
+        for function in (in_blocks, layer_by_layer):
+
+            def run(params: Any, x: jax.Array, function: Any = function) -> Any:
+                y, pull_back = jax.vjp(function, params, x)
+                return y, pull_back(cotangent)
+
+            results.append(quick_jit(run)(params, x))
+    for actual, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        assert actual.dtype == expected.dtype == dtype
+        limit = tolerance * max(1, float(np.abs(expected).max()))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
