@@ -42,9 +42,8 @@ def get_config() -> ConfigDict:
     config.model.use_mefc = placeholder(bool)
     config.model.dtype = "float32"  # or "bfloat16" (parameters stay float32)
     config.model.precision = "default"  # of matrix products: "default", "high" or "highest"
-    # Blocks written out one after the other, or in a loop; None: written out on CPU alone.
-    config.model.unroll = placeholder(bool)
-    config.model.remat = False  # in loops, recompute blocks in the backward pass: less memory
+    config.model.unroll = False  # write the blocks of a level out: slow to compile
+    config.model.remat = placeholder(bool)  # recompute blocks backwards; None: on CPU alone
 
     # AdamW: the learning rate is held, then falls along half a cosine.
     config.optimizer = ConfigDict()

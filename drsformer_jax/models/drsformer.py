@@ -122,7 +122,7 @@ class DRSformer(nn.Module):
                 x = outlined_block(_slice(stacked, i), x)
             return x
         block = SparseTransformerBlock
-        if self.config.remat:
+        if recomputes_blocks(config):
             # Inside a loop nothing can be merged across iterations.
             block = nn.remat(block, prevent_cse=False)
         scanned = nn.scan(
@@ -139,7 +139,7 @@ class DRSformer(nn.Module):
         precision = matmul_precision(config)
         by_blocks = target_platform(config) == "tpu"
         compensator = FeatureCompensator(
-            unrolls_blocks(config), config.remat, precision, by_blocks, name=name
+            unrolls_blocks(config), recomputes_blocks(config), precision, by_blocks, name=name
         )
         return compensator(x)
 
@@ -152,6 +152,11 @@ def matmul_precision(config: DRSformerConfig) -> str | None:
 def unrolls_blocks(config: DRSformerConfig) -> bool:
     """Whether blocks are written out; where the configuration leaves it open, on CPU only."""
     return target_platform(config) == "cpu" if config.unroll is None else config.unroll
+
+
+def recomputes_blocks(config: DRSformerConfig) -> bool:
+    """Whether loops over blocks run them again in the backward pass; left open, on CPU only."""
+    return target_platform(config) == "cpu" if config.remat is None else config.remat
 
 
 def target_platform(config: DRSformerConfig) -> str:

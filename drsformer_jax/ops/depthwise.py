@@ -169,6 +169,8 @@ def _grouped_conv_backward(
         )
 
     def on_tpu(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+        if borders != NO_BORDERS:
+            return by_taps(x, cotangent, kernel)
         return jax.vjp(lambda k: _on_tpu(x, k, geometry), kernel)[1](cotangent)[0]
 
     return x_gradient, lax.platform_dependent(x, cotangent, kernel, tpu=on_tpu, default=by_taps)

@@ -15,6 +15,8 @@ from jax import lax
 
 from drsformer_jax.ops.pointwise import pointwise_conv
 
+PARTIAL_SUMS = 8
+
 # mean and 1 / standard deviation of each pixel, B 1 H W
 Statistics = tuple[jax.Array, jax.Array]
 Residuals = tuple[jax.Array, jax.Array, jax.Array | None, Statistics]
@@ -25,12 +27,20 @@ def _weighted_sum(x: jax.Array, weights: jax.Array) -> jax.Array:
     return pointwise_conv(x, weights[:, None], lax.Precision.HIGHEST)
 
 
+def _mean_by_product(x: jax.Array) -> jax.Array:
+    """In partial sums, as one running sum over all channels would round more often."""
+    channels = x.shape[1]
+    parts = min(channels, PARTIAL_SUMS)
+    group = jnp.arange(channels) % parts
+    selection = (group[:, None] == jnp.arange(parts)).astype(x.dtype)
+    sums = pointwise_conv(x, selection, lax.Precision.HIGHEST)
+    return functools.reduce(jnp.add, jnp.split(sums, parts, axis=1)) / channels
+
+
 def _mean(x: jax.Array) -> jax.Array:
     """Of the channels: B C H W -> B 1 H W."""
     return lax.platform_dependent(
-        x,
-        cpu=lambda x: _weighted_sum(x, jnp.full(x.shape[1], 1 / x.shape[1], x.dtype)),
-        default=lambda x: jnp.mean(x, axis=1, keepdims=True),
+        x, cpu=_mean_by_product, default=lambda x: jnp.mean(x, axis=1, keepdims=True)
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 
@@ -25,9 +24,10 @@ def clear_border(x: jax.Array, border: int) -> jax.Array:
     """B C H W with zeros in the outermost `border` pixels on each side."""
     if border == 0:
         return x
-    inside = np.zeros(x.shape[2:], bool)
-    inside[border:-border, border:-border] = True
-    return x * jnp.asarray(inside, x.dtype)
+    # A constant of the program: a comparison of coordinates would be repeated for every channel.
+    with jax.ensure_compile_time_eval():
+        inside = jnp.pad(jnp.ones([n - 2 * border for n in x.shape[2:]], x.dtype), border)
+    return x * inside
 
 
 def tap(

@@ -29,7 +29,7 @@ from reference.parity import (
 from reference.small import TINY, quick_jit
 
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import DRSformer, restore, unrolls_blocks
+from drsformer_jax.models.drsformer import DRSformer, recomputes_blocks, restore, unrolls_blocks
 
 # Compiling is what takes the time here, so there are two networks only: one with every tensor
 # that an option can add, one without any of them. `test_full_size` has the paper's own.
@@ -154,7 +154,7 @@ class TestGradients:
     def test_it_is_a_pure_function(self, program: GradientProgram) -> None:
         assert program.traced.jaxpr.effects == set()
 
-    @pytest.mark.parametrize("platform", ["cpu", "tpu"])
+    @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
     def test_no_grouped_convolution_but_depthwise(
         self, program: GradientProgram, platform: str
     ) -> None:
@@ -174,7 +174,7 @@ class TestGradients:
                 grouped += 1
                 assert image_shape.split("x")[1] == groups
                 assert kernel_shape.split("x")[2:] == ["1", groups]
-        assert (grouped > 0) == (platform == "tpu")
+        assert (grouped > 0) == (platform != "cpu")
 
 
 class SecondLevel(DRSformer):
@@ -242,3 +242,11 @@ def test_blocks_are_written_out_on_cpu_unless_told(
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert unrolls_blocks(DRSformerConfig()) is expected
     assert unrolls_blocks(DRSformerConfig(unroll=not expected)) is not expected
+    assert unrolls_blocks(DRSformerConfig(platform=backend)) is expected
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_blocks_are_recomputed_on_cpu_unless_told(platform: str, expected: bool) -> None:
+    assert recomputes_blocks(DRSformerConfig(platform=platform)) is expected
+    config = DRSformerConfig(platform=platform, remat=not expected)
+    assert recomputes_blocks(config) is not expected
