@@ -29,7 +29,7 @@ import dataclasses, jax
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.planning.ahead_of_time import compile_training
 from drsformer_jax.training.sharding import make_mesh
-config = dataclasses.replace(PRESETS["tiny"], use_mefc=True, unroll=False, remat=True)
+config = dataclasses.replace(PRESETS["tiny"], unroll=False, remat=True)
 options = {"xla_backend_optimization_level": 0}
 program = compile_training(config, make_mesh(), batch=1, size=8, compiler_options=options)
 print(len(jax.devices()), sorted(program.collectives))
