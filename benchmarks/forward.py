@@ -15,9 +15,10 @@ import sys
 from typing import Any
 
 from benchmarks import comparison, plots, records
+from benchmarks.pairs import AGREEMENT
 
 # Relative to the largest value. In bfloat16 the top-k choices of near ties differ, too.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.1}
+TOLERANCES = {"float32": AGREEMENT, "bfloat16": 0.1}
 
 
 def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:

@@ -25,6 +25,11 @@ from drsformer_jax.errors import UserError
 # Threads of a program that has just finished may spin for a moment, waiting for more work.
 PAUSE_SECONDS = 0.2
 
+# How far float32 programs may differ, relative to the largest value, and still be the same program:
+# a top-k choice between logits that tie to rounding moves single pixels by some thousandths
+# (docs/parity.md), in PyTorch's own variants, too.
+AGREEMENT = 1e-2
+
 
 @dataclasses.dataclass
 class Program:

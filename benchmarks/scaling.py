@@ -16,11 +16,10 @@ from typing import Any
 
 from benchmarks import plots, records
 from benchmarks.comparison import OURS
-from benchmarks.pairs import Spread, Worker, take_turns, warm_up
+from benchmarks.pairs import AGREEMENT, Spread, Worker, take_turns, warm_up
 from drsformer_jax.inference.memory import budget_bytes, forward_bytes
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 
-TOLERANCE = 1e-4
 Point = dict[str, Any]
 
 
@@ -41,7 +40,7 @@ def measure_whole(args: argparse.Namespace, config: DRSformerConfig) -> list[Poi
             Worker(torch_programs.forward, **settings, variant=args.variant) as theirs,
         ):
             workers = {OURS: ours, args.variant: theirs}
-            warm_up(workers, args.variant, TOLERANCE)
+            warm_up(workers, args.variant, AGREEMENT)
             seconds = take_turns(workers, args.runs)
         points.append(point(size, batch, None, seconds))
         print(row(points[-1]), flush=True)

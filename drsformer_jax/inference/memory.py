@@ -18,8 +18,8 @@ UNKNOWN_MEMORY_BYTES = 4 * 2**30
 # Sides of the tiles to fall back to, in pixels. Few sizes, so that a folder compiles few times.
 FALLBACK_TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 # Scratch of the compiled forward for each hidden value of the widest MSFN, rounded up: measured on
-# CPU as 14.2 to 15.7 bytes in float32 and 11.6 to 12.5 in bfloat16, at all sizes and depths, with
-# and without MEFC (and up to 90 MB of parameters, laid out for their products, in the full network).
+# CPU as 14.2 to 15.7 bytes in float32 and 11.6 to 12.5 in bfloat16, at several sizes and depths,
+# with and without MEFC. (The full network lays out up to 90 MB of parameters for their products.)
 BYTES_PER_HIDDEN_VALUE = {"float32": 17, "bfloat16": 14}
 
 
