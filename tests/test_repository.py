@@ -50,7 +50,7 @@ REQUIRED = {
 }
 
 # What each part of the package may import of the others: ops <- models <- {training, checkpoints,
-# inference} <- {evaluation, parity} <- cli.
+# inference} <- {evaluation, parity, planning} <- cli.
 SHARED = {"errors", "files"}
 MAY_IMPORT = {
     "errors": set(),
