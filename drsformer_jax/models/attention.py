@@ -15,14 +15,15 @@ from drsformer_jax.models.layers import (
     DepthwiseConvolution,
     add_bias,
     at_least_float32,
+    is_watched,
     uniform_fan_in,
 )
 from drsformer_jax.ops.attention_by_blocks import query_key_value_by_blocks
 from drsformer_jax.ops.block_convolution import from_blocks
+from drsformer_jax.ops.l2_norm import l2_norm
 from drsformer_jax.ops.pointwise import pointwise_conv
 from drsformer_jax.ops.sparse_softmax import masked_softmax_mixture, top_k_masks
 
-NORM_EPSILON = 1e-12
 INITIAL_BRANCH_WEIGHT = 0.2
 
 
@@ -30,15 +31,6 @@ def branch_sizes(channels_per_head: int) -> tuple[int, int, int, int]:
     """The k of the four branches: 1/2, 2/3, 3/4 and 4/5 of the channels, rounded down."""
     c = channels_per_head
     return (int(c / 2), int(c * 2 / 3), int(c * 3 / 4), int(c * 4 / 5))
-
-
-def l2_norm(x: jax.Array) -> jax.Array:
-    """max(||x||, 1e-12) along the last axis, with a gradient that is finite at zero."""
-    squared = jnp.sum(jnp.square(x), axis=-1)
-    is_zero = squared == 0
-    # sqrt has an infinite slope at 0; the inner where keeps it out of the backward pass.
-    norm = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
-    return jnp.maximum(norm, NORM_EPSILON)
 
 
 class AttendAndProject(nn.Module):
@@ -86,8 +78,7 @@ class TopKSparseAttention(nn.Module):
         """B C H W -> B C H W."""
         channels = x.shape[1]
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
-        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
-        if self.by_blocks and not watched:
+        if self.by_blocks and not is_watched(self):
             params = self.variables["params"]
             cosines, value = query_key_value_by_blocks(
                 x, params["qkv"], params["qkv_dwconv"], self.heads, self.precision

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.models.layers import STACKED, Convolution, Downsampling, LayerNorm, Upsampling
+from drsformer_jax.models.layers import (
+    STACKED,
+    Convolution,
+    Downsampling,
+    LayerNorm,
+    Upsampling,
+    block_params,
+)
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.outlining import outlined
 
@@ -58,12 +65,6 @@ def _outlined_block(
     """A block as a function of its parameters and image: each use is a call, compiled once."""
     block = SparseTransformerBlock(config, heads)
     return outlined(lambda params, x: block.apply({"params": params}, x)[0])
-
-
-def _slice(stacked: Params, index: int) -> Params:
-    """One block's parameters."""
-    params: Params = jax.tree.map(lambda stack: stack[index], stacked)
-    return params
 
 
 class DRSformer(nn.Module):
@@ -119,7 +120,7 @@ class DRSformer(nn.Module):
             outlined_block = _outlined_block(config, heads)
             stacked = self.variables["params"][name]
             for i in range(config.num_blocks[level]):
-                x = outlined_block(_slice(stacked, i), x)
+                x = outlined_block(block_params(stacked, i), x)
             return x
         block = SparseTransformerBlock
         if recomputes_blocks(config):

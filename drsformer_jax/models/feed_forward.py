@@ -13,6 +13,7 @@ from drsformer_jax.models.layers import (
     Convolution,
     DepthwiseConvolution,
     PairedDepthwiseConvolution,
+    is_watched,
 )
 from drsformer_jax.ops.block_convolution import LANES
 from drsformer_jax.ops.depthwise import Borders
@@ -45,8 +46,7 @@ class MixedScaleFeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
-        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
-        if self.by_blocks and not watched:
+        if self.by_blocks and not is_watched(self):
             return self._by_blocks(x)
         hidden = self.hidden_channels
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}

@@ -55,6 +55,17 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def block_params(stacked: dict[str, Any], index: int) -> dict[str, Any]:
+    """The parameters of one of the modules that are stacked on a leading axis."""
+    params: dict[str, Any] = jax.tree.map(lambda stack: stack[index], stacked)
+    return params
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether values of the modules inside are asked for, or their parameters first made."""
+    return module.is_initializing() or module.is_mutable_collection("intermediates")
+
+
 class Convolution(nn.Module):
     """Convolution over all channels, stride 1, zero padding, same size; kernel kh kw C D."""
 

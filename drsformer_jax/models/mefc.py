@@ -17,6 +17,8 @@ from drsformer_jax.models.layers import (
     Convolution,
     DepthwiseConvolution,
     at_least_float32,
+    block_params,
+    is_watched,
     uniform_fan_in,
     uniform_within,
 )
@@ -203,8 +205,7 @@ class FeatureCompensator(nn.Module):
             outlined_step = _outlined_step(self.precision)
             stacked = self.variables["params"]["steps"]
             for i in range(STEPS):
-                params = jax.tree.map(lambda stack, i=i: stack[i], stacked)
-                state = outlined_step(params, state, weights[:, i])
+                state = outlined_step(block_params(stacked, i), state, weights[:, i])
             return state
         # Inside a loop nothing can be merged across iterations.
         step = nn.remat(MixtureStep, prevent_cse=False) if self.remat else MixtureStep
@@ -215,8 +216,7 @@ class FeatureCompensator(nn.Module):
             in_axes=1,
             length=STEPS,
         )
-        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
-        if watched or not self.by_blocks:
+        if is_watched(self) or not self.by_blocks:
             state, _ = steps(self.precision, name="steps")(state, weights)
             return state
         blocks = space_to_blocks(jnp.moveaxis(state, 1, -1), PHASES)

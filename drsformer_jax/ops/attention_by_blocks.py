@@ -15,8 +15,7 @@ from drsformer_jax.ops.block_convolution import (
     into_blocks,
     to_blocks,
 )
-
-NORM_EPSILON = 1e-12
+from drsformer_jax.ops.l2_norm import l2_norm
 
 
 def query_key_value_by_blocks(
@@ -70,12 +69,5 @@ def _cosines(query: jax.Array, key: jax.Array, precision: lax.PrecisionLike) -> 
     products = jnp.einsum(
         "bni,bnj->bij", query, key, precision=precision, preferred_element_type=dtype
     )
-    return products / (_norms(query, dtype)[:, :, None] * _norms(key, dtype)[:, None, :])
-
-
-def _norms(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """B N C -> B C: max(||x||, 1e-12), with a gradient that is finite at zero."""
-    squared = jnp.sum(jnp.square(x.astype(dtype)), axis=1)
-    is_zero = squared == 0
-    norm = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
-    return jnp.maximum(norm, NORM_EPSILON)
+    query_norm, key_norm = (l2_norm(y.astype(dtype), axis=1) for y in (query, key))
+    return products / query_norm[:, :, None] / key_norm[:, None, :]

@@ -75,7 +75,7 @@ def _shift_and_add(dilation: int, border: int) -> Callable[..., jax.Array]:
 
 
 # Of the same function always the same object: what is called with the same shapes is one program.
-_called = functools.lru_cache(maxsize=None)(called)
+_called = functools.cache(called)
 
 
 def _on_cpu(

@@ -22,7 +22,8 @@ from reference.parity import (
 )
 from reference.small import quick_jit
 
-from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes, l2_norm
+from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
+from drsformer_jax.ops.l2_norm import l2_norm
 from drsformer_jax.parity.torch_drsformer import Attention, perturb
 
 

@@ -44,9 +44,7 @@ def calls(function: Callable[..., object]) -> list[str]:
     return re.findall(r" call\(.*to_apply=%?([\w.\-]+)", text)
 
 
-@pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="other compilers may inline as they like"
-)
+@on_cpu
 def test_a_repeated_function_is_compiled_once() -> None:
     assert len(calls(stack(layer))) == 0
     names = calls(stack(called(layer)))
@@ -55,9 +53,7 @@ def test_a_repeated_function_is_compiled_once() -> None:
     assert len({re.sub(r"(\.\d+|\.clone)*$", "", name) for name in names}) == 1
 
 
-@pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="other compilers may inline as they like"
-)
+@on_cpu
 def test_a_gradient_is_a_call_too() -> None:
     gradient = jax.grad(stack(outlined(layer)), argnums=(0, 1))
     assert len(calls(gradient)) == 6
