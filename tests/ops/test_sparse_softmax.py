@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.ops.sparse_softmax import masked_softmax_mixture, top_k_masks
+from drsformer_jax.ops.sparse_softmax import (
+    masked_softmax_mixture,
+    masks_by_rank,
+    masks_by_top_k,
+    top_k_masks,
+)
 
 KS = (4, 6, 6, 7)
 WEIGHTS = np.array([0.2, -0.3, 0.5, 1.1])
@@ -87,6 +92,19 @@ def test_mask_keeps_exactly_k_and_the_first_of_equal_ones(k: int) -> None:
         assert np.flatnonzero(mask[row]).tolist() == sorted(kept_entries(ROWS[row], k))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [ROWS, np.random.default_rng(3).integers(0, 20, (2, 3, 48))])
+def test_both_forms_make_the_same_masks(rows: np.ndarray, dtype: type) -> None:
+    """Only one of them runs on a platform; zeros have one sign, as `top_k_masks` leaves them."""
+    rows = rows.astype(dtype) + 0.0
+    ks = tuple(range(1, rows.shape[-1] + 1))
+    with jax.enable_x64(True):
+        by_top_k = jax.jit(masks_by_top_k, static_argnums=1)(rows, ks)
+        by_rank = jax.jit(masks_by_rank, static_argnums=1)(rows, ks)
+    np.testing.assert_array_equal(np.stack(by_rank), np.stack(by_top_k))
+    assert [int(mask.sum()) for mask in by_rank] == [k * rows[..., 0].size for k in ks]
+
+
 def test_dropped_entries_are_exactly_zero_and_have_no_gradient() -> None:
     largest = max(KS)
     logits, cotangent = (
@@ -122,7 +140,9 @@ def test_one_top_k_and_nothing_that_scatters() -> None:
     for traced in (forward, backward):
         names = str(traced.jaxpr)
         assert names.count("top_k[") == 1
-        lowered = traced.lower().as_text()
-        for forbidden in ("scatter", "gather", "sort["):
-            assert forbidden not in names
-            assert forbidden not in lowered
+        for platform, rankings in (("cpu", 0), ("cuda", 1), ("tpu", 1)):
+            lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert lowered.count("chlo.top_k") == rankings
+            for forbidden in ("scatter", "gather", "sort["):
+                assert forbidden not in names
+                assert forbidden not in lowered
