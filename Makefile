@@ -19,7 +19,7 @@ TEST_CACHE := $(VENV)/.jax-cache
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   train a tiny network on photographs with synthetic rain (6 minutes on 2 cores)"
+	@echo "make demo   train a tiny network on photographs with synthetic rain (2 to 4 minutes on 2 cores)"
 	@echo "            and derain with it: pictures and scores in demo/"
 	@echo "make test   formatter, linter, type checker and all tests"
 	@echo "make lint   the first three of them"
