@@ -18,7 +18,6 @@ from drsformer_jax.models.layers import (
 from drsformer_jax.ops.block_convolution import LANES
 from drsformer_jax.ops.depthwise import Borders
 from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
-from drsformer_jax.ops.taps import with_border
 
 # Up to this size of an image the form for TPU computes all paths at once, for a program that is a
 # third as long; beyond, one after the other keeps less in memory and is quicker.
@@ -52,13 +51,12 @@ class MixedScaleFeedForward(nn.Module):
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
         expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)
         border = REACH if self.shares_padding else 0
-        expanded = with_border(expanded, 0, (2 * border, 2 * border))
-        borders = Borders(2 * border, border)
-        fine = nn.relu(DepthwiseConvolution(3, **options, name="dwconv3x3")(expanded, borders))
-        coarse = nn.relu(DepthwiseConvolution(5, **options, name="dwconv5x5")(expanded, borders))
+        shared: dict[str, Any] = {"borders": Borders(0, border), "padding": 2 * border}
+        fine = nn.relu(DepthwiseConvolution(3, **options, name="dwconv3x3")(expanded, **shared))
+        coarse = nn.relu(DepthwiseConvolution(5, **options, name="dwconv5x5")(expanded, **shared))
         # hidden may be odd: one pair of the grouped convolutions then straddles the seam.
-        first = jnp.concatenate([fine[:, :hidden], coarse[:, :hidden]], axis=1)
-        second = jnp.concatenate([fine[:, hidden:], coarse[:, hidden:]], axis=1)
+        halves = zip(jnp.split(fine, 2, axis=1), jnp.split(coarse, 2, axis=1), strict=True)
+        first, second = (jnp.concatenate(half, axis=1) for half in halves)
         first = nn.relu(PairedDepthwiseConvolution(3, **options, name="dwconv3x3_1")(first, border))
         second = nn.relu(
             PairedDepthwiseConvolution(5, **options, name="dwconv5x5_1")(second, border)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 
+from drsformer_jax.ops.convolution import convolution
 from drsformer_jax.ops.depthwise import (
     NO_BORDERS,
     Borders,
@@ -82,14 +83,7 @@ class Convolution(nn.Module):
         if size == 1:
             y = pointwise_conv(x, kernel[0, 0], self.precision)
         else:
-            y = lax.conv_general_dilated(
-                x,
-                kernel.astype(x.dtype),
-                window_strides=(1, 1),
-                padding="SAME",
-                dimension_numbers=("NCHW", "HWIO", "NCHW"),
-                precision=self.precision,
-            )
+            y = convolution(x, kernel, self.precision)
         return add_bias(self, y, math.prod(shape[:-1])) if self.use_bias else y
 
 
@@ -116,7 +110,7 @@ class Upsampling(Convolution):
 class DepthwiseConvolution(nn.Module):
     """Each channel with its own kernel; kernel kh kw 1 C.
 
-    borders: zeros around the image and around the result, see `ops.depthwise`.
+    borders, padding: zeros around the image and around the result, see `ops.depthwise`.
     """
 
     kernel_size: int
@@ -125,10 +119,10 @@ class DepthwiseConvolution(nn.Module):
     precision: lax.PrecisionLike = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, borders: Borders = NO_BORDERS) -> jax.Array:
+    def __call__(self, x: jax.Array, borders: Borders = NO_BORDERS, padding: int = 0) -> jax.Array:
         size = self.kernel_size
         kernel = self.param("kernel", uniform_fan_in, (size, size, 1, x.shape[1]), jnp.float32)
-        y = depthwise_conv(x, kernel[:, :, 0], self.dilation, self.precision, borders)
+        y = depthwise_conv(x, kernel[:, :, 0], self.dilation, self.precision, borders, padding)
         if not self.use_bias:
             return y
         return clear_border(add_bias(self, y, size * size), borders.after)

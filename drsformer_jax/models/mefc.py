@@ -32,6 +32,7 @@ STEPS = 4
 SEPARABLE_KERNELS = (1, 3, 5, 7)
 DILATED_KERNELS = (3, 5, 7)
 DILATION = 2
+REACH = DILATED_KERNELS[-1] // 2 * DILATION  # the farthest that a kernel of a step reaches
 EXPERTS = len(SEPARABLE_KERNELS) + len(DILATED_KERNELS) + 1  # the last one is the average pool
 GATE_WIDTH = 64
 
@@ -40,7 +41,7 @@ def average_pool(x: jax.Array) -> jax.Array:
     """3x3 mean, stride 1, over the pixels inside the image only; B C H W -> B C H W."""
     channels, height, width = x.shape[1:]
     kernel = jnp.ones((3, 3, channels), x.dtype)
-    total = depthwise_conv(at_least_float32(x), at_least_float32(kernel))
+    total = depthwise_conv(at_least_float32(x), at_least_float32(kernel), padding=REACH)
 
     def inside(size: int) -> jax.Array:
         """How many of three neighbouring positions lie inside, for each position."""
@@ -97,7 +98,9 @@ class Expert(nn.Module):
         channels = x.shape[1]
         dilation = 1 if self.separable else DILATION
         conv_options: dict[str, Any] = {"precision": self.precision}
-        x = DepthwiseConvolution(self.kernel_size, dilation, **conv_options, name="depthwise0")(x)
+        x = DepthwiseConvolution(self.kernel_size, dilation, **conv_options, name="depthwise0")(
+            x, padding=REACH
+        )
         if self.separable:
             x = nn.relu(Convolution(channels, 1, **conv_options, name="pointwise0")(x))
             x = DepthwiseConvolution(self.kernel_size, **conv_options, name="depthwise1")(x)

@@ -6,7 +6,8 @@ operation, whose form is chosen when it is lowered for a platform, with a hand-w
 grouped convolution, with two neighbouring channels to an output, is the same with two members.
 
 Images may carry a border of zeros, so that convolutions in a row share one padding: what would be
-the padding of the second is written by the first.
+the padding of the second is written by the first. Convolutions of one image share one, too, where
+all ask for the same `padding`: the compiler finds that it is one and the same.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class _Geometry(NamedTuple):
     dilation: int
     borders: Borders
     precision: lax.PrecisionLike
+    padding: int = 0
+
+    def reach(self, kernel: jax.Array) -> int:
+        """How far the kernel reaches out, in pixels, where it reaches farther."""
+        return (max(kernel.shape[:2]) // 2) * self.dilation
 
 
 @functools.cache
@@ -50,26 +56,30 @@ def _shift_and_add(dilation: int, border: int) -> Callable[..., jax.Array]:
     The function takes an image with `border` more pixels than its result on each side.
     """
 
+    # Written with lax: of the thousands of small operations in a training step, jnp's own checks
+    # would take a third of the time that it takes to trace.
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        rows, columns, members, _ = kernel.shape
+        rows, columns, members, channels = kernel.shape
         size = (x.shape[2] - 2 * border, x.shape[3] - 2 * border)
         dtype = accumulation_dtype(x.dtype)
-        kernel = kernel.astype(dtype)
+        wide, kernel = x.astype(dtype), kernel.astype(dtype)
+        shape = (x.shape[0], channels, *size)
+
+        def term(i: int, j: int, p: int) -> jax.Array:
+            offset = (border + (i - rows // 2) * dilation, border + (j - columns // 2) * dilation)
+            weight = lax.slice(kernel, (i, j, p, 0), (i + 1, j + 1, p + 1, channels))
+            weight = lax.broadcast_in_dim(lax.squeeze(weight, (0, 1, 2)), shape, (1,))
+            return lax.mul(tap(wide, offset, size, p, members), weight)
+
         # Each row of the kernel has a sum of its own: one long chain of additions would wait for
         # each of them.
-        row_sums = []
-        for i in range(rows):
-            row = border + (i - rows // 2) * dilation
-            terms = [
-                tap(x, (row, border + (j - columns // 2) * dilation), size, p, members).astype(
-                    dtype
-                )
-                * kernel[i, j, p, :, None, None]
-                for j in range(columns)
-                for p in range(members)
-            ]
-            row_sums.append(functools.reduce(jnp.add, terms))
-        return functools.reduce(jnp.add, row_sums).astype(x.dtype)
+        row_sums = [
+            functools.reduce(
+                lax.add, [term(i, j, p) for j in range(columns) for p in range(members)]
+            )
+            for i in range(rows)
+        ]
+        return functools.reduce(lax.add, row_sums).astype(x.dtype)
 
     return convolve
 
@@ -81,10 +91,10 @@ _called = functools.cache(called)
 def _on_cpu(
     x: jax.Array, kernel: jax.Array, geometry: _Geometry, differentiated: bool
 ) -> jax.Array:
-    dilation, (before, after), _ = geometry
-    enough = max(before, after + (max(kernel.shape[:2]) // 2) * dilation)
-    padded = with_border(x, before, (enough, enough))
-    convolve = _shift_and_add(dilation, enough - after)
+    before, after = geometry.borders
+    enough = max(before, after + geometry.reach(kernel), geometry.padding)
+    padded = with_border(x, before, enough)
+    convolve = _shift_and_add(geometry.dilation, enough - after)
     if after and not differentiated:
         # One other convolution reads this: let XLA fuse what lies between. (The backward pass has
         # more readers, and fusion computes the whole convolution again for each.)
@@ -94,7 +104,7 @@ def _on_cpu(
 
 def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     """XLA's grouped convolution with one channel a group: cuDNN on GPU."""
-    dilation, (before, after), precision = geometry
+    dilation, (before, after), precision, _ = geometry
     rows, columns, members, groups = kernel.shape
     row_padding, column_padding = (
         (size // 2) * dilation + after - before for size in (rows, columns)
@@ -116,7 +126,7 @@ def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -
 
 
 def _on_tpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    dilation, borders, precision = geometry
+    dilation, borders, precision, _ = geometry
     if borders != NO_BORDERS:
         return _library_convolution(x, kernel, geometry)
     members = kernel.shape[2]
@@ -127,6 +137,7 @@ def _on_tpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     return functools.reduce(jnp.add, parts)
 
 
+@functools.partial(jax.jit, static_argnames=("geometry", "differentiated"))
 def _convolve(
     x: jax.Array, kernel: jax.Array, geometry: _Geometry, differentiated: bool
 ) -> jax.Array:
@@ -148,11 +159,12 @@ def _grouped_conv_forward(
     return _convolve(x, kernel, geometry, differentiated=True), (x, kernel)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _grouped_conv_backward(
     geometry: _Geometry, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    dilation, borders, precision = geometry
+    dilation, borders, precision, padding = geometry
     # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
     turned = _Geometry(dilation, Borders(borders.after, borders.before), precision)
     members = [
@@ -162,11 +174,9 @@ def _grouped_conv_backward(
     x_gradient = jnp.stack(members, axis=2).reshape(x.shape)
 
     def by_taps(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-        reach = [(size // 2) * dilation for size in kernel.shape[:2]]
-        padded = with_border(x, borders.before, reach)
-        return kernel_gradient(
-            padded, with_border(cotangent, borders.after, (0, 0)), kernel, dilation
-        )
+        enough = max(borders.before, geometry.reach(kernel), padding)
+        padded = with_border(x, borders.before, enough)
+        return kernel_gradient(padded, with_border(cotangent, borders.after, 0), kernel, dilation)
 
     def on_tpu(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
         if borders != NO_BORDERS:
@@ -185,6 +195,7 @@ def depthwise_conv(
     dilation: int = 1,
     precision: lax.PrecisionLike = None,
     borders: Borders = NO_BORDERS,
+    padding: int = 0,
 ) -> jax.Array:
     """Convolves every channel with its own kernel; stride 1, zero padding, same size.
 
@@ -195,6 +206,8 @@ def depthwise_conv(
       precision: of the products where a platform's convolution library has a choice.
       borders: what x carries, and what the result is to carry. The cotangent of the result must
         be zero in its border, as that of another such convolution is.
+      padding: pixels of zeros that x is padded with at least, where it is padded at all (on CPU):
+        the most that one of several convolutions of the same image needs.
 
     Returns:
       B C H W with the border asked for, in the dtype of x; shift-and-add sums are taken in at
@@ -203,7 +216,9 @@ def depthwise_conv(
     Raises:
       ValueError: an even kernel size, or another number of channels than the image has.
     """
-    return paired_depthwise_conv(x, kernel[:, :, None], precision, borders, dilation=dilation)
+    return paired_depthwise_conv(
+        x, kernel[:, :, None], precision, borders, dilation=dilation, padding=padding
+    )
 
 
 def paired_depthwise_conv(
@@ -213,13 +228,14 @@ def paired_depthwise_conv(
     borders: Borders = NO_BORDERS,
     *,
     dilation: int = 1,
+    padding: int = 0,
 ) -> jax.Array:
     """Grouped convolution in which output g reads the input channels g * members + p.
 
     Args:
       x: B (members G) H W.
       kernel: kh kw members G; kernel[:, :, p, g] weighs input channel g * members + p.
-      precision, borders, dilation: as in `depthwise_conv`.
+      precision, borders, dilation, padding: as in `depthwise_conv`.
 
     Returns:
       B G H W in the dtype of x.
@@ -232,4 +248,4 @@ def paired_depthwise_conv(
         raise ValueError(f"kernel sizes must be odd, not {height}x{width}")
     if members * groups != x.shape[1]:
         raise ValueError(f"kernel for {members * groups} channels, image with {x.shape[1]}")
-    return _grouped_conv(x, kernel, _Geometry(dilation, borders, precision))
+    return _grouped_conv(x, kernel, _Geometry(dilation, borders, precision, padding))

@@ -15,6 +15,14 @@ from jax import lax
 from drsformer_jax.ops.taps import accumulation_dtype, tap
 
 
+def _first_tap(x: jax.Array, cotangent: jax.Array, kernel: jax.Array, dilation: int) -> list[int]:
+    """Row and column of x at which the view of kernel element 0, 0 begins."""
+    return [
+        (x.shape[2 + axis] - cotangent.shape[2 + axis]) // 2 - (kernel.shape[axis] // 2) * dilation
+        for axis in (0, 1)
+    ]
+
+
 def _one_reduction(
     x: jax.Array, cotangent: jax.Array, kernel: jax.Array, dilation: int
 ) -> jax.Array:
@@ -26,18 +34,19 @@ def _one_reduction(
     height, width, members, _ = kernel.shape
     dtype = accumulation_dtype(x.dtype)
     size = (cotangent.shape[2], cotangent.shape[3])
-    cotangent = cotangent.astype(dtype)
+    top, left = _first_tap(x, cotangent, kernel, dilation)
+    x, cotangent = x.astype(dtype), cotangent.astype(dtype)
     gradients = []
     for p in range(members):
         products = [
-            tap(x, (i * dilation, j * dilation), size, p, members).astype(dtype) * cotangent
+            lax.mul(tap(x, (top + i * dilation, left + j * dilation), size, p, members), cotangent)
             for i in range(height)
             for j in range(width)
         ]
         rows = lax.reduce(
             products,
             [jnp.zeros((), dtype)] * len(products),
-            lambda totals, values: [t + v for t, v in zip(totals, values, strict=True)],
+            lambda totals, values: list(map(lax.add, totals, values)),
             dimensions=(3,),
         )
         gradients.append(jnp.stack([jnp.sum(row, axis=(0, 2)) for row in rows]))
@@ -51,10 +60,11 @@ def _one_by_one(x: jax.Array, cotangent: jax.Array, kernel: jax.Array, dilation:
     dtype = accumulation_dtype(x.dtype)
     batch, _, *size = cotangent.shape
     cotangent = cotangent.astype(dtype)
+    top, left = _first_tap(x, cotangent, kernel, dilation)
 
     def element(index: jax.Array) -> jax.Array:
         """members G for one row and column of the kernel."""
-        row, column = (index // width) * dilation, (index % width) * dilation
+        row, column = top + (index // width) * dilation, left + (index % width) * dilation
         view = lax.dynamic_slice(x, (0, 0, row, column), (*x.shape[:2], *size))
         view = view.reshape(batch, groups, members, *size).astype(dtype)
         return jnp.sum(view * cotangent[:, :, None], axis=(0, 3, 4)).T
@@ -69,7 +79,8 @@ def kernel_gradient(
     """d loss / d kernel of a depthwise convolution of stride 1.
 
     Args:
-      x: B (members G) H W, what was convolved, with as much padding as the kernel reaches out.
+      x: B (members G) H W, what was convolved, with at least as much padding on each side as the
+        kernel reaches out.
       cotangent: B G h w, d loss / d output, without any.
       kernel: kh kw members G, for its shape and dtype.
       dilation: distance between kernel elements, in pixels.

@@ -44,6 +44,7 @@ def _mean(x: jax.Array) -> jax.Array:
     )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _statistics(x: jax.Array, epsilon: float) -> Statistics:
     mean = _mean(x)
     return mean, 1 / jnp.sqrt(_mean(jnp.square(x - mean)) + epsilon)
@@ -82,6 +83,7 @@ def _forward(
     return _apply(x, scale, bias, statistics), (x, scale, bias, statistics)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _backward(
     epsilon: float, residuals: Residuals, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,10 +12,12 @@ def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def with_border(x: jax.Array, have: int, want: Sequence[int]) -> jax.Array:
-    """B C H W with `have` pixels of zeros around it -> with `want` rows and columns of them."""
-    rows, columns = ((size - have, size - have, 0) for size in want)
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), rows, columns))
+def with_border(x: jax.Array, have: int, want: int) -> jax.Array:
+    """B C H W with `have` pixels of zeros around it -> with `want` of them, perhaps fewer."""
+    if have == want:
+        return x
+    more = (want - have, want - have, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), more, more))
 
 
 def clear_border(x: jax.Array, border: int) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -23,7 +25,15 @@ from reference.parity import (
 from reference.small import TINY, quick_jit
 
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.mefc import EXPERTS, STEPS, FeatureCompensator, Gate, average_pool
+from drsformer_jax.models.mefc import (
+    EXPERTS,
+    REACH,
+    STEPS,
+    FeatureCompensator,
+    Gate,
+    MixtureStep,
+    average_pool,
+)
 
 CONFIG = DRSformerConfig(**TINY)
 CHANNELS = CONFIG.dim
@@ -138,3 +148,15 @@ def test_zero_features(looped: Any, params: Any, example: Any) -> None:
         y, *gradients = looped(params, x, cotangent)
     assert (np.asarray(y) == 0).all()  # nothing in the body has a bias
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="convolutions are padded on CPU alone")
+def test_all_experts_share_one_padded_image() -> None:
+    """Written down once for each, the padding is found to be the same by the compiler."""
+    state, weights = jnp.ones((1, CHANNELS, 16, 16)), jnp.ones((1, EXPERTS))
+    params = jax.eval_shape(MixtureStep().init, jax.random.key(0), state, weights)
+    step = jax.jit(lambda *arguments: MixtureStep().apply(*arguments)[0])
+    text = step.lower(params, state, weights).compile().as_text()
+    # One for the step's own image, one for each of the second convolutions but the 1x1.
+    sizes = sorted(int(n) for n in re.findall(r"= f32\[1,\d+,(\d+),\d+\]\S* pad\(", text))
+    assert sizes == [16 + 2 * reach for reach in (1, 2, 3, REACH)]

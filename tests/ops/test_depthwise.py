@@ -135,13 +135,15 @@ def test_library_form_is_the_same_function(
     assert_close(result, definition(x, kernel, dilation, x)[0])
 
 
-# before and after, from what a convolution of its own needs to what MSFN shares
+# before, after and padding, from what a convolution of its own needs to what MSFN and MEFC share
 @pytest.mark.parametrize("form", ["cpu", "library"])
-@pytest.mark.parametrize("borders", [(0, 1), (1, 0), (4, 2), (3, 0), (1, 3)])
+@pytest.mark.parametrize(
+    "borders", [(0, 1, 0), (1, 0, 0), (4, 2, 0), (3, 0, 0), (1, 3, 0), (0, 2, 4), (0, 0, 6)]
+)
 @pytest.mark.parametrize("size", [3, 5])
-def test_borders(borders: tuple[int, int], size: int, form: str) -> None:
+def test_borders(borders: tuple[int, int, int], size: int, form: str) -> None:
     """What they carry is zero; the inside is the convolution without any, and so its gradients."""
-    before, after = borders
+    before, after, padding = borders
     x, kernel = draw(2, 6, 7, 5), draw(size, size, 2, 3)
     cotangent = draw(2, 3, 7, 5)
 
@@ -153,7 +155,9 @@ def test_borders(borders: tuple[int, int], size: int, form: str) -> None:
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         if form == "cpu":
-            return paired_depthwise_conv(x, kernel, borders=depthwise.Borders(before, after))
+            return paired_depthwise_conv(
+                x, kernel, borders=depthwise.Borders(before, after), padding=padding
+            )
         geometry = depthwise._Geometry(1, depthwise.Borders(before, after), None)
         return depthwise._library_convolution(x, kernel, geometry)
 

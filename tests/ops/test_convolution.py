@@ -1,0 +1,83 @@
+"""Convolution over all channels against its definition, with both forms of its kernel gradient."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drsformer_jax.ops import convolution as module
+from drsformer_jax.ops.convolution import convolution
+
+# kernel height and width, inputs, outputs, image height and width; fewer outputs than inputs are
+# another form on CPU.
+CASES = [(3, 3, 5, 2, 6, 7), (3, 3, 2, 5, 6, 7), (3, 3, 3, 3, 4, 5), (5, 3, 4, 1, 3, 2)]
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).normal(size=shape)
+
+
+def definition(
+    x: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Value and both gradients, kernel element by kernel element."""
+    rows, columns = (size // 2 for size in kernel.shape[:2])
+    height, width = x.shape[2:]
+    padded = np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+    y, x_gradient = np.zeros(cotangent.shape), np.zeros(padded.shape)
+    kernel_gradient = np.zeros(kernel.shape)
+    for i, j in np.ndindex(*kernel.shape[:2]):
+        view = np.s_[:, :, i : i + height, j : j + width]
+        y += np.einsum("bchw,cd->bdhw", padded[view], kernel[i, j])
+        x_gradient[view] += np.einsum("bdhw,cd->bchw", cotangent, kernel[i, j])
+        kernel_gradient[i, j] = np.einsum("bchw,bdhw->cd", padded[view], cotangent)
+    inside = np.s_[:, :, rows : rows + height, columns : columns + width]
+    return y, x_gradient[inside], kernel_gradient
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(case: tuple[int, ...]) -> None:
+    kh, kw, inputs, outputs, height, width = case
+    x, kernel = draw(2, inputs, height, width), draw(kh, kw, inputs, outputs)
+    cotangent = draw(2, outputs, height, width, seed=1)
+
+    def results(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull_back = jax.vjp(convolution, x, kernel)
+        return (y, *pull_back(cotangent))
+
+    with jax.enable_x64(True):
+        actual = jax.jit(results)(x, kernel, cotangent)
+    for result, expected in zip(actual, definition(x, kernel, cotangent), strict=True):
+        assert result.dtype == np.float64
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [module._gradient_by_shifts, module._library_gradient])
+@pytest.mark.parametrize("case", CASES)
+def test_forms_of_the_kernel_gradient(
+    case: tuple[int, ...], form: Callable[..., jax.Array]
+) -> None:
+    kh, kw, inputs, outputs, height, width = case
+    x, kernel = draw(2, inputs, height, width), draw(kh, kw, inputs, outputs)
+    cotangent = draw(2, outputs, height, width, seed=1)
+    with jax.enable_x64(True):
+        result = jax.jit(functools.partial(form, precision=None))(x, kernel, cotangent)
+    np.testing.assert_allclose(result, definition(x, kernel, cotangent)[2], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("platform", "outputs", "convolutions"),
+    [("cpu", 2, 2), ("cpu", 5, 3), ("cuda", 2, 3), ("tpu", 2, 3)],
+)
+def test_form_is_chosen_by_platform(platform: str, outputs: int, convolutions: int) -> None:
+    """Value and input gradient are convolutions; the kernel gradient may be a product."""
+    x = jax.ShapeDtypeStruct((1, 4, 8, 8), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 4, outputs), jnp.float32)
+    gradient = jax.grad(lambda x, k: jnp.sum(convolution(x, k) ** 2), argnums=(0, 1))
+    text = jax.jit(gradient).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
