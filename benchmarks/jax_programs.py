@@ -58,11 +58,15 @@ def _device_peak() -> dict[str, Any]:
 def forward(
     config: DRSformerConfig, batch: int, size: int, device: str, cache: str | None
 ) -> Program:
-    """`restore` under jit, from an image on the device to one on the device."""
+    """`restore` as `Derainer` compiles it, from an image on the device to one on the device."""
     choose_device(device, cache)
+    from drsformer_jax.inference.derainer import compiled_for_inference
+
     params = jax.device_put(random_weights(config, SEED).params)
     image = jax.device_put(rainy_image(batch, size))
-    program, facts = _compiled(jax.jit(functools.partial(restore, config)), params, image)
+    program, facts = _compiled(
+        compiled_for_inference(functools.partial(restore, config)), params, image
+    )
     last: list[jax.Array] = []
 
     def run() -> None:
