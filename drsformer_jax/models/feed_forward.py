@@ -25,7 +25,7 @@ from drsformer_jax.ops.taps import with_border
 PIXELS_WITHOUT_SQUARES = 64 * 64
 
 # Blocks of squares that it computes at a time.
-BLOCKS_AT_A_TIME = 8
+BLOCKS_AT_A_TIME = 4
 
 # How far the kernels of either scale reach, at most.
 REACH = 2
