@@ -15,13 +15,16 @@ from drsformer_jax.models.layers import (
     PairedDepthwiseConvolution,
     is_watched,
 )
-from drsformer_jax.ops.block_convolution import LANES
+from drsformer_jax.ops.block_convolution import LANES, blocks_of
 from drsformer_jax.ops.depthwise import Borders
 from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
 
-# Up to this size of an image the form for TPU computes all paths at once, for a program that is a
-# third as long; beyond, one after the other keeps less in memory and is quicker.
-MERGED_PIXELS = 64 * 64
+# The form for TPU takes squares of 2 x 2 pixels for images beyond this size: for small ones, making
+# squares and their kernels costs more than they save.
+PIXELS_WITHOUT_SQUARES = 64 * 64
+
+# Blocks of squares that it computes at a time.
+BLOCKS_AT_A_TIME = 4
 
 # How far the kernels of either scale reach, at most.
 REACH = 2
@@ -66,12 +69,12 @@ class MixedScaleFeedForward(nn.Module):
 
     def _by_blocks(self, x: jax.Array) -> jax.Array:
         height, width = x.shape[2:]
-        # The channels of one path alone do not fill two blocks: squares of 2 x 2 pixels do.
-        squares = self.hidden_channels <= LANES and height % 2 == width % 2 == 0
+        # Few channels do not fill blocks of 128 either.
+        wanted = self.hidden_channels <= LANES or height * width > PIXELS_WITHOUT_SQUARES
+        if not (wanted and height % 2 == width % 2 == 0):
+            return mixed_scale_by_blocks(x, self.variables["params"], self.precision)
+        # Each of two scales has twice so many channels, and a block holds LANES / 4 of them.
+        parts = blocks_of(4 * self.hidden_channels, BLOCKS_AT_A_TIME * LANES // 4)
         return mixed_scale_by_blocks(
-            x,
-            self.variables["params"],
-            self.precision,
-            phases=2 if squares else 1,
-            merge=height * width <= MERGED_PIXELS,
+            x, self.variables["params"], self.precision, phases=2, parts=parts
         )

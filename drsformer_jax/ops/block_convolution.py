@@ -127,14 +127,22 @@ def _matrices(kernel: jax.Array, reached: jax.Array, dilation: int, phases: int)
     height, width, blocks, channels = kernel.shape
     rows = _moves(height, dilation, phases).astype(kernel.dtype)
     columns = _moves(width, dilation, phases).astype(kernel.dtype)
+    size, squares = channels * phases**2, phases**2
+    # From here on the lanes are those of the outputs: arrays of fewer would fill memory as much.
+    lanes = jnp.tile(kernel, (1, 1, 1, squares))
     taps = jnp.einsum(
-        "yaui,xbvj,ijgc->yxgabuvc", rows, columns, kernel, precision=lax.Precision.HIGHEST
+        "yaui,xbvj,ijgl->yxabuvgl", rows, columns, lanes, precision=lax.Precision.HIGHEST
     )
-    size = channels * phases**2
-    # The weight stands along the lanes: copying it to all inputs moves nothing between them.
-    taps = taps.reshape(len(rows), len(columns), blocks, phases**2, 1, size)
-    matrices = taps * jnp.tile(reached, (1, phases**2)).astype(kernel.dtype)
+    taps = taps.reshape(len(rows), len(columns), squares, squares, blocks, size)
+    taps = jnp.sum(taps * _own_lanes(channels, squares, kernel.dtype)[:, None], axis=3)
+    matrices = jnp.swapaxes(taps, 2, 3)[:, :, :, :, None, :]
+    matrices = matrices * jnp.tile(reached, (1, squares)).astype(kernel.dtype)
     return matrices.reshape(len(rows), len(columns), blocks, size, size)
+
+
+def _own_lanes(channels: int, squares: int, dtype: jnp.dtype) -> jax.Array:
+    """Which lanes of a block belong to a pixel of the square: p**2 L, 0 or 1."""
+    return jnp.repeat(jnp.eye(squares, dtype=dtype), channels, axis=1)
 
 
 def mixing_matrix(weight: jax.Array, phases: int, size: int = LANES) -> jax.Array:
@@ -147,10 +155,9 @@ def mixing_matrix(weight: jax.Array, phases: int, size: int = LANES) -> jax.Arra
     ]
     padded = jnp.pad(weight, [(0, 0)] * (weight.ndim - 2) + fill)
     matrix = padded.reshape(*weight.shape[:-2], inputs, 1, channels, outputs, channels)
-    # Copies along rows and lanes; a pixel of a square is mixed into itself alone.
-    matrix = jnp.tile(matrix, (squares, 1, 1, squares))
-    same = jnp.arange(squares)[:, None] == jnp.repeat(jnp.arange(squares), channels)
-    matrix = matrix * same[:, None, None].astype(weight.dtype)
+    # Copied along the lanes first, then along the rows; a pixel of a square goes to itself alone.
+    matrix = jnp.tile(matrix, (1, 1, 1, 1, squares))
+    matrix = matrix * _own_lanes(channels, squares, weight.dtype)[:, None, None]
     return matrix.reshape(*weight.shape[:-2], inputs * size, outputs * size)
 
 

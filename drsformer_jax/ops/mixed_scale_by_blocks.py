@@ -11,6 +11,7 @@ and a path into blocks of 128 channels: no concatenation, no strided slice of an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -59,31 +60,64 @@ def mixed_scale_by_blocks(
     precision: lax.PrecisionLike = None,
     *,
     phases: int = 1,
-    merge: bool = False,
+    parts: int = 1,
     size: int = LANES,
 ) -> jax.Array:
     """MSFN of B C H W with the parameters of `models.feed_forward`, B C H W.
 
+    All paths are computed as one with the larger kernels: a program a quarter as long, and with
+    squares of 2 x 2 pixels, in which 3x3 and 5x5 kernels are both 3x3 squares, no more arithmetic.
+
     Args:
       phases: p, for squares of p x p pixels in a block; divides H and W.
-      merge: compute all paths as one with the larger kernels, a program a quarter as long. With
-        squares that costs nothing: 3x3 and 5x5 pixels are both 3x3 squares.
+      parts: a loop over so many parts of the blocks, so that what is between the convolutions of
+        one part stays in fast memory. Backwards, a part is computed again.
       size: channels of a block, the pixels of a square counted.
     """
     image = jnp.moveaxis(x, 1, -1)
     inputs = image if phases == 1 else space_to_blocks(image, phases, size)
-    paths = [_in_blocks(path, size // phases**2) for path in _paths(params)]
-    if merge:
-        paths = [_merged(paths)]
-    total = _follow(paths[0], inputs, phases, precision)
-    for path in paths[1:]:
-        total = total + _follow(path, inputs, phases, precision)
+    path = _merged([_in_blocks(path, size // phases**2) for path in _paths(params)])
+    total = _in_parts(path, inputs, phases, parts, precision)
     if phases > 1:
         total = blocks_to_space(total.astype(x.dtype), phases, x.shape[1])
     bias = params["project_out"].get("bias")
     if bias is not None:
         total = total + bias.astype(total.dtype)
     return jnp.moveaxis(total.astype(x.dtype), -1, 1)
+
+
+def _in_parts(
+    path: Path, x: jax.Array, phases: int, parts: int, precision: lax.PrecisionLike
+) -> jax.Array:
+    """`_follow`, the blocks in parts one after the other."""
+    follow = functools.partial(_follow, phases=phases, precision=precision)
+    if parts == 1:
+        return follow(path, x)
+
+    def split(weight: jax.Array, axis: int) -> jax.Array:
+        """The axis of blocks in parts, the last one filled with blocks of zeros."""
+        each = -(-weight.shape[axis] // parts)
+        fill = [(0, 0)] * weight.ndim
+        fill[axis] = (0, each * parts - weight.shape[axis])
+        shape = (*weight.shape[:axis], parts, each, *weight.shape[axis + 1 :])
+        return jnp.moveaxis(jnp.pad(weight, fill).reshape(shape), axis, 0)
+
+    def layer(layer: Layer) -> Layer:
+        bias = None if layer.bias is None else split(layer.bias, 0)
+        return Layer(split(layer.kernel, layer.kernel.ndim - 2), bias)
+
+    stacked = Path(
+        layer(path.expand), layer(path.depthwise), layer(path.pairs), split(path.project, 0)
+    )
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def add_part(total: jax.Array, part: Path) -> tuple[jax.Array, None]:
+        return total + follow(part, x), None
+
+    first = jax.tree.map(lambda weight: weight[0], stacked)
+    shape = jax.eval_shape(follow, first, x)
+    total, _ = lax.scan(add_part, jnp.zeros(shape.shape, shape.dtype), stacked)
+    return total
 
 
 def _paths(params: Mapping[str, Any]) -> list[Path]:

@@ -17,19 +17,19 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 
 @pytest.mark.parametrize(
-    ("hidden", "use_bias", "phases", "merge", "size"),
+    ("hidden", "use_bias", "phases", "parts", "size"),
     # One block and several; an even and an odd number of channels, whose last pair is a mixed one.
     [
-        (5, True, 1, False, 4),
-        (6, False, 1, True, 4),
-        (7, True, 2, True, 16),
-        (1, False, 2, False, 8),
-        (4, False, 1, False, 8),
+        (5, True, 1, 1, 4),
+        (6, False, 1, 3, 4),
+        (7, True, 2, 2, 16),
+        (1, False, 2, 1, 8),
+        (4, False, 1, 2, 8),
     ],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
 def test_values_and_gradients(
-    hidden: int, use_bias: bool, phases: int, merge: bool, size: int, dtype: Any, tolerance: float
+    hidden: int, use_bias: bool, phases: int, parts: int, size: int, dtype: Any, tolerance: float
 ) -> None:
     rng = np.random.default_rng(hidden)
     shape = (2, 3, 6, 4)
@@ -43,7 +43,7 @@ def test_values_and_gradients(
             return module.apply({"params": params}, x)
 
         def in_blocks(params: Any, x: jax.Array) -> jax.Array:
-            return mixed_scale_by_blocks(x, params, phases=phases, merge=merge, size=size)
+            return mixed_scale_by_blocks(x, params, phases=phases, parts=parts, size=size)
 
         results = []
         for function in (in_blocks, layer_by_layer):
