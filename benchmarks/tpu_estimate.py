@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.models.config import PRESETS, DRSformerConfig
+from drsformer_jax.models.config import PRESETS
 from drsformer_jax.planning.ahead_of_time import (
     CLOCK_HZ,
     Program,
@@ -59,7 +59,6 @@ def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
     if task == "forward":
         program = compile_forward(config, tpu_mesh(topology, chips=1), args.batch, args.size)
     else:
-        config = training_config(config)
         program = compile_training(config, tpu_mesh(topology), args.batch, args.size)
     return {
         "task": task,
@@ -77,11 +76,6 @@ def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
         "compile_seconds": program.compile_seconds,
         "by_kind_ms": by_kind(program, clock),
     }
-
-
-def training_config(config: DRSformerConfig) -> DRSformerConfig:
-    """As recipes train on TPU: the inside of a block is computed again in the backward pass."""
-    return dataclasses.replace(config, remat=True)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -156,8 +156,8 @@ def unrolls_blocks(config: DRSformerConfig) -> bool:
 
 
 def recomputes_blocks(config: DRSformerConfig) -> bool:
-    """Whether loops over blocks run them again in the backward pass; left open, on CPU only."""
-    return target_platform(config) == "cpu" if config.remat is None else config.remat
+    """Whether loops over blocks run them again in the backward pass; left open, not on GPU."""
+    return target_platform(config) != "gpu" if config.remat is None else config.remat
 
 
 def target_platform(config: DRSformerConfig) -> str:

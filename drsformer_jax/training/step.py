@@ -20,11 +20,6 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
-# With half of the fast memory that XLA plans with on TPU, its programs work on smaller windows of
-# the images: they are shorter, and modules compile in 40 to 70 % of the time, for up to a fifth
-# more cycles (estimates, benchmarks/README.md).
-TPU_COMPILER_OPTIONS: dict[str, int | bool] = {"xla_tpu_scoped_vmem_limit_kib": 8192}
-
 
 def loss_and_metrics(
     config: DRSformerConfig, params: Params, batch: Batch
@@ -140,11 +135,8 @@ def compile_train_step(
 ) -> TrainStep:
     """`train_step` jitted over a mesh: batch split over "data", the rest replicated, state donated.
 
-    It is compiled at its first call for each batch shape, by default with options that make it
-    compile sooner on TPU.
+    It is compiled at its first call for each batch shape.
     """
-    if compiler_options is None and mesh.devices.flat[0].platform == "tpu":
-        compiler_options = TPU_COMPILER_OPTIONS
     step = functools.partial(
         train_step,
         config=config,

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
@@ -17,8 +16,6 @@ from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import init_params
 from drsformer_jax.planning.ahead_of_time import compile_forward, compile_training, tpu_mesh
-from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
-from drsformer_jax.training.step import TPU_COMPILER_OPTIONS, compile_train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_libtpu = pytest.mark.skipif(
@@ -71,16 +68,6 @@ def test_forward_on_one_chip() -> None:
     assert program.cycles > 0
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     assert program.memory_bytes > 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-@needs_libtpu
-def test_step_is_compiled_with_less_fast_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(jax, "jit", lambda _, **options: given.update(options))
-    options = OptimizerOptions()
-    mesh = tpu_mesh("v5e:2x2")
-    compile_train_step(PRESETS["tiny"], make_optimizer(options), options, mesh)
-    assert given["compiler_options"] == TPU_COMPILER_OPTIONS
 
 
 def test_unknown_topology_is_a_mistake_of_the_user() -> None:
