@@ -42,7 +42,7 @@ def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
     """jit of a function of (params, image).
 
     On CPU with LLVM's first level of optimisation: it vectorises what higher ones do, and the
-    network runs as fast after compiling for a fifth less time (benchmarks/README.md).
+    network runs as fast after compiling for a shorter time (benchmarks/README.md).
     """
     import jax
 

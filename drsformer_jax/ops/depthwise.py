@@ -56,8 +56,7 @@ def _shift_and_add(dilation: int, border: int) -> Callable[..., jax.Array]:
     The function takes an image with `border` more pixels than its result on each side.
     """
 
-    # Written with lax: of the thousands of small operations in a training step, jnp's own checks
-    # would take a third of the time that it takes to trace.
+    # Written with lax: a training step traces thousands of these, and jnp checks each of them.
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         rows, columns, members, channels = kernel.shape
         size = (x.shape[2] - 2 * border, x.shape[3] - 2 * border)
