@@ -86,7 +86,7 @@ def training_step(
     """The program that train.py runs: loss, gradient, clipping, AdamW. Each run is one step on."""
     choose_device(device, cache)
     from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
-    from drsformer_jax.training.sharding import make_mesh, replicated, shard_batch
+    from drsformer_jax.training.sharding import make_mesh, shard_batch, state_sharding
     from drsformer_jax.training.state import TrainState
     from drsformer_jax.training.step import compile_train_step
 
@@ -95,9 +95,10 @@ def training_step(
     optimizer = make_optimizer(options)
     params = jax.tree.map(jnp.asarray, random_weights(config, SEED).params)
     state = TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
-    state = jax.device_put(state, replicated(mesh))
+    state = jax.device_put(state, state_sharding(state, mesh))
     pair = shard_batch(training_pair(batch, size), mesh)
-    program, facts = _compiled(compile_train_step(config, optimizer, options, mesh), state, pair)
+    step = compile_train_step(state, config, optimizer, options, mesh)
+    program, facts = _compiled(step, state, pair)
     del params
     now: dict[str, Any] = {"state": state}
     del state

@@ -45,6 +45,12 @@ def get_config() -> ConfigDict:
     config.model.unroll = False  # write the blocks of a level out: slow to compile
     config.model.remat = placeholder(bool)  # recompute blocks backwards; None: on CPU, TPU
 
+    # Devices along each axis of the mesh; -1: all that are left. A run may go on with other ones.
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # whole copies of the network, each with its images of the batch
+    config.mesh.fsdp = 1  # as data, but parameters and optimiser state are split over them
+    config.mesh.spatial = 1  # bands of rows that each image is cut into
+
     # AdamW: the learning rate is held, then falls along half a cosine.
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 3e-4

@@ -56,19 +56,19 @@ def training_batches(
     mixup: bool = False,
     augment: bool = True,
     num_threads: int = 4,
-    process_index: int = 0,
-    process_count: int = 1,
+    images: Callable[[int], np.ndarray] = np.arange,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches `input`, `target`: float32 in [0, 1], `B H W 3`, from step `start_step` on.
 
-    Each process receives its contiguous share of the global batch. Threads read ahead of the
-    training loop; with `num_threads` 0 everything happens in the caller's thread.
+    Each process makes the images of the global batch that its devices hold, and no others. Threads
+    read ahead of the training loop; with `num_threads` 0 everything happens in the caller's thread.
 
     Args:
         mixup: blend a random half of the batches with themselves (transforms.mixup).
         augment: apply one of the eight flips and rotations to each pair.
+        images: which images of a global batch of the given size are wanted; by default all.
 
-    Raises UserError for stages that are empty, not positive or not divisible by the processes.
+    Raises UserError for stages that are empty or not positive.
     """
     import grain
 
@@ -76,18 +76,15 @@ def training_batches(
         raise UserError("the training set is empty")
     if seed < 0:
         raise UserError(f"the seed must not be negative, got {seed}")
-    spans = _spans(stages, process_count)
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process {process_index} of {process_count}")
+    spans = _spans(stages)
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     patches = [shuffled.random_map(_patch_maker(span.stage.patch_size, augment)) for span in spans]
 
     def local_batch(step: int) -> dict[str, np.ndarray]:
-        which = max(i for i, span in enumerate(spans) if span.first_step <= step)
+        which = _current(spans, step)
         span, stage = spans[which], spans[which].stage
         offset = span.first_sample + (step - span.first_step) * stage.batch_size
-        share = stage.batch_size // process_count
-        rows = np.arange(process_index * share, (process_index + 1) * share)
+        rows = images(stage.batch_size)
         drawn = None
         if mixup:
             drawn = draw_mixup(stage.batch_size, np.random.default_rng((seed, _MIXUP_STREAM, step)))
@@ -112,7 +109,17 @@ def training_batches(
     return iterator
 
 
-def _spans(stages: Sequence[Stage], process_count: int) -> list[_Span]:
+def stage_at(stages: Sequence[Stage], step: int) -> Stage:
+    """The stage whose batch and patch size the step after `step` finished ones has."""
+    spans = _spans(stages)
+    return spans[_current(spans, step)].stage
+
+
+def _current(spans: Sequence[_Span], step: int) -> int:
+    return max(i for i, span in enumerate(spans) if span.first_step <= step)
+
+
+def _spans(stages: Sequence[Stage]) -> list[_Span]:
     """Places the stages one after the other; raises UserError for impossible ones."""
     if not stages:
         raise UserError("no training stages: give at least one batch and patch size")
@@ -123,11 +130,6 @@ def _spans(stages: Sequence[Stage], process_count: int) -> list[_Span]:
             raise UserError(
                 f"stage {number}: batch size {stage.batch_size} and patch size "
                 f"{stage.patch_size} must be positive"
-            )
-        if stage.batch_size % process_count:
-            raise UserError(
-                f"stage {number}: global batch {stage.batch_size} is not divisible by the "
-                f"{process_count} processes"
             )
         spans.append(_Span(step, sample, stage))
         if number < len(stages):

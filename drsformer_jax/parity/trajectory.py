@@ -17,7 +17,7 @@ from drsformer_jax.checkpoints.names import from_tree, to_tree
 from drsformer_jax.data.rain import add_rain, sample_rain
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
-from drsformer_jax.training.sharding import make_mesh, replicated, shard_batch
+from drsformer_jax.training.sharding import make_mesh, shard_batch, state_sharding
 from drsformer_jax.training.state import TrainState
 from drsformer_jax.training.step import compile_train_step
 
@@ -104,7 +104,6 @@ def jax_trajectory(
     """
     mesh = make_mesh()
     optimizer = make_optimizer(options)
-    step = compile_train_step(config, optimizer, options, mesh, compiler_options=compiler_options)
 
     # Set around every call and not around the loop: while this generator waits, its caller's
     # programs run, and another one like it.
@@ -113,7 +112,10 @@ def jax_trajectory(
         cast = {name: array.astype(dtype) for name, array in tensors.items()}
         params = jax.tree.map(jnp.asarray, to_tree(cast, config))
         state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-        state = jax.device_put(state, replicated(mesh))
+        state = jax.device_put(state, state_sharding(state, mesh))
+        step = compile_train_step(
+            state, config, optimizer, options, mesh, compiler_options=compiler_options
+        )
     for batch in batches:
         with jax.enable_x64(x64):
             arrays = {name: array.astype(dtype) for name, array in batch.items()}

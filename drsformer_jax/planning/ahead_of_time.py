@@ -10,9 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
@@ -24,7 +23,7 @@ from drsformer_jax.planning.compiled_text import (
     total_cycles,
 )
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
-from drsformer_jax.training.sharding import DATA_AXIS, batch_sharding, replicated
+from drsformer_jax.training.sharding import batch_sharding, make_mesh, replicated
 from drsformer_jax.training.state import create_train_state
 from drsformer_jax.training.step import compile_train_step
 
@@ -92,7 +91,7 @@ def tpu_mesh(topology: str, chips: int | None = None) -> Mesh:
             "pip install 'drsformer_jax[tpu]', and name one such as v5e:4x4"
         ) from error
     devices = description.devices[:chips]
-    return Mesh(np.array(devices, dtype=object), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    return make_mesh(devices=devices)
 
 
 def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) -> Program:
@@ -121,7 +120,7 @@ def compile_training(
     shape = (batch * mesh.size, size, size, config.in_channels)
     images = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in ("input", "target")}
     step: Any = compile_train_step(
-        config, optimizer, options, mesh, compiler_options=compiler_options
+        state, config, optimizer, options, mesh, compiler_options=compiler_options
     )
     return _compile(step, state, images)
 

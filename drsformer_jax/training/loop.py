@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -14,17 +15,23 @@ import jax
 import numpy as np
 
 from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
-from drsformer_jax.data.pipeline import training_batches
+from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
-from drsformer_jax.models.drsformer import Params
+from drsformer_jax.models.drsformer import SIZE_MULTIPLE, Params
 from drsformer_jax.training.interruption import stop_requests
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from drsformer_jax.training.options import TrainingOptions, check_same_run, flatten
 from drsformer_jax.training.profiling import StepProfiler
 from drsformer_jax.training.reporting import Reporter
-from drsformer_jax.training.sharding import check_divisible, make_mesh, replicated, shard_batch
+from drsformer_jax.training.sharding import (
+    check_divisible,
+    local_images,
+    make_mesh,
+    shard_batch,
+    state_sharding,
+)
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
 
@@ -125,9 +132,12 @@ class _Run:
             **_plain(config),
             "architecture": options.model.architecture(),
         }
-        self.mesh = make_mesh()
+        self.mesh = make_mesh(options.mesh)
         check_divisible(
-            (stage.batch_size // options.accumulation_steps for stage in options.stages), self.mesh
+            (stage.batch_size // options.accumulation_steps for stage in options.stages),
+            (stage.patch_size for stage in options.stages),
+            SIZE_MULTIPLE,
+            self.mesh,
         )
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -153,7 +163,7 @@ class _Run:
             self.options.seed,
             ema=self.options.ema_decay > 0,
         )
-        state = jax.device_put(state, replicated(self.mesh))
+        state = jax.device_put(state, state_sharding(state, self.mesh))
         if step is not None:
             state, _ = self.checkpoints.restore(state, step)
             print(f"resuming after step {step:,} from {self.checkpoints.path(step)}", flush=True)
@@ -173,10 +183,10 @@ class _Run:
             start_step=step,
             mixup=options.mixup,
             num_threads=options.data_threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            images=functools.partial(local_images, self.mesh),
         )
         train_step = compile_train_step(
+            self.state,
             options.model,
             self.optimizer,
             options.optimizer,
@@ -188,7 +198,9 @@ class _Run:
         with stop_requests() as stop:
             while step < options.total_steps and not stop:
                 with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
-                    batch = shard_batch(next(batches), self.mesh)
+                    batch = shard_batch(
+                        next(batches), self.mesh, stage_at(options.stages, step).batch_size
+                    )
                     self.state, metrics = train_step(self.state, batch)
                 step += 1
                 self.profiler.advance(step, self.state)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from drsformer_jax.data.pipeline import Stage
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE
 from drsformer_jax.training.optimizer import OptimizerOptions
+from drsformer_jax.training.sharding import MeshOptions
+
+T = TypeVar("T")
 
 # What may differ when a run is resumed; anything else would make it another run.
 RESUMABLE_KEYS = frozenset(
@@ -28,6 +31,9 @@ RESUMABLE_KEYS = frozenset(
         "eval.protocol",
         "model.unroll",
         "model.remat",
+        "mesh.data",
+        "mesh.fsdp",
+        "mesh.spatial",
     }
 )
 
@@ -42,6 +48,7 @@ class TrainingOptions:
 
     model: DRSformerConfig
     optimizer: OptimizerOptions
+    mesh: MeshOptions
     stages: tuple[Stage, ...]
     seed: int
     total_steps: int
@@ -70,7 +77,8 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
     _require(threads >= 0, "data.threads", threads, "must not be negative")
     options = TrainingOptions(
         model=model_config(config["model"]),
-        optimizer=_optimizer_options(config["optimizer"]),
+        optimizer=_options(OptimizerOptions, config, "optimizer"),
+        mesh=_options(MeshOptions, config, "mesh"),
         stages=_stages(config),
         data_threads=threads,
         **{
@@ -110,11 +118,12 @@ def model_config(model: Mapping[str, Any]) -> DRSformerConfig:
         raise UserError(f"config.model: {error}") from error
 
 
-def _optimizer_options(optimizer: Mapping[str, Any]) -> OptimizerOptions:
+def _options(kind: Callable[..., T], config: Mapping[str, Any], part: str) -> T:
+    """A part of a configuration as the options that it stands for."""
     try:
-        return OptimizerOptions(**optimizer)
+        return kind(**config[part])
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.optimizer: {error}") from error
+        raise UserError(f"config.{part}: {error}") from error
 
 
 def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,22 @@ from jax.sharding import Mesh, PartitionSpec
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params, restore
 from drsformer_jax.training.optimizer import OptimizerOptions, learning_rate_schedule
-from drsformer_jax.training.sharding import DATA_AXIS, batch_sharding, replicated
+from drsformer_jax.training.sharding import (
+    AXES,
+    BATCH_SPEC,
+    DATA,
+    FSDP,
+    SPATIAL,
+    batch_sharding,
+    replicated,
+    spec_axis,
+    state_sharding,
+    state_specs,
+)
 from drsformer_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def loss_and_metrics(
@@ -68,18 +78,50 @@ def batch_gradient(
 def mesh_gradient(
     config: DRSformerConfig, params: Params, batch: Batch, accumulation_steps: int, mesh: Mesh
 ) -> tuple[Params, Metrics]:
-    """`batch_gradient` with the batch split over the "data" axis of a mesh.
+    """`batch_gradient` on a mesh: of parameters and a batch laid out as `training.sharding` says.
 
-    Every device computes the gradient of its own images as if it were alone, and then their mean is
-    taken: that one reduction is all that devices tell each other, whatever the network is made of.
+    Every device computes the gradient of its own images as if it were alone, and then the mean over
+    devices is taken. That is all that they tell each other, whatever the network is made of: one
+    all-reduce. Parameters that are split over "fsdp" are gathered before, once a step, and of their
+    gradients each device gets the mean of its part only (reduce-scatter).
     """
+    specs = state_specs(params, mesh)
 
-    def mean_over_devices(params: Params, batch: Batch) -> tuple[Params, Metrics]:
-        return jax.lax.pmean(batch_gradient(config, params, batch, accumulation_steps), DATA_AXIS)
+    def gather(part: jax.Array, spec: PartitionSpec) -> jax.Array:
+        axis = spec_axis(spec)
+        return part if axis is None else jax.lax.all_gather(part, FSDP, axis=axis, tiled=True)
 
-    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    def scatter(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
+        axis = spec_axis(spec)
+        if axis is None:
+            return gradient
+        total = jax.lax.psum_scatter(gradient, FSDP, scatter_dimension=axis, tiled=True)
+        return total / mesh.shape[FSDP]
+
+    def on_each_device(params: Params, batch: Batch) -> tuple[Params, Metrics]:
+        whole = jax.tree.map(gather, params, specs)
+        gradients, metrics = batch_gradient(config, whole, batch, accumulation_steps)
+        scattered = jax.tree.map(scatter, gradients, specs)
+        # All that goes the same way goes in one message.
+        leaves, tree = jax.tree.flatten(scattered)
+        is_split = [spec_axis(spec) is not None for spec in jax.tree.leaves(specs)]
+        split = {i: x for i, x in enumerate(leaves) if is_split[i]}
+        others = {i: x for i, x in enumerate(leaves) if not is_split[i]}
+        split = mean(split, (DATA, SPATIAL))
+        others, metrics = mean((others, metrics), AXES)
+        merged = split | others
+        return jax.tree.unflatten(tree, [merged[i] for i in range(len(leaves))]), metrics
+
+    def mean(values: Any, axes: tuple[str, ...]) -> Any:
+        wide = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+        return jax.lax.pmean(values, wide) if wide else values
+
     return jax.shard_map(
-        mean_over_devices, mesh=mesh, in_specs=(whole, split), out_specs=whole, check_vma=False
+        on_each_device,
+        mesh=mesh,
+        in_specs=(specs, BATCH_SPEC),
+        out_specs=(specs, PartitionSpec()),
+        check_vma=False,
     )(params, batch)
 
 
@@ -101,7 +143,7 @@ def train_step(
       batch: "input" and "target", B H W C in [0, 1]; B is the global batch.
       accumulation_steps: parts that the batch is processed in; divides B.
       ema_decay: of the moving average, used when the state holds one.
-      mesh: over whose "data" axis the batch is split; None on one device.
+      mesh: that state and batch are laid out on; None on one device.
 
     Returns:
       The state after the step, and scalars: loss, output_change (mean |output - input|),
@@ -124,6 +166,7 @@ def train_step(
 
 
 def compile_train_step(
+    state: TrainState,
     config: DRSformerConfig,
     optimizer: optax.GradientTransformation,
     options: OptimizerOptions,
@@ -132,10 +175,13 @@ def compile_train_step(
     accumulation_steps: int = 1,
     ema_decay: float = 0.0,
     compiler_options: dict[str, int | bool] | None = None,
-) -> TrainStep:
-    """`train_step` jitted over a mesh: batch split over "data", the rest replicated, state donated.
+) -> Any:
+    """`train_step` jitted over a mesh: state and batch laid out as `training.sharding` says.
 
-    It is compiled at its first call for each batch shape.
+    The state is donated. The function is compiled at its first call for each batch shape.
+
+    Args:
+      state: a state of the run, or its shapes.
     """
     step = functools.partial(
         train_step,
@@ -146,11 +192,11 @@ def compile_train_step(
         ema_decay=ema_decay,
         mesh=mesh,
     )
-    whole = replicated(mesh)
+    layout = state_sharding(state, mesh)
     return jax.jit(
         step,
-        in_shardings=(whole, batch_sharding(mesh)),
-        out_shardings=(whole, whole),
+        in_shardings=(layout, batch_sharding(mesh)),
+        out_shardings=(layout, replicated(mesh)),
         donate_argnums=0,
         compiler_options=compiler_options,
     )
