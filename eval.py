@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from drsformer_jax.cli.experiment import run_experiment
+from drsformer_jax.cli.experiment import end_program, run_experiment
 
 
 def main() -> int:
@@ -16,4 +16,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_program(main())

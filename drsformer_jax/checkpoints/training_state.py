@@ -1,18 +1,24 @@
 """Checkpoints of a training run: state, data position and configuration, through Orbax.
 
-Layout: WORKDIR/checkpoints/STEP/{state,data,config}. Orbax writes each step under a temporary
-name and renames it when it is complete, so a run that is killed leaves whole checkpoints only.
+Layout: WORKDIR/checkpoints/STEP/{state,data,config[,metrics]}. Orbax writes each step under a
+temporary name and renames it when it is complete, so a run that is killed leaves whole checkpoints
+only. Of one that is damaged later, its fingerprint tells.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import jax
+
+from drsformer_jax.checkpoints.fingerprint import fingerprint
+from drsformer_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,20 @@ class State(Protocol):
 
 S = TypeVar("S", bound=State)
 
+SCORE, FINGERPRINT = "score", "fingerprint"
+
+# Behind the step in the name of a checkpoint that could not be used.
+DAMAGED = ".damaged"
+
+# What the system may have against writing; the messages around it are long.
+_CAUSES = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Read-only file system",
+    "Permission denied",
+)
+
 
 def _tree(state: State) -> dict[str, Any]:
     """The state as a plain dictionary; no key for a moving average that is not there."""
@@ -48,20 +68,45 @@ def _tree(state: State) -> dict[str, Any]:
 
 
 class TrainingCheckpoints:
-    """Saves and restores the states of one workdir."""
+    """Saves and restores the states of one workdir.
 
-    def __init__(self, workdir: Path, keep: int) -> None:
-        """Opens WORKDIR/checkpoints, which is made if need be; `keep` newest ones are kept."""
+    Where several processes train together, each of them makes one and calls the same methods in
+    the same order: every process writes and reads its own part.
+    """
+
+    def __init__(self, workdir: Path, keep: int | None) -> None:
+        """Opens WORKDIR/checkpoints, which is made if need be.
+
+        Args:
+          keep: so many newest checkpoints are kept, and the one with the best score. None: only to
+            read, beside a run that may be writing.
+        """
         # Orbax takes a second to import: only training pays for it.
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self.directory = (workdir / DIRECTORY).absolute()
+        managers = ocp.checkpoint_managers
+        best = managers.BestN(
+            get_metric_fn=lambda metrics: metrics[SCORE],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-            item_names=("state", "data", "config"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                create=keep is not None,
+                read_only=keep is None,
+                # What a run that was killed while it saved has left behind.
+                cleanup_tmp_directories=keep is not None,
+            ),
+            item_names=("state", "data", "config", "metrics"),
         )
+
+    def steps(self) -> list[int]:
+        """Steps done at the checkpoints that are there, in rising order."""
+        return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
         """Steps done at the newest whole checkpoint, or None if there is none."""
@@ -71,29 +116,69 @@ class TrainingCheckpoints:
         """The folder of a checkpoint."""
         return self.directory / str(step)
 
-    def save(self, state: State, data: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        state: State,
+        data: Mapping[str, Any],
+        config: Mapping[str, Any],
+        score: float | None = None,
+    ) -> None:
         """Starts saving a state that is finished in the background; a saved step stays as it is.
 
         Args:
           state: after some step.
           data: position of the data, JSON values.
           config: of the run, JSON values.
+          score: of this state, the higher the better: the best one is kept.
+
+        Raises:
+          UserError: this checkpoint, or the one before, could not be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         args = self._ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.PyTreeSave(_tree(state), ocdbt_target_data_file_size=DATA_FILE_BYTES),
-                data=args.JsonSave(dict(data)),
-                config=args.JsonSave(dict(config)),
-            ),
-        )
+        tree = _tree(state)
+        with self._writing():
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.PyTreeSave(tree, ocdbt_target_data_file_size=DATA_FILE_BYTES),
+                    data=args.JsonSave({**data, FINGERPRINT: fingerprint(tree)}),
+                    config=args.JsonSave(dict(config)),
+                ),
+                metrics=None if score is None else {SCORE: score},
+            )
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: a checkpoint could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the disk refuses becomes a UserError."""
+        try:
+            yield
+        except Exception as error:
+            saved = _whole_steps(self.directory)
+            good = f"the last good one is {self.path(saved[-1])}" if saved else "there is none yet"
+            raise UserError(
+                f"{self.directory}: a checkpoint could not be written ({_reason(error)}); {good}: "
+                "make room there, or make it writable, and start again with the same flags"
+            ) from error
 
     def restore(self, like: S, step: int) -> tuple[S, dict[str, Any]]:
-        """The state saved after `step` steps, laid out as `like` is, and the data position."""
+        """The state saved after `step` steps, laid out as `like` is, and the data position.
+
+        Raises:
+          UserError: what is read is not what was saved.
+          Exception: of Orbax and TensorStore, which cannot read it.
+        """
         args = self._ocp.args
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _tree(like)
@@ -107,14 +192,55 @@ class TrainingCheckpoints:
                 data=args.JsonRestore(),
             ),
         )
-        return dataclasses.replace(cast(Any, like), **restored["state"]), restored["data"]
+        tree, data = restored["state"], dict(restored["data"])
+        # Those of earlier versions have none.
+        expected = data.pop(FINGERPRINT, None)
+        if expected is not None and fingerprint(tree) != expected:
+            raise UserError(f"{self.path(step)} is damaged: its values are not those saved")
+        return dataclasses.replace(cast(Any, like), **tree), data
 
     def config(self, step: int) -> dict[str, Any]:
         """The configuration that a checkpoint was saved with."""
         args = self._ocp.args
         return self._manager.restore(step, args=args.Composite(config=args.JsonRestore()))["config"]
 
+    def put_aside(self, step: int) -> Path:
+        """Renames a checkpoint that cannot be used, so that its step can be saved again.
+
+        Returns:
+          Where it is now.
+        """
+        aside = self.directory / f"{step}{DAMAGED}"
+        for number in itertools.count(1):
+            if not aside.exists():
+                break
+            aside = self.directory / f"{step}{DAMAGED}-{number}"
+        if jax.process_index() == 0:
+            self.path(step).rename(aside)
+        self._barrier(f"put aside {step}")
+        self._manager.reload()
+        return aside
+
+    def _barrier(self, name: str) -> None:
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(name)
+
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk; raises as `wait`."""
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _whole_steps(directory: Path) -> list[int]:
+    """Steps of the finished checkpoints in a folder, in rising order."""
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+
+
+def _reason(error: BaseException) -> str:
+    """The end of an error's text, in one line, where TensorStore says what the system said."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    known = next((cause for cause in _CAUSES if cause.lower() in text.lower()), None)
+    return known or (text if len(text) < 200 else f"{text[:200]}...")

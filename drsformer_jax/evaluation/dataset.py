@@ -117,27 +117,39 @@ def evaluate(
     scores = []
     for index in range(len(source)):
         pair = source[index]
-        name, rainy, target = str(pair["name"]), pair["input"], pair["target"]
-        try:
-            input_psnr, input_ssim = psnr(rainy, target, protocol), ssim(rainy, target, protocol)
-        except ValueError as error:
-            raise UserError(f"{name}: the rainy image cannot be scored: {error}") from error
         start = time.perf_counter()
         # A JAX array arrives when it is asked for: converting it belongs to the time measured.
-        restored = np.asarray(restore(rainy))
+        restored = np.asarray(restore(pair["input"]))
         seconds = time.perf_counter() - start
-        try:
-            restored_psnr = psnr(restored, target, protocol)
-            restored_ssim = ssim(restored, target, protocol)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        score = ImageScore(name, restored_psnr, restored_ssim, input_psnr, input_ssim, seconds)
+        score = score_restored(pair, restored, protocol, seconds)
         scores.append(score)
         if on_image is not None:
             on_image(score, restored)
     if not scores:
         raise UserError("nothing to score: the data set holds no image pairs")
     return DatasetScore(protocol, tuple(scores))
+
+
+def score_restored(
+    pair: Mapping[str, Any], restored: np.ndarray, protocol: str, seconds: float | None = None
+) -> ImageScore:
+    """The score of one restored image and of the rainy one; `seconds` is noted in it.
+
+    Raises:
+        UserError: the pair cannot be scored.
+        ValueError: unknown protocol, or `restored` is not like the target.
+    """
+    name, rainy, target = str(pair["name"]), pair["input"], pair["target"]
+    try:
+        input_psnr, input_ssim = psnr(rainy, target, protocol), ssim(rainy, target, protocol)
+    except ValueError as error:
+        raise UserError(f"{name}: the rainy image cannot be scored: {error}") from error
+    try:
+        restored_psnr = psnr(restored, target, protocol)
+        restored_ssim = ssim(restored, target, protocol)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return ImageScore(name, restored_psnr, restored_ssim, input_psnr, input_ssim, seconds)
 
 
 def score_folders(

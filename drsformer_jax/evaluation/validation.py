@@ -2,46 +2,127 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Iterator
+
+import jax
 import numpy as np
 
-from drsformer_jax.data.sources import PairSource
-from drsformer_jax.evaluation.dataset import evaluate
+from drsformer_jax.data.sources import Pair, PairSource
+from drsformer_jax.errors import UserError
+from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore, score_restored
+from drsformer_jax.inference import memory
+from drsformer_jax.inference.batches import BatchDerainer
 from drsformer_jax.inference.derainer import Derainer
+from drsformer_jax.inference.tiles import padded_size
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
-from drsformer_jax.training.loop import Validation
+from drsformer_jax.training.loop import Attempt, Validation
+from drsformer_jax.training.processes import gather
 
 PROTOCOL = "basicsr"
+
+Restored = tuple[int, Pair, np.ndarray]
 
 
 class Validator:
     """Restores whole validation images, padded and rounded as in the authors' test program.
 
-    Called with parameters, it gives their score by protocol "basicsr". The network is compiled
-    once for each image size, however often it is called.
+    Called with parameters, it gives their score by protocol "basicsr". Every process restores its
+    share of the images, one at a time on each of its devices, and all of them get the scores of
+    all images, each counted once. The network is compiled once for each image size, however often
+    the validator is called.
     """
 
     def __init__(self, config: DRSformerConfig, source: PairSource) -> None:
         self.config, self.source = config, source
         self._derainer: Derainer | None = None
+        self._batches: BatchDerainer | None = None
 
-    def __call__(self, params: Params) -> Validation:
-        if self._derainer is None:
-            self._derainer = Derainer(self.config, params)
-        derain = self._derainer.with_params(params)
-        score = evaluate(derain, self.source, PROTOCOL)
-        mean = score.mean
+    def __call__(self, params: Params, attempt: Attempt) -> Validation | None:
+        if not len(self.source):
+            raise UserError("nothing to score: the data set holds no image pairs")
+        own = attempt(lambda: self._own_scores(params))
+        scores = self._of_all_processes(own[0] if own else None)
+        if own is None or scores is None:
+            return None
+        mean = DatasetScore(PROTOCOL, tuple(scores)).mean
         gain = mean.psnr - (mean.input_psnr or 0.0)
         return Validation(
             scores={"psnr": mean.psnr, "input_psnr": mean.input_psnr or 0.0},
             summary=(
-                f"validation: {mean.psnr:.2f} dB over {len(score.images)} images, "
+                f"validation: {mean.psnr:.2f} dB over {len(scores)} images, "
                 f"{gain:+.2f} dB against the rainy ones ({PROTOCOL})"
             ),
-            pictures={"rainy_restored_target": self._picture(derain)},
+            pictures=own[1],
         )
 
-    def _picture(self, derain: Derainer) -> np.ndarray:
-        """The first pair: rainy, restored, target side by side; uint8 H 3W 3."""
-        pair = self.source[0]
-        return np.concatenate([pair["input"], derain(pair["input"]), pair["target"]], axis=1)
+    def _own_scores(self, params: Params) -> tuple[dict[int, ImageScore], dict[str, np.ndarray]]:
+        """Scores of this process's images by their numbers; the first image as a picture."""
+        scores: dict[int, ImageScore] = {}
+        pictures: dict[str, np.ndarray] = {}
+        for index, pair, restored in self._restore(params):
+            scores[index] = score_restored(pair, restored, PROTOCOL)
+            if index == 0:
+                # Rainy, restored, target side by side; uint8 H 3W 3.
+                sides = [pair["input"], restored, pair["target"]]
+                pictures["rainy_restored_target"] = np.concatenate(sides, axis=1)
+        return scores, pictures
+
+    def _restore(self, params: Params) -> Iterator[Restored]:
+        """This process's images; those of one size together, as many as there are devices."""
+        if self._derainer is None:
+            self._derainer = Derainer(self.config, params)
+        derain = self._derainer.with_params(params)
+        own = range(jax.process_index(), len(self.source), jax.process_count())
+        if jax.local_device_count() == 1:
+            for index in own:
+                pair = self.source[index]
+                yield index, pair, derain(pair["input"])
+            return
+        if self._batches is None:
+            self._batches = BatchDerainer(self.config, params)
+        batches = self._batches.with_params(params)
+        budget = memory.budget_bytes()
+        waiting: dict[tuple[int, int], list[tuple[int, Pair]]] = collections.defaultdict(list)
+        for index in own:
+            pair = self.source[index]
+            height, width = (padded_size(size) for size in pair["input"].shape[:2])
+            if memory.forward_bytes(self.config, height, width) > budget:
+                yield index, pair, derain(pair["input"])
+                continue
+            group = waiting[height, width]
+            group.append((index, pair))
+            if len(group) == batches.images_at_a_time:
+                yield from _restore_group(batches, waiting.pop((height, width)))
+        for group in waiting.values():
+            yield from _restore_group(batches, group)
+
+    def _of_all_processes(self, own: dict[int, ImageScore] | None) -> list[ImageScore] | None:
+        """The scores of all images in their order; None if a process has not got its own.
+
+        Each process sends a row for each of the images that the one with most has; what is not
+        an image is masked by the number -1.
+        """
+        rows = np.full((-(-len(self.source) // jax.process_count()), 3), -1.0)
+        if own is None:
+            rows[:] = np.nan
+        else:
+            for row, (index, score) in enumerate(own.items()):
+                rows[row] = index, score.psnr, score.input_psnr
+        # As bytes: JAX would make float32 of them.
+        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, 3)
+        if np.isnan(told[:, 0]).any():
+            return None
+        found = {
+            int(index): ImageScore(str(int(index)), psnr, None, input_psnr)
+            for index, psnr, input_psnr in told
+            if index >= 0
+        }
+        return [found[index] for index in range(len(self.source))]
+
+
+def _restore_group(batches: BatchDerainer, group: list[tuple[int, Pair]]) -> Iterator[Restored]:
+    restored = batches([pair["input"] for _, pair in group])
+    for (index, pair), image in zip(group, restored, strict=True):
+        yield index, pair, image

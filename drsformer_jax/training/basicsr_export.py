@@ -90,7 +90,7 @@ def _checkpoint(source: Path) -> tuple[Path, int]:
             f"{source}: only a training workdir (it has a folder {DIRECTORY}/), or WORKDIR/"
             f"{DIRECTORY}/STEP, becomes a {SUFFIX} file"
         )
-    with contextlib.closing(TrainingCheckpoints(source, keep=1)) as checkpoints:
+    with contextlib.closing(TrainingCheckpoints(source, keep=None)) as checkpoints:
         step = checkpoints.latest_step()
     if step is None:
         raise UserError(f"{source} has no checkpoint yet: let training reach its first one")
@@ -110,7 +110,7 @@ def _restore(
     workdir: Path, step: int
 ) -> tuple[DRSformerConfig, OptimizerOptions, TrainState, dict[str, Any]]:
     """A checkpoint, in the host's memory, and the configuration it was saved with."""
-    with contextlib.closing(TrainingCheckpoints(workdir, keep=1)) as checkpoints:
+    with contextlib.closing(TrainingCheckpoints(workdir, keep=None)) as checkpoints:
         place = str(checkpoints.path(step))
         with damage_in_one_line(place):
             saved = checkpoints.config(step)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import math
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,24 +22,32 @@ from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE, Params
-from drsformer_jax.training.interruption import stop_requests
+from drsformer_jax.training.interruption import Interrupted, StopRequests, stop_requests
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from drsformer_jax.training.options import TrainingOptions, check_same_run, flatten
+from drsformer_jax.training.processes import StopAgreement, check_shared, is_first, together
 from drsformer_jax.training.profiling import StepProfiler
 from drsformer_jax.training.reporting import Reporter
+from drsformer_jax.training.resuming import first_state
 from drsformer_jax.training.sharding import (
     check_divisible,
     local_images,
     make_mesh,
+    on_first_device,
     shard_batch,
-    state_sharding,
 )
 from drsformer_jax.training.state import TrainState, create_train_state
-from drsformer_jax.training.step import compile_train_step
+from drsformer_jax.training.step import Batch, Metrics, compile_train_step
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+
+# In a checkpoint's data: the run was asked to stop before the state was validated.
+EVALUATION_IS_DUE = "evaluation_is_due"
+
+# The score by which the best checkpoint is kept.
+VALIDATION_SCORE = "psnr"
 
 # Of what should change, so little does when the network has collapsed to output = input.
 COLLAPSED_SHARE = 0.02
@@ -58,7 +68,12 @@ class Validation:
     pictures: Mapping[str, np.ndarray]
 
 
-Validate = Callable[[Params], Validation]
+# Runs something, and gives None as soon as the run is asked to stop.
+Attempt = Callable[[Callable[[], Any]], Any]
+
+# Scores parameters, its own work inside an attempt; None where that, or another process's, gave
+# none.
+Validate = Callable[[Params, Attempt], Validation | None]
 
 
 class TrainingDivergedError(UserError):
@@ -90,16 +105,15 @@ def train(
       The last state.
 
     Raises:
-      UserError: the workdir belongs to another configuration.
+      UserError: the workdir belongs to another configuration, has no good checkpoint left, or
+        cannot be written.
       TrainingDivergedError: loss or gradient became infinite or NaN; the message names the last
         good checkpoint.
-      KeyboardInterrupt: the run was asked to stop (SIGINT or SIGTERM); its state is saved.
+      Interrupted: the run was asked to stop (SIGINT or SIGTERM); its state is saved.
     """
     run = _Run(config, options, source, workdir, validate, profile_steps)
-    try:
+    with contextlib.closing(run):
         return run.run()
-    finally:
-        run.close()
 
 
 @dataclasses.dataclass
@@ -139,40 +153,45 @@ class _Run:
             SIZE_MULTIPLE,
             self.mesh,
         )
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            self.checkpoints = TrainingCheckpoints(workdir, options.keep_checkpoints)
-        except OSError as error:
-            raise UserError(f"--workdir {workdir}: {error.strerror or error}") from error
+        with together():
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                self.checkpoints = TrainingCheckpoints(workdir, options.keep_checkpoints)
+            except OSError as error:
+                raise UserError(f"--workdir {workdir}: {error.strerror or error}") from error
+        check_shared(workdir)
         self.optimizer = make_optimizer(options.optimizer)
-        self.state = self._start(workdir)
-        done = int(self.state.step)
-        self.reporter = Reporter(workdir, options.total_steps, done)
-        self.profiler = StepProfiler(workdir, done, profile_steps, self.reporter.say)
-        with atomic_path(workdir / CONFIG_FILE) as temporary:
-            temporary.write_text(json.dumps(self.saved_config, indent=2) + "\n")
-
-    def _start(self, workdir: Path) -> TrainState:
-        """The newest checkpoint's state, or a new one."""
-        step = self.checkpoints.latest_step()
-        if step is not None:
-            check_same_run(self.checkpoints.config(step), self.saved_config, str(workdir))
-        state = create_train_state(
-            self.options.model,
-            self.optimizer,
-            self.options.seed,
-            ema=self.options.ema_decay > 0,
+        self.state, data = first_state(
+            functools.partial(
+                create_train_state,
+                options.model,
+                self.optimizer,
+                options.seed,
+                ema=options.ema_decay > 0,
+            ),
+            self.checkpoints,
+            self.mesh,
+            lambda saved: check_same_run(saved, self.saved_config, str(workdir)),
         )
-        state = jax.device_put(state, state_sharding(state, self.mesh))
-        if step is not None:
-            state, _ = self.checkpoints.restore(state, step)
-            print(f"resuming after step {step:,} from {self.checkpoints.path(step)}", flush=True)
-        return state
+        self.evaluation_is_due = bool(data.get(EVALUATION_IS_DUE))
+        self.saved_step = done = int(self.state.step)
+        self.score: float | None = None  # of the state, where it has been validated
+        self.stop = 0  # the signal that the run is to stop for
+        self.compiled_for: set[tuple[int, ...]] = set()
+        with together():
+            try:
+                self.reporter = Reporter(workdir, options.total_steps, done, silent=not is_first())
+                if is_first():
+                    with atomic_path(workdir / CONFIG_FILE) as temporary:
+                        temporary.write_text(json.dumps(self.saved_config, indent=2) + "\n")
+            except OSError as error:
+                raise UserError(f"--workdir {workdir}: {error.strerror or error}") from error
+        self.profiler = StepProfiler(workdir, done, profile_steps, self.reporter.say)
 
     def run(self) -> TrainState:
         options, reporter = self.options, self.reporter
-        step = first = int(self.state.step)
-        if step >= options.total_steps:
+        step = first = self.saved_step
+        if step >= options.total_steps and not self.evaluation_is_due:
             reporter.say(f"nothing to do: {step:,} of {options.total_steps:,} steps are done")
             return self.state
         self._announce()
@@ -195,13 +214,20 @@ class _Run:
             ema_decay=options.ema_decay,
         )
         window = _Window(step)
-        with stop_requests() as stop:
-            while step < options.total_steps and not stop:
+        with stop_requests() as requests:
+            agreement = StopAgreement(requests)
+            if self.evaluation_is_due:
+                self._evaluate(step, requests)
+            while step < options.total_steps and not self.stop:
                 with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
-                    batch = shard_batch(
-                        next(batches), self.mesh, stage_at(options.stages, step).batch_size
-                    )
-                    self.state, metrics = train_step(self.state, batch)
+                    global_batch = stage_at(options.stages, step).batch_size
+                    batch = shard_batch(next(batches), self.mesh, global_batch)
+                    done = self._run(train_step, batch, requests)
+                if done is None:
+                    # The state may be the step's by now. What was saved last is the same.
+                    reporter.say(f"stopped while compiling, with nothing new after step {step:,}")
+                    raise Interrupted(requests.number)
+                self.state, metrics = done
                 step += 1
                 self.profiler.advance(step, self.state)
                 window.add(metrics, batch["input"].shape[0])
@@ -213,15 +239,37 @@ class _Run:
                 if self._due(step, options.log_every):
                     self._report(window)
                     window = _Window(step)
-                if self._due(step, options.eval_every) and not stop:
-                    self._evaluate(step)
+                self.stop = self.stop or agreement.number()
+                self.score = None
+                if self._due(step, options.eval_every):
+                    self.evaluation_is_due = True
+                    if not self.stop:
+                        self._evaluate(step, requests)
+                        self.stop = self.stop or agreement.number()
                 if self._due(step, options.checkpoint_every):
                     self._save(step, window)
-        if stop:
+        if self.stop:
             self._save(step, window)
+            self.checkpoints.wait()
             reporter.say(f"stopped after step {step:,}; saved in {self.checkpoints.path(step)}")
-            raise KeyboardInterrupt
+            raise Interrupted(self.stop)
         return self.state
+
+    def _run(
+        self, train_step: Any, batch: Batch, requests: StopRequests
+    ) -> tuple[TrainState, Metrics] | None:
+        """A step, or None: the run is asked to stop while it is compiled.
+
+        A compilation can take longer than there is time to leave. Where nothing is lost by it, it
+        is not waited for.
+        """
+        shape = batch["input"].shape
+        if shape in self.compiled_for:
+            return train_step(self.state, batch)
+        self.compiled_for.add(shape)
+        if int(self.state.step) > self.saved_step:
+            return train_step(self.state, batch)
+        return requests.unless(lambda: train_step(self.state, batch))
 
     def _due(self, step: int, every: int) -> bool:
         return step == self.options.total_steps or (every > 0 and step % every == 0)
@@ -270,7 +318,7 @@ class _Run:
         return fetched
 
     def _diverged(self, step: int, metrics: Mapping[str, Any]) -> NoReturn:
-        self.checkpoints.close()
+        self.checkpoints.wait()
         saved = self.checkpoints.latest_step()
         good = "none was saved" if saved is None else str(self.checkpoints.path(saved))
         numbers = ", ".join(f"{name} {float(value):.3g}" for name, value in metrics.items())
@@ -278,10 +326,19 @@ class _Run:
             f"training diverged at step {step:,} ({numbers}); last good checkpoint: {good}"
         )
 
-    def _evaluate(self, step: int) -> None:
-        if self.validate is None:
-            return
-        validation = self.validate(self.state.best_params)
+    def _evaluate(self, step: int, requests: StopRequests) -> None:
+        """Scores the state; asked to stop meanwhile, the run does so when it is resumed."""
+        if self.validate is not None:
+            params = on_first_device(self.state.best_params, self.mesh)
+            validation = self.validate(params, requests.unless)
+            if validation is None:
+                self.stop = requests.number or signal.SIGTERM
+                return
+            self._validated(step, validation)
+        self.evaluation_is_due = False
+
+    def _validated(self, step: int, validation: Validation) -> None:
+        self.score = validation.scores.get(VALIDATION_SCORE)
         self.reporter.write(step, validation.scores)
         self.reporter.pictures(step, validation.pictures)
         self.reporter.say(f"step {step:,}  {validation.summary}")
@@ -290,7 +347,9 @@ class _Run:
     def _save(self, step: int, window: _Window) -> None:
         """Saves the state, unless the steps since the last report have spoilt it."""
         self._finite(window)
-        self.checkpoints.save(self.state, {"next_step": step}, self.saved_config)
+        data = {"next_step": step, EVALUATION_IS_DUE: self.evaluation_is_due}
+        self.checkpoints.save(self.state, data, self.saved_config, self.score)
+        self.saved_step = step
 
     def close(self) -> None:
         self.profiler.close()

@@ -31,22 +31,29 @@ def _duration(seconds: float) -> str:
 class Reporter:
     """Writes a run's numbers to the console, to WORKDIR/metrics.jsonl and to TensorBoard."""
 
-    def __init__(self, workdir: Path, total_steps: int, first_step: int) -> None:
+    def __init__(
+        self, workdir: Path, total_steps: int, first_step: int, silent: bool = False
+    ) -> None:
         """Carries on the logs of a run that is resumed after `first_step` steps.
 
         Records of later steps, from a run that was killed after its last checkpoint, are dropped:
         those steps come again.
+
+        Args:
+          silent: another process of the run reports; this one writes and says nothing.
         """
         self.total_steps = total_steps
         self._path = workdir / METRICS_FILE
-        self._drop_records_after(first_step)
-        self._file = self._path.open("a")
-        self._tensorboard = _tensorboard_writer(workdir)
+        self._silent = silent
+        if not silent:
+            self._drop_records_after(first_step)
+        self._file = open(os.devnull if silent else self._path, "a")  # noqa: SIM115
+        self._tensorboard = None if silent else _tensorboard_writer(workdir)
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
             unit="step",
-            disable=not sys.stderr.isatty(),
+            disable=silent or not sys.stderr.isatty(),
             dynamic_ncols=True,
         )
         self._last_step, self._last_time = first_step, time.perf_counter()
@@ -71,6 +78,8 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """A line on the console, above the progress bar if there is one."""
+        if self._silent:
+            return
         if self._bar.disable:
             print(message, flush=True)
         else:

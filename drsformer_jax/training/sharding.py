@@ -157,6 +157,16 @@ def check_divisible(
             )
 
 
+def on_first_device(tree: Any, mesh: Mesh) -> Any:
+    """Whole copies of arrays of the mesh on this process's first device.
+
+    All processes must call it: parts that others hold are sent.
+    """
+    if mesh.shape[FSDP] > 1:
+        tree = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
 def local_images(mesh: Mesh, global_batch: int) -> np.ndarray:
     """Which images of a global batch this process's devices hold, in rising order."""
     held: set[int] = set()

@@ -145,7 +145,7 @@ def test_a_stop_request_saves_and_the_run_goes_on_as_if_never_stopped(
     whole = run(small_config(), tmp_path / "whole")
     calls = []
 
-    def stop_at_first_validation(params: Any) -> Validation:
+    def stop_at_first_validation(params: Any, attempt: Any) -> Validation:
         calls.append(1)
         os.kill(os.getpid(), number)
         return Validation({"psnr": 1.0}, "one", {})
@@ -162,7 +162,7 @@ def test_a_stop_request_saves_and_the_run_goes_on_as_if_never_stopped(
 def test_validation_sees_the_moving_average_where_there_is_one(tmp_path: Path) -> None:
     seen = []
 
-    def validate(params: Any) -> Validation:
+    def validate(params: Any, attempt: Any) -> Validation:
         seen.append(jax.device_get(params))
         return Validation({"psnr": 12.5}, "12.5 dB", {})
 
