@@ -87,15 +87,16 @@ class TrainingCheckpoints:
         self._ocp = ocp
         self.directory = (workdir / DIRECTORY).absolute()
         managers = ocp.checkpoint_managers
-        best = managers.BestN(
-            get_metric_fn=lambda metrics: metrics[SCORE],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+
+        def score(metrics: Mapping[str, float]) -> float:
+            return metrics[SCORE]
+
+        best = managers.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                best_fn=score,  # without it no score is written
                 create=keep is not None,
                 read_only=keep is None,
                 # What a run that was killed while it saved has left behind.
@@ -111,6 +112,11 @@ class TrainingCheckpoints:
     def latest_step(self) -> int | None:
         """Steps done at the newest whole checkpoint, or None if there is none."""
         return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Steps done at the checkpoint with the best score, or None if none has one."""
+        best: int | None = self._manager.best_step()
+        return best
 
     def path(self, step: int) -> Path:
         """The folder of a checkpoint."""

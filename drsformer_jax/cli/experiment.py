@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
 
 EXIT_FAILURE = 2
@@ -204,6 +205,7 @@ def _checked(build: Callable[[], Any], what: str) -> Any:
 
 def _train(given: Flags) -> None:
     prepare_cpu()
+    quiet_orbax()
     from drsformer_jax.training.processes import join, together
 
     if given.distributed is not None:

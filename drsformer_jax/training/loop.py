@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
-import logging
-import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +17,7 @@ from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
 from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import atomic_path
+from drsformer_jax.files import write_json
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE, Params
 from drsformer_jax.training.interruption import Interrupted, StopRequests, stop_requests
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -38,8 +35,7 @@ from drsformer_jax.training.sharding import (
 )
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import Batch, Metrics, compile_train_step
-
-logger = logging.getLogger(__name__)
+from drsformer_jax.training.window import NotFiniteError, Window, collapse_warning
 
 CONFIG_FILE = "config.json"
 
@@ -48,9 +44,6 @@ EVALUATION_IS_DUE = "evaluation_is_due"
 
 # The score by which the best checkpoint is kept.
 VALIDATION_SCORE = "psnr"
-
-# Of what should change, so little does when the network has collapsed to output = input.
-COLLAPSED_SHARE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,22 +104,15 @@ def train(
         good checkpoint.
       Interrupted: the run was asked to stop (SIGINT or SIGTERM); its state is saved.
     """
-    run = _Run(config, options, source, workdir, validate, profile_steps)
-    with contextlib.closing(run):
-        return run.run()
-
-
-@dataclasses.dataclass
-class _Window:
-    """The steps since the last report: their numbers, still on the device, and images seen."""
-
-    first_step: int
-    metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
-    images: int = 0
-
-    def add(self, metrics: dict[str, jax.Array], images: int) -> None:
-        self.metrics.append(metrics)
-        self.images += images
+    try:
+        run = _Run(config, options, source, workdir, validate, profile_steps)
+        with contextlib.closing(run):
+            return run.run()
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir}: {error.filename or 'a log'} cannot be written "
+            f"({error.strerror or error})"
+        ) from error
 
 
 class _Run:
@@ -154,11 +140,8 @@ class _Run:
             self.mesh,
         )
         with together():
-            try:
-                workdir.mkdir(parents=True, exist_ok=True)
-                self.checkpoints = TrainingCheckpoints(workdir, options.keep_checkpoints)
-            except OSError as error:
-                raise UserError(f"--workdir {workdir}: {error.strerror or error}") from error
+            workdir.mkdir(parents=True, exist_ok=True)
+            self.checkpoints = TrainingCheckpoints(workdir, options.keep_checkpoints)
         check_shared(workdir)
         self.optimizer = make_optimizer(options.optimizer)
         self.state, data = first_state(
@@ -179,13 +162,9 @@ class _Run:
         self.stop = 0  # the signal that the run is to stop for
         self.compiled_for: set[tuple[int, ...]] = set()
         with together():
-            try:
-                self.reporter = Reporter(workdir, options.total_steps, done, silent=not is_first())
-                if is_first():
-                    with atomic_path(workdir / CONFIG_FILE) as temporary:
-                        temporary.write_text(json.dumps(self.saved_config, indent=2) + "\n")
-            except OSError as error:
-                raise UserError(f"--workdir {workdir}: {error.strerror or error}") from error
+            self.reporter = Reporter(workdir, options.total_steps, done, silent=not is_first())
+            if is_first():
+                write_json(workdir / CONFIG_FILE, self.saved_config)
         self.profiler = StepProfiler(workdir, done, profile_steps, self.reporter.say)
 
     def run(self) -> TrainState:
@@ -213,7 +192,7 @@ class _Run:
             accumulation_steps=options.accumulation_steps,
             ema_decay=options.ema_decay,
         )
-        window = _Window(step)
+        window = Window(step)
         with stop_requests() as requests:
             agreement = StopAgreement(requests)
             if self.evaluation_is_due:
@@ -238,7 +217,7 @@ class _Run:
                 reporter.advance(step)
                 if self._due(step, options.log_every):
                     self._report(window)
-                    window = _Window(step)
+                    window = Window(step)
                 self.stop = self.stop or agreement.number()
                 self.score = None
                 if self._due(step, options.eval_every):
@@ -253,6 +232,10 @@ class _Run:
             self.checkpoints.wait()
             reporter.say(f"stopped after step {step:,}; saved in {self.checkpoints.path(step)}")
             raise Interrupted(self.stop)
+        self.checkpoints.wait()
+        best = self.checkpoints.best_step()
+        if best is not None and best != step:
+            reporter.say(f"best validation after step {best:,}: {self.checkpoints.path(best)}")
         return self.state
 
     def _run(
@@ -290,41 +273,26 @@ class _Run:
                 f"at {options.total_steps:,}, with a learning rate of {float(end):.2e}"
             )
 
-    def _report(self, window: _Window) -> None:
+    def _report(self, window: Window) -> None:
         """Means of a window's steps."""
-        fetched = self._finite(window)
-        step = window.first_step + len(fetched)
-        means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-        means["learning_rate"] = float(fetched[-1]["learning_rate"])
+        with self._naming_the_last_good():
+            means = window.means()
+        step = window.first_step + len(window.metrics)
         self.reporter.training(step, means, window.images)
-        if means["output_change"] < COLLAPSED_SHARE * means["target_change"]:
-            self.reporter.say(
-                f"warning: the network has collapsed to output = input (mean |output - input| "
-                f"{means['output_change']:.2g}, mean |target - input| "
-                f"{means['target_change']:.2g}); it seldom recovers: start again from an earlier "
-                "checkpoint, with another seed or a lower learning rate"
-            )
+        if warning := collapse_warning(means):
+            self.reporter.say(warning)
 
-    def _finite(self, window: _Window) -> list[dict[str, Any]]:
-        """The numbers of a window's steps, once they are computed.
-
-        Raises:
-          TrainingDivergedError: one of them is not finite.
-        """
-        fetched = jax.device_get(window.metrics)
-        for step, metrics in enumerate(fetched, start=window.first_step + 1):
-            if not all(math.isfinite(value) for value in metrics.values()):
-                self._diverged(step, metrics)
-        return fetched
-
-    def _diverged(self, step: int, metrics: Mapping[str, Any]) -> NoReturn:
-        self.checkpoints.wait()
-        saved = self.checkpoints.latest_step()
-        good = "none was saved" if saved is None else str(self.checkpoints.path(saved))
-        numbers = ", ".join(f"{name} {float(value):.3g}" for name, value in metrics.items())
-        raise TrainingDivergedError(
-            f"training diverged at step {step:,} ({numbers}); last good checkpoint: {good}"
-        )
+    @contextlib.contextmanager
+    def _naming_the_last_good(self) -> Iterator[None]:
+        try:
+            yield
+        except NotFiniteError as error:
+            self.checkpoints.wait()
+            saved = self.checkpoints.latest_step()
+            good = "none was saved" if saved is None else str(self.checkpoints.path(saved))
+            raise TrainingDivergedError(
+                f"training diverged at {error}; last good checkpoint: {good}"
+            ) from error
 
     def _evaluate(self, step: int, requests: StopRequests) -> None:
         """Scores the state; asked to stop meanwhile, the run does so when it is resumed."""
@@ -344,9 +312,10 @@ class _Run:
         self.reporter.say(f"step {step:,}  {validation.summary}")
         self.reporter.restart_clock()
 
-    def _save(self, step: int, window: _Window) -> None:
+    def _save(self, step: int, window: Window) -> None:
         """Saves the state, unless the steps since the last report have spoilt it."""
-        self._finite(window)
+        with self._naming_the_last_good():
+            window.finite()
         data = {"next_step": step, EVALUATION_IS_DUE: self.evaluation_is_due}
         self.checkpoints.save(self.state, data, self.saved_config, self.score)
         self.saved_step = step

@@ -36,7 +36,7 @@ STEPS_TO_AGREE = 2
 
 # How long a folder may take to show at other hosts what one of them wrote: network file systems
 # keep listings for some seconds.
-SECONDS_TO_APPEAR = 60
+SECONDS_TO_APPEAR = 20
 
 # In the messages of XLA, Gloo and NCCL when another process is gone.
 _SIGNS_OF_LOSS = (
@@ -133,12 +133,13 @@ def together() -> Iterator[None]:
     """A part of the work that all processes do or none.
 
     Raises:
-      UserError: here or in another process.
+      UserError, OSError: here.
+      UserError: in another process.
     """
-    mistake: UserError | None = None
+    mistake: UserError | OSError | None = None
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
         mistake = error
     message = np.zeros(MESSAGE_BYTES, np.uint8)
     if mistake is not None:
@@ -166,7 +167,7 @@ def check_shared(folder: Path) -> None:
     try:
         with together():
             if is_first():
-                _touch(token)
+                token.touch()
         with together():
             deadline = time.monotonic() + SECONDS_TO_APPEAR
             while not token.exists():
@@ -179,13 +180,6 @@ def check_shared(folder: Path) -> None:
     finally:
         if is_first():
             token.unlink(missing_ok=True)
-
-
-def _touch(token: Path) -> None:
-    try:
-        token.touch()
-    except OSError as error:
-        raise UserError(f"--workdir {token.parent}: {error.strerror or error}") from error
 
 
 class StopAgreement:

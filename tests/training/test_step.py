@@ -49,7 +49,7 @@ def test_metrics_are_what_they_are_called(batch: dict[str, jax.Array]) -> None:
     state = create_train_state(CONFIG, optimizer, seed=0)
     schedule = learning_rate_schedule(options)
     new, metrics = train_step(state, batch, config=CONFIG, optimizer=optimizer, schedule=schedule)
-    output = batch["input"] @ state.params["mix"] + state.params["offset"]
+    output = batch["input"] @ state.params["mix"] + state.params["offset"] + 0.1
     expected = {
         "loss": jnp.abs(output - batch["target"]).mean(),
         "output_change": jnp.abs(output - batch["input"]).mean(),

@@ -14,14 +14,18 @@ from drsformer_jax.training.options import TrainingOptions, training_options
 
 
 def toy_init_params(config: Any, rng: jax.Array) -> dict[str, jax.Array]:
-    """A 3x3 colour matrix near the identity and an offset."""
+    """A 3x3 colour matrix near the identity, an offset, and a table of which the mean is added.
+
+    The table is large enough to be split over devices.
+    """
     del config
-    return {"mix": jnp.eye(3) + 0.1 * jax.random.normal(rng, (3, 3)), "offset": jnp.zeros(3)}
+    mix = jnp.eye(3) + 0.1 * jax.random.normal(rng, (3, 3))
+    return {"mix": mix, "offset": jnp.zeros(3), "table": 0.1 * jnp.ones((64, 64))}
 
 
 def toy_restore(config: Any, params: dict[str, jax.Array], image: jax.Array) -> jax.Array:
     del config
-    return image @ params["mix"] + params["offset"]
+    return image @ params["mix"] + params["offset"] + jnp.mean(params["table"])
 
 
 class RandomPairs:

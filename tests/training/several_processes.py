@@ -1,0 +1,85 @@
+"""One of several processes of a training run, for tests: `python several_processes.py JSON`.
+
+The JSON document: workdir, process, processes, port, network ("toy", or the real one), float64,
+changes of the configuration (as in `small_config`), and fault: what goes wrong in process 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from toy_training import RandomPairs, options_of, small_config, toy_init_params, toy_restore
+
+from drsformer_jax.errors import UserError
+from drsformer_jax.training import loop, processes, state, step
+from drsformer_jax.training.interruption import Interrupted
+
+
+def in_float64() -> None:
+    """Float64 parameters, and images."""
+    jax.config.update("jax_enable_x64", True)
+    init, shard = state.init_params, loop.shard_batch
+
+    def init_params(config: Any, rng: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.astype("float64"), init(config, rng))
+
+    def shard_batch(batch: Any, *rest: Any) -> Any:
+        return shard({name: array.astype("float64") for name, array in batch.items()}, *rest)
+
+    state.init_params, loop.shard_batch = init_params, shard_batch
+
+
+class StopsProcessOne(RandomPairs):
+    """A source that sends its process SIGTERM after some images."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.asked = getattr(self, "asked", 0) + 1
+        if self.asked == 20 and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def validate(params: Any, attempt: Any) -> loop.Validation:
+    total = attempt(lambda: float(sum(np.sum(leaf) for leaf in jax.tree.leaves(params))))
+    return loop.Validation({"psnr": total}, f"sum {total:.6f}", {})
+
+
+def main(run: dict[str, Any]) -> int:
+    if run["processes"] > 1:
+        processes.join(f"127.0.0.1:{run['port']}", run["processes"], run["process"], 60)
+    if run["network"] == "toy":
+        state.init_params, step.restore = toy_init_params, toy_restore
+    if run["float64"]:
+        in_float64()
+    fault = run.get("fault") if jax.process_index() == 1 else None
+    workdir = Path(run["workdir"])
+    if fault == "other folder":
+        workdir = workdir.with_name("elsewhere")
+    try:
+        with processes.together():
+            if fault == "mistake":
+                raise UserError("pair.png: vanished")
+        config = small_config(**run["changes"])
+        source = StopsProcessOne() if run.get("fault") == "SIGTERM" else RandomPairs()
+        final = loop.train(config.to_dict(), options_of(config), source, workdir, validate)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as request:
+        return 128 + request.number
+    mesh = loop.make_mesh(options_of(config).mesh)
+    params = jax.device_get(loop.on_first_device(final.params, mesh))
+    if processes.is_first():
+        np.savez(workdir / "final.npz", *jax.tree.leaves(params))
+    return 0
+
+
+if __name__ == "__main__":
+    processes.leave(main(json.loads(sys.argv[1])))

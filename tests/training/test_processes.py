@@ -1,0 +1,162 @@
+"""Several processes train as one: CPU devices, a coordinator on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+PATIENCE = 300  # seconds, for a machine that is busy with something else
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def train(
+    workdir: Path,
+    *,
+    processes: int = 1,
+    devices: int = 1,
+    network: str = "toy",
+    float64: bool = False,
+    fault: str | None = None,
+    **changes: Any,
+) -> list[tuple[int, str, str]]:
+    """Runs one program a process; for each its exit code, output and errors."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        # What is compiled here runs for a moment: optimising it would take longer.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0",
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+    }
+    run = {
+        "workdir": str(workdir),
+        "processes": processes,
+        "port": free_port(),
+        "network": network,
+        "float64": float64,
+        "fault": fault,
+        "changes": changes,
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "several_processes.py"), json.dumps(run | {"process": i})],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+    results = []
+    try:
+        for process in started:
+            output, errors = process.communicate(timeout=PATIENCE)
+            results.append((process.returncode, output, errors))
+    finally:
+        for process in started:
+            process.kill()
+    return results
+
+
+def succeed(workdir: Path, **options: Any) -> list[str]:
+    """What the processes of a run that ends well print."""
+    results = train(workdir, **options)
+    assert [code for code, _, _ in results] == [0] * len(results), results
+    return [output for _, output, _ in results]
+
+
+def losses(workdir: Path) -> list[float]:
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def final(workdir: Path) -> list[np.ndarray]:
+    return list(np.load(workdir / "final.npz").values())
+
+
+@pytest.mark.parametrize(
+    ("network", "patch_size"),
+    # In one pixel of the latent level all cosines are 1 or -1, and rounding breaks the ties.
+    [("toy", 8), pytest.param("tiny", 16, marks=pytest.mark.slow)],
+)
+def test_two_processes_of_two_devices_train_as_one_device_does(
+    tmp_path: Path, network: str, patch_size: int
+) -> None:
+    options: dict[str, Any] = {
+        "network": network,
+        "float64": True,
+        "patch_size": patch_size,
+        "global_batch": 4,
+        "total_steps": 20,
+        "log_every": 1,
+        "checkpoint_every": 0,
+        "eval_every": 0,
+        "mixup": True,
+        "ema_decay": 0.9,
+    }
+    one, four = tmp_path / "one", tmp_path / "four"
+    succeed(one, **options)
+    # The parameters are split over two devices, each in another process.
+    outputs = succeed(four, processes=2, devices=2, mesh__fsdp=2, **options)
+    assert "4 cpu device(s)" in outputs[0]
+    assert [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")] == []
+    assert len(losses(one)) == 20
+    np.testing.assert_allclose(losses(four), losses(one), rtol=1e-12, atol=0)
+    for a, b in zip(final(four), final(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+def test_a_run_goes_on_with_other_numbers_of_devices_and_processes(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"global_batch": 8, "mixup": True, "ema_decay": 0.9, "log_every": 1}
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    succeed(whole, devices=4, total_steps=8, **options)
+    succeed(moved, devices=4, total_steps=2, **options)
+    succeed(moved, devices=1, processes=2, total_steps=5, **options)
+    succeed(moved, devices=8, total_steps=8, **options)
+    np.testing.assert_allclose(losses(moved), losses(whole), rtol=1e-5)
+    for a, b in zip(final(moved), final(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_request_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"processes": 2, "total_steps": 40, "eval_every": 0}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    results = train(stopped, fault="SIGTERM", **options)
+    assert [code for code, _, _ in results] == [143, 143], results
+    assert "stopped after step" in results[0][1]
+    succeed(stopped, **options)
+    succeed(whole, **options)
+    for a, b in zip(final(stopped), final(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("mistake", ["process 1: pair.png: vanished", "pair.png: vanished"]),
+        (
+            "other folder",
+            ["process 1: --workdir .*elsewhere is not", "--workdir .*elsewhere is not"],
+        ),
+    ],
+)
+def test_what_one_process_cannot_do_ends_all(tmp_path: Path, fault: str, told: list[str]) -> None:
+    results = train(tmp_path / "run", processes=2, fault=fault)
+    for (code, _, errors), message in zip(results, told, strict=True):
+        assert code == 2, results
+        (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
+        assert re.match(f"error: {message}", line), line
