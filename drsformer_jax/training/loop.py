@@ -110,7 +110,7 @@ def train(
             return run.run()
     except OSError as error:
         raise UserError(
-            f"--workdir {workdir}: {error.filename or 'a log'} cannot be written "
+            f"--workdir {workdir}: {error.filename or 'a file'} cannot be written "
             f"({error.strerror or error})"
         ) from error
 
