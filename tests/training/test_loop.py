@@ -235,7 +235,17 @@ def lose_the_configuration(folder: Path) -> None:
     (folder / "config" / "metadata").unlink()
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, lose_the_configuration])
+def hold_other_values(folder: Path) -> None:
+    """As if they had changed on the disk in a way that can still be read."""
+    data = folder / "data" / "metadata"
+    document = json.loads(data.read_text())
+    assert len(document["fingerprint"]) == 64
+    data.write_text(json.dumps(document | {"fingerprint": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    "damage", [hold_other_values, flip_a_bit, cut_short, lose_the_configuration]
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
     tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
