@@ -67,12 +67,11 @@ def average_pool(x: jax.Array, rows: RowShards | None = None) -> jax.Array:
         return 1 + (position > 0).astype(total.dtype) + (position < size - 1).astype(total.dtype)
 
     if rows is None:
-        row_counts = inside(jnp.arange(height), height)
+        row_counts = inside(jnp.arange(height), height)[:, None]
     else:
         band = total.shape[2]
-        row_counts = inside(positions(rows, band), rows.level_height(band))
-    column_counts = inside(jnp.arange(width), width)
-    return (total / (row_counts[:, None] * column_counts)).astype(x.dtype)
+        row_counts = inside(positions(rows, band), rows.level_height(band))[:, None]
+    return (total / (row_counts * inside(jnp.arange(width), width))).astype(x.dtype)
 
 
 class Gate(nn.Module):
