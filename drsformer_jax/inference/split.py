@@ -68,16 +68,24 @@ class SplitForward:
 
     def __call__(self, params: Any, image: np.ndarray) -> np.ndarray:
         """float32 B H W C, H and W multiples of 8, to the same."""
-        rows = RowShards(AXIS, self._mesh.size, image.shape[1])
+        rows = self.rows(image)
         if rows not in self._programs:
             self._programs[rows] = self.program(rows)
+        return np.asarray(self._programs[rows](params, self.bands(image)))[:, : rows.height]
+
+    def rows(self, image: np.ndarray) -> RowShards:
+        """How those of B H W C are split."""
+        return RowShards(AXIS, self._mesh.size, image.shape[1])
+
+    def bands(self, image: np.ndarray) -> jax.Array:
+        """B H W C -> B `rows.padded_height` W C, on each device the rows that are its own."""
+        rows = self.rows(image)
         padding = (0, rows.padded_height - rows.height)
         padded = np.pad(image, ((0, 0), padding, (0, 0), (0, 0)))
-        bands = jax.device_put(padded, NamedSharding(self._mesh, _BANDS))
-        return np.asarray(self._programs[rows](params, bands))[:, : rows.height]
+        return jax.device_put(padded, NamedSharding(self._mesh, _BANDS))
 
     def program(self, rows: RowShards) -> Any:
-        """The jitted function of (params, B `rows.padded_height` W C)."""
+        """The jitted function of parameters and bands."""
         from drsformer_jax.inference.derainer import compiled_for_inference
 
         return compiled_for_inference(
