@@ -12,8 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import restore
-from drsformer_jax.ops.rows import RowShards
+from drsformer_jax.models.drsformer import RowShards, restore
 
 AXIS = "rows"
 _WHOLE, _BANDS = PartitionSpec(), PartitionSpec(None, AXIS)

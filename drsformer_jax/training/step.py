@@ -11,8 +11,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import Params, restore
-from drsformer_jax.ops.rows import RowShards
+from drsformer_jax.models.drsformer import Params, RowShards, restore
 from drsformer_jax.training.optimizer import OptimizerOptions, learning_rate_schedule
 from drsformer_jax.training.sharding import (
     AXES,

@@ -15,23 +15,44 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 STEPS = 3
 
+# A network of two levels with one block, for gradients of the whole one take a minute to compile:
+# tests/models/test_rows.py has all of its parts.
 PROGRAM = """
-import functools, json, sys
-import jax, numpy as np
+import json, sys
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
+import drsformer_jax.training.step as step_module
 from reference.small import QUICK, TINY
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import init_params
+from drsformer_jax.models.drsformer import SparseTransformerBlock
+from drsformer_jax.models.layers import Convolution, Downsampling, Upsampling
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import MeshOptions, make_mesh, shard_batch, state_sharding
 from drsformer_jax.training.state import TrainState
 from drsformer_jax.training.step import compile_train_step
 
 jax.config.update("jax_enable_x64", True)
-config = DRSformerConfig(**TINY | {"num_blocks": (1, 1, 1, 1)}, bias=True, use_mefc=False)
+config = DRSformerConfig(**TINY, bias=True)
+
+class Shallow(nn.Module):
+    rows: object = None
+
+    @nn.compact
+    def __call__(self, x):
+        y = Convolution(8, 3, rows=self.rows, name="embed")(x)
+        y = Downsampling(16, 3, rows=self.rows, name="down")(y)
+        y = SparseTransformerBlock(config, 2, self.rows, name="block")(y)[0]
+        y = Upsampling(16, 3, rows=self.rows, name="up")(y)
+        return x + Convolution(3, 3, rows=self.rows, name="output")(y)
+
+def restore(config, params, image, rows=None):
+    x = jnp.transpose(image, (0, 3, 1, 2))
+    return jnp.transpose(Shallow(rows).apply({"params": params}, x), (0, 2, 3, 1))
+
+step_module.restore = restore
 options = OptimizerOptions(learning_rate=1e-3)
 optimizer = make_optimizer(options)
 rng = np.random.default_rng(0)
-shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+shapes = jax.eval_shape(Shallow().init, jax.random.key(0), jnp.zeros((1, 3, 8, 8)))["params"]
 params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape) + (x.ndim == 1), shapes)
 batches = [
     {name: rng.uniform(size=(4, 16, 8, 3)) for name in ("input", "target")}
@@ -50,7 +71,7 @@ def course(devices, accumulation, **sizes):
     for batch in batches:
         state, metrics = step(state, shard_batch(batch, mesh))
         found.append({name: float(value) for name, value in metrics.items()})
-    kernel = state.params["latent"]["ffn"]["project_in"]["kernel"]
+    kernel = state.params["block"]["ffn"]["project_in"]["kernel"]
     split = kernel.addressable_shards[0].data.size != kernel.size
     return {"metrics": found, "kernel": np.asarray(kernel).ravel().tolist(), "is_split": split}
 
