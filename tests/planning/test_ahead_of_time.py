@@ -31,7 +31,7 @@ from drsformer_jax.planning.ahead_of_time import compile_training
 from drsformer_jax.training.sharding import make_mesh
 config = dataclasses.replace(PRESETS["tiny"], unroll=False, remat=True)
 options = {"xla_backend_optimization_level": 0}
-program = compile_training(config, make_mesh(), batch=1, size=8, compiler_options=options)
+program = compile_training(config, make_mesh(), batch=8, size=8, compiler_options=options)
 print(len(jax.devices()), sorted(program.collectives))
 """
 
@@ -55,7 +55,7 @@ def test_eight_devices_only_add_their_gradients() -> None:
 @needs_libtpu
 def test_tpus_only_add_their_gradients() -> None:
     config = dataclasses.replace(PRESETS["tiny"], dtype="bfloat16", platform="tpu", unroll=False)
-    program = compile_training(config, tpu_mesh("v5e:2x2"), batch=1, size=16)
+    program = compile_training(config, tpu_mesh("v5e:2x2"), batch=4, size=16)
     assert set(program.collectives) == {"all-reduce"}
     assert program.cycles > 0
 
