@@ -38,7 +38,8 @@ from drsformer_jax.training.sharding import (
 DEVICES = ("tpu", "cpu", "gpu")
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ")
+_ALL_NEEDED = re.compile(r"\bUsed ([\d.]+)([KMGT]?) of ")
+_SCRATCH_NEEDED = re.compile(r"\bHLO temporaries \(([\d.]+)([KMGT]?)\)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +205,7 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
         model, images, (rows, stage.patch_size), options.optimizer, options.ema_decay
     )
     program, needed = None, None
+    state = state_bytes(options, mesh)
     try:
         program = compile_training(
             model,
@@ -217,22 +219,28 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     except JaxRuntimeError as error:
         if not is_out_of_memory(str(error)):
             raise
-        needed = bytes_needed(str(error))
-    return Plan(
-        options, model, target, stage, len(options.stages), program, needed,
-        state_bytes(options, mesh), flops,
-    )  # fmt: skip
+        batch = 2 * images * rows * stage.patch_size * model.in_channels * 4
+        needed = bytes_needed(str(error), state + batch)
+    stages = len(options.stages)
+    return Plan(options, model, target, stage, stages, program, needed, state, flops)
 
 
 def is_out_of_memory(message: str) -> bool:
     """Whether a compiler's error says that the program does not fit the device."""
-    return "RESOURCE_EXHAUSTED" in message or "Ran out of memory in memory space hbm" in message
+    return "RESOURCE_EXHAUSTED" in message or "Ran out of memory" in message
 
 
-def bytes_needed(message: str) -> int | None:
-    """What the program needs by that error: "Used 20.31G of 15.75G hbm"; None if it does not say."""
-    needed = _NEEDED.search(message)
-    return int(float(needed[1]) * _UNITS[needed[2]]) if needed else None
+def bytes_needed(message: str, argument_bytes: int) -> int | None:
+    """What the program needs by that error, or None if it does not say.
+
+    It tells everything ("Used 20.31G of 15.75G hbm") or scratch alone ("the total memory required
+    for HLO temporaries (20.31G)").
+    """
+    if found := _ALL_NEEDED.search(message):
+        return int(float(found[1]) * _UNITS[found[2]])
+    if found := _SCRATCH_NEEDED.search(message):
+        return int(float(found[1]) * _UNITS[found[2]]) + argument_bytes
+    return None
 
 
 def state_bytes(options: TrainingOptions, mesh: Mesh) -> int:
