@@ -27,6 +27,7 @@ from drsformer_jax.training.sharding import MeshOptions, batch_sharding, make_me
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
 
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A compiled program and what the compiler says of it; everything is for one chip and one run.

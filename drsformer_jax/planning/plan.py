@@ -120,7 +120,7 @@ class Plan:
         chip = self.target.chip
         if self.program is None or chip is None or chip.clock_hz is None:
             return None
-        return self.program.cycles / chip.clock_hz
+        return self.program.cycles / chip.clock_hz or None
 
     @property
     def communication_seconds(self) -> float | None:
