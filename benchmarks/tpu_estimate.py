@@ -25,12 +25,12 @@ from typing import Any
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.planning.ahead_of_time import (
-    CLOCK_HZ,
     Program,
     compile_forward,
     compile_training,
     tpu_mesh,
 )
+from drsformer_jax.planning.chips import chip_of
 
 KINDS = {
     "MEFC": r"encoder_level0|refinement",
@@ -51,15 +51,24 @@ def by_kind(program: Program, clock: float) -> dict[str, float]:
     return {kind: found[kind] for kind in (*KINDS, "other")}
 
 
+def clock_of(topology: str) -> float:
+    """Cycles a second; UserError for a chip of which that is not known."""
+    clock = chip_of(topology).clock_hz
+    if clock is None:
+        raise UserError(f"--topology {topology}: the clock of this chip is not known")
+    return clock
+
+
 def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
     """Compiles one program and returns its line of the table."""
     config = dataclasses.replace(PRESETS[args.preset], dtype=dtype, platform="tpu", unroll=False)
     topology = args.topology
-    clock = CLOCK_HZ[topology.partition(":")[0]]
+    clock = clock_of(topology)
     if task == "forward":
         program = compile_forward(config, tpu_mesh(topology, chips=1), args.batch, args.size)
     else:
-        program = compile_training(config, tpu_mesh(topology), args.batch, args.size)
+        mesh = tpu_mesh(topology)
+        program = compile_training(config, mesh, args.batch * mesh.size, args.size)
     return {
         "task": task,
         "dtype": dtype,
@@ -114,10 +123,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    chip = args.topology.partition(":")[0]
     try:
-        if chip not in CLOCK_HZ:
-            raise UserError(f"--topology {args.topology}: not one of {', '.join(CLOCK_HZ)}")
+        clock = clock_of(args.topology)
         rows = [measure(args, task, dtype) for task in args.tasks for dtype in args.dtypes]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -130,7 +137,7 @@ def main() -> None:
         "topology": args.topology,
         "batch_per_chip": args.batch,
         "size": args.size,
-        "clock_hz": CLOCK_HZ[args.topology.partition(":")[0]],
+        "clock_hz": clock,
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"platform": platform.platform(), "processor": platform.machine()},
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},

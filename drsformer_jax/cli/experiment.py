@@ -109,13 +109,7 @@ def parse_flags(command: str, argv: Sequence[str], description: str) -> Flags | 
         or a key is not one of its keys.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "configuration file",
-        flag_values=values,
-        sys_argv=list(argv),
-    )
+    _define_config(values, argv)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     if command == "train":
         _define_training_flags(values)
@@ -123,6 +117,35 @@ def parse_flags(command: str, argv: Sequence[str], description: str) -> Flags | 
         usage = USAGE + (TRAIN_USAGE if command == "train" else "")
         print(f"{description.strip()}\n\n{usage}")
         return None
+    config = _read_config(values, argv)
+    if not values["workdir"].present:
+        raise UserError("--workdir is missing")
+    workdir = Path(str(values["workdir"].value))
+    if command != "train":
+        return Flags(config, workdir)
+    return Flags(config, workdir, values["profile"].value or 0, _distributed(values))
+
+
+def parse_config(arguments: Sequence[str]) -> ConfigDict:
+    """The configuration that --config=FILE and --config.KEY=VALUE say, and nothing else.
+
+    Raises:
+      UserError: as `parse_flags`.
+    """
+    values = flags.FlagValues()
+    argv = ["", *arguments]
+    _define_config(values, argv)
+    return _read_config(values, argv)
+
+
+def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    config_flags.DEFINE_config_file(
+        "config", None, "configuration file", flag_values=values, sys_argv=list(argv)
+    )
+
+
+def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
+    """Reads all flags that are defined, and returns the configuration."""
     try:
         rest = values(list(argv))[1:]
         config = values["config"].value
@@ -134,18 +157,14 @@ def parse_flags(command: str, argv: Sequence[str], description: str) -> Flags | 
         raise UserError(" ".join(text.split()) or type(error).__name__) from error
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}")
-    for name in ("config", "workdir"):
-        if not values[name].present:
-            raise UserError(f"--{name} is missing")
+    if not values["config"].present:
+        raise UserError("--config is missing")
     if not isinstance(config, ConfigDict):
         path = config_flags.get_config_filename(values["config"])
         if not Path(str(path)).is_file():
             raise UserError(f"--config: no such file: {path}")
         raise UserError(f"--config: get_config() of {path} must return a ConfigDict")
-    workdir = Path(str(values["workdir"].value))
-    if command != "train":
-        return Flags(config, workdir)
-    return Flags(config, workdir, values["profile"].value or 0, _distributed(values))
+    return config
 
 
 def _define_training_flags(values: flags.FlagValues) -> None:
@@ -197,7 +216,7 @@ def prepare_cpu() -> None:
         print(f"added to XLA_FLAGS: {setting} (less memory and time on CPU)", flush=True)
 
 
-def _checked(build: Callable[[], Any], what: str) -> Any:
+def checked(build: Callable[[], Any], what: str) -> Any:
     """The result of `build`, a missing key of the configuration being the user's mistake."""
     try:
         return build()
@@ -220,10 +239,10 @@ def _train(given: Flags) -> None:
 
     config = given.config
     with together():
-        options = _checked(lambda: training_options(config), "training options")
+        options = checked(lambda: training_options(config), "training options")
         largest = max(stage.patch_size for stage in options.stages)
-        source = _checked(lambda: training_source(config.data, options.seed, largest), "data")
-        validation = _checked(lambda: validation_source(config.data), "data")
+        source = checked(lambda: training_source(config.data, options.seed, largest), "data")
+        validation = checked(lambda: validation_source(config.data), "data")
     validator = Validator(options.model, validation)
     train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps)
 
@@ -232,6 +251,6 @@ def _evaluate(config: ConfigDict, workdir: Path) -> None:
     from drsformer_jax.data.configured import validation_source
     from drsformer_jax.evaluation.run import evaluate_workdir
 
-    source = _checked(lambda: validation_source(config.data), "data")
-    protocol = _checked(lambda: config.eval.protocol, "eval.protocol")
+    source = checked(lambda: validation_source(config.data), "data")
+    protocol = checked(lambda: config.eval.protocol, "eval.protocol")
     print(evaluate_workdir(workdir, source, protocol))

@@ -2,7 +2,8 @@
 
 A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the exit code). It is
 imported only when it is the one asked for, and imports what is slow (jax, the network) inside
-`run`, so that `--help` answers at once.
+`run`, so that `--help` answers at once. One that reads a configuration sets the default
+`takes_changes`, and gets what is no argument of its own (--config.KEY=VALUE) as `args.changes`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "parity": Command(
         "drsformer_jax.cli.parity", "compare the network with a PyTorch program, module by module"
     ),
+    "plan": Command("drsformer_jax.cli.plan", "find out what training needs on TPUs not there"),
     "score": Command("drsformer_jax.cli.score", "measure PSNR and SSIM of derained images"),
 }
 
@@ -66,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        parsed = _build_parser(arguments).parse_args(arguments)
+        parser = _build_parser(arguments)
+        parsed, others = parser.parse_known_args(arguments)
+        if others and not getattr(parsed, "takes_changes", False):
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        parsed.changes = others
     except SystemExit as request:
         # So argparse ends --help, --version and usage errors, having printed what there is to say.
         return EXIT_USAGE if request.code else 0

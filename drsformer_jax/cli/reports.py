@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ def check_destination(flag: str, path: Path | None) -> None:
     """Finds before the work what would make writing fail after it.
 
     Raises:
-      UserError: `path`, the value of `flag`, is a folder or lies in none.
+      UserError: `path`, the value of `flag`, is a folder or lies in none that can be written.
     """
     if path is None:
         return
@@ -20,6 +21,8 @@ def check_destination(flag: str, path: Path | None) -> None:
         raise UserError(f"{flag} {path}: is a folder, give a file name")
     if not path.parent.is_dir():
         raise UserError(f"{flag} {path}: there is no folder {path.parent}, make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{flag} {path}: the folder {path.parent} cannot be written")
 
 
 def write_report(flag: str, path: Path | None, write: Callable[[Path], None]) -> None:

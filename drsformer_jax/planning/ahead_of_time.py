@@ -23,13 +23,9 @@ from drsformer_jax.planning.compiled_text import (
     total_cycles,
 )
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
-from drsformer_jax.training.sharding import batch_sharding, make_mesh, replicated
-from drsformer_jax.training.state import create_train_state
+from drsformer_jax.training.sharding import MeshOptions, batch_sharding, make_mesh, replicated
+from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
-
-# Cycles a second. Estimates of large matrix products approach 131,072 FLOP a cycle on v5e and
-# 524,288 on v6e; with the 197 and 918 TFLOP/s in bfloat16 of their data sheets these clocks follow.
-CLOCK_HZ = {"v5e": 1.5e9, "v6e": 1.75e9}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +34,9 @@ class Program:
 
     Attributes:
       operations: all that a run runs, with estimated cycles.
-      argument_bytes, output_bytes, alias_bytes, scratch_bytes: device memory; `alias_bytes` of the
-        outputs lie where donated arguments were.
+      argument_bytes, output_bytes, alias_bytes, scratch_bytes, code_bytes: device memory;
+        `alias_bytes` of the outputs lie where donated arguments were, and the program itself lies
+        in device memory, too.
       flops, bytes_accessed: by the compiler's own count, in which loop bodies count once.
       compile_seconds: on this machine.
     """
@@ -49,6 +46,7 @@ class Program:
     output_bytes: int
     alias_bytes: int
     scratch_bytes: int
+    code_bytes: int
     flops: float
     bytes_accessed: float
     compile_seconds: float
@@ -61,7 +59,8 @@ class Program:
     @property
     def memory_bytes(self) -> int:
         """Device memory while it runs."""
-        return self.argument_bytes + self.output_bytes - self.alias_bytes + self.scratch_bytes
+        results = self.output_bytes - self.alias_bytes
+        return self.argument_bytes + results + self.scratch_bytes + self.code_bytes
 
     @property
     def collectives(self) -> dict[str, tuple[int, int]]:
@@ -69,14 +68,16 @@ class Program:
         return collectives(self.operations)
 
 
-def tpu_mesh(topology: str, chips: int | None = None) -> Mesh:
-    """The "data" mesh over the chips of a TPU topology, such as "v5e:4x4".
+def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | None = None) -> Mesh:
+    """The mesh over the chips of a TPU topology, such as "v5e:4x4".
 
     Args:
       chips: the first so many only.
+      options: sizes of the axes; by default all chips along "data".
 
     Raises:
-      UserError: libtpu is not installed, or does not know the topology.
+      UserError: libtpu is not installed, or does not know the topology; the chips do not make up
+        the mesh.
     """
     # Without these libtpu looks for the machine's own TPU, and for others that compile.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -90,8 +91,7 @@ def tpu_mesh(topology: str, chips: int | None = None) -> Mesh:
             f"no compiler for the topology {topology!r} ({reason}): "
             "pip install 'drsformer_jax[tpu]', and name one such as v5e:4x4"
         ) from error
-    devices = description.devices[:chips]
-    return make_mesh(devices=devices)
+    return make_mesh(options, devices=description.devices[:chips])
 
 
 def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) -> Program:
@@ -111,18 +111,87 @@ def compile_training(
     mesh: Mesh,
     batch: int,
     size: int,
+    *,
+    optimizer_options: OptimizerOptions | None = None,
+    accumulation_steps: int = 1,
+    ema_decay: float = 0.0,
     compiler_options: dict[str, int | bool] | None = None,
 ) -> Program:
-    """The training step on `batch` images size x size a chip."""
-    options = OptimizerOptions()
-    optimizer = make_optimizer(options)
-    state = jax.eval_shape(lambda: create_train_state(config, optimizer, 0))
-    shape = (batch * mesh.size, size, size, config.in_channels)
-    images = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in ("input", "target")}
-    step: Any = compile_train_step(
-        state, config, optimizer, options, mesh, compiler_options=compiler_options
-    )
+    """The training step, as train.py compiles it.
+
+    Args:
+      batch: global, images size x size.
+      optimizer_options: by default the paper's.
+    """
+    step, state, images = _training(
+        config, mesh, batch, (size, size), optimizer_options, accumulation_steps, ema_decay,
+        compiler_options,
+    )  # fmt: skip
     return _compile(step, state, images)
+
+
+def training_state(
+    config: DRSformerConfig, optimizer_options: OptimizerOptions, *, ema: bool
+) -> TrainState:
+    """The shapes of a training state."""
+    optimizer = make_optimizer(optimizer_options)
+    state: TrainState = jax.eval_shape(lambda: create_train_state(config, optimizer, 0, ema=ema))
+    return state
+
+
+def training_flops(
+    config: DRSformerConfig,
+    batch: int,
+    size: tuple[int, int],
+    optimizer_options: OptimizerOptions | None = None,
+    ema_decay: float = 0.0,
+) -> float:
+    """Floating point operations of a training step on one device, by XLA's count.
+
+    What is counted is the step as it is written for CPU with all blocks written out, before any
+    optimisation: XLA counts the body of a loop once, and here there is none. Every block is
+    computed a second time in the backward pass, as it is on TPU by default. The forms for TPU do
+    more multiplications than that (products of whole 128x128 blocks); they count as what they are
+    for. Nothing is compiled.
+
+    Args:
+      batch: images of the device.
+      size: rows and columns of its part of an image.
+    """
+    config = dataclasses.replace(config, platform="cpu", unroll=True, dtype="float32")
+    mesh = make_mesh(devices=jax.devices("cpu")[:1])
+    step, state, images = _training(
+        config, mesh, batch, size, optimizer_options, 1, ema_decay, None
+    )
+    return float(step.lower(state, images).cost_analysis()["flops"])
+
+
+def _training(
+    config: DRSformerConfig,
+    mesh: Mesh,
+    batch: int,
+    size: tuple[int, int],
+    optimizer_options: OptimizerOptions | None,
+    accumulation_steps: int,
+    ema_decay: float,
+    compiler_options: dict[str, int | bool] | None,
+) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """The jitted step, and the shapes of its arguments."""
+    optimizer_options = optimizer_options or OptimizerOptions()
+    state = training_state(config, optimizer_options, ema=ema_decay > 0)
+    shape = (batch, *size, config.in_channels)
+    images = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in ("input", "target")}
+    step = compile_train_step(
+        state,
+        config,
+        make_optimizer(optimizer_options),
+        optimizer_options,
+        mesh,
+        accumulation_steps=accumulation_steps,
+        ema_decay=ema_decay,
+        compiler_options=compiler_options,
+    )
+    return step, state, images
 
 
 def _compile(program: Any, *arguments: Any) -> Program:
@@ -136,6 +205,7 @@ def _compile(program: Any, *arguments: Any) -> Program:
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
+        memory.generated_code_size_in_bytes,
         float(cost.get("flops", 0)),
         float(cost.get("bytes accessed", 0)),
         seconds,

@@ -37,6 +37,7 @@ _CALLED = re.compile(
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"^  %?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _LESS_THAN = re.compile(r"^  ROOT .* compare\([^,]*, .*?%?([\w.\-]+)\), direction=LT")
+_CHAIN = re.compile(r'\bchain_id="(\d+)"')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -50,6 +51,8 @@ class Operation:
       runs: how often a run of the program runs it.
       cycles: the compiler's estimate for one run; 0 where it gives none.
       bytes: size of its result.
+      chain: names the one communication that several fusions advance between other work (TPU), or
+        "".
     """
 
     name: str
@@ -58,6 +61,7 @@ class Operation:
     runs: int
     cycles: int
     bytes: int
+    chain: str = ""
 
     @property
     def total_cycles(self) -> int:
@@ -74,7 +78,8 @@ class Operation:
 def operations(text: str) -> list[Operation]:
     """All operations that a run of the program runs, from `compiled.as_text()`.
 
-    Operations inside a fusion are part of it and not listed.
+    Operations inside a fusion are part of it and not listed, but for communication that it starts
+    or advances: that is listed once, and its cycles are those of the fusion.
 
     Raises:
       ValueError: the text is no compiled program, or a loop does not say how often it runs.
@@ -83,7 +88,15 @@ def operations(text: str) -> list[Operation]:
     entry = next((name for name, (_, is_entry) in computations.items() if is_entry), None)
     if entry is None:
         raise ValueError("no ENTRY computation: this is not the text of a compiled XLA program")
-    return list(_run({name: lines for name, (lines, _) in computations.items()}, entry, 1))
+    found = _run({name: lines for name, (lines, _) in computations.items()}, entry, 1)
+    chains: set[tuple[str, str]] = set()
+    kept = []
+    for operation in found:
+        chain = (operation.opcode, operation.chain)
+        if not operation.chain or chain not in chains:
+            kept.append(operation)
+        chains.add(chain)
+    return kept
 
 
 def _computations(text: str) -> dict[str, tuple[list[str], bool]]:
@@ -106,7 +119,9 @@ def _run(computations: dict[str, list[str]], name: str, runs: int) -> Iterator[O
             continue
         opcode = match["opcode"]
         yield _operation(line, match, runs)
-        if opcode == "while":
+        if opcode == "fusion":
+            yield from _communication_inside(computations, line, runs)
+        elif opcode == "while":
             trips = _trips(computations, line)
             if trips is None:
                 raise ValueError(f"loop {match['name']} does not say how often it runs")
@@ -120,6 +135,22 @@ def _run(computations: dict[str, list[str]], name: str, runs: int) -> Iterator[O
         elif opcode in ("call", "async-start"):
             for called in _CALLED.findall(line):
                 yield from _run(computations, called, runs)
+
+
+def _communication_inside(
+    computations: dict[str, list[str]], fusion: str, runs: int
+) -> Iterator[Operation]:
+    for called in _CALLED.findall(fusion):
+        for line in computations.get(called, []):
+            match = _INSTRUCTION.match(line)
+            if match is None:
+                continue
+            if match["opcode"] == "fusion":
+                yield from _communication_inside(computations, line, runs)
+            operation = _operation(line, match, runs)
+            if operation.collective:
+                chain = _CHAIN.search(line)
+                yield dataclasses.replace(operation, cycles=0, chain=chain[1] if chain else "")
 
 
 def _trips(computations: dict[str, list[str]], loop: str) -> int | None:

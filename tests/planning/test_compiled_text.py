@@ -66,6 +66,32 @@ def test_communication_is_counted_once_with_its_bytes() -> None:
     assert collectives(operations(TEXT)) == {"all-reduce": (6, 6 * (8 * 4 + 8 * 2))}
 
 
+def test_communication_that_fusions_advance_counts_once() -> None:
+    gathers = """\
+%start (s: f32[4]) -> bf16[8] {
+  ROOT %gather.1 = bf16[8]{0} all-gather(%s), frontend_attributes={chain_id="0"}
+}
+
+%advance (t: f32[4]) -> bf16[8] {
+  ROOT %gather.2 = bf16[8]{0} all-gather(%t), frontend_attributes={chain_id="0"}, \
+backend_config={"window_config":{"estimated_cycles":"70"}}
+}
+
+%other (u: f32[4]) -> bf16[2] {
+  ROOT %gather.3 = bf16[2]{0} all-gather(%u), frontend_attributes={chain_id="1"}
+}
+
+"""
+    calls = "".join(
+        f"  %f.{i} = bf16[8]{{0}} fusion(%x), kind=kCustom, calls=%{name}\n"
+        for i, name in enumerate(("start", "advance", "other"))
+    )
+    loop = "  %loop = (s32[]"
+    found = operations((gathers + TEXT).replace(loop, calls + loop))
+    assert collectives(found)["all-gather"] == (2, 8 * 2 + 2 * 2)
+    assert total_cycles(found) == total_cycles(operations(TEXT))
+
+
 def test_loop_of_unknown_length_is_refused() -> None:
     with pytest.raises(ValueError, match="loop loop does not say how often it runs"):
         operations(TEXT.replace("direction=LT", "direction=NE"))

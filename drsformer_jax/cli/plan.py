@@ -1,0 +1,103 @@
+"""`drsformer plan`: what a training run needs of devices that are not there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from drsformer_jax.cli.reports import check_destination, write_report
+from drsformer_jax.errors import UserError
+
+DEVICES = ("tpu", "cpu", "gpu")
+HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
+
+_EPILOG = """\
+The training step is compiled as train.py does it, for TPUs on any Linux machine (pip install
+'drsformer_jax[tpu]'); the full network takes about ten minutes. Any key of the configuration can be
+changed, as with train.py: --config.model.dtype=bfloat16. Memory and messages are those of the
+compiled program; times are estimates, and so is the largest batch. Exit code 0: planned, whether it
+fits or not; 2: it could not be planned.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `drsformer plan`."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--config", metavar="FILE", required=True, help="such as configs/rain200h.py"
+    )
+    parser.add_argument(
+        "--topology",
+        help="TPU chips, such as v5e:16x16; with --device cpu or gpu their number (default 1)",
+    )
+    parser.add_argument(
+        "--batch", type=int, metavar="B", help="global batch; default: the configuration's"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="tpu", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes the plan as JSON, too")
+    parser.set_defaults(takes_changes=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plans a run; returns the exit code.
+
+    Raises:
+      UserError: a flag, the configuration or what it needs is not as it must be.
+    """
+    from drsformer_jax.cli.experiment import checked, parse_config
+
+    check_destination("--json", args.json)
+    topology = _topology(args)
+    config = parse_config([f"--config={args.config}", *args.changes])
+    _prepare(args.device, topology)
+
+    from drsformer_jax.files import write_json
+    from drsformer_jax.planning.plan import make_plan, planned_options, target_of
+    from drsformer_jax.planning.report import document, text
+
+    options = checked(lambda: planned_options(config.to_dict(), args.batch), "training options")
+    target = target_of(topology, args.device, options)
+    if sys.stderr.isatty():
+        print("compiling, for minutes if the network is large ...", file=sys.stderr, flush=True)
+    plan = make_plan(options, target)
+    print(text(plan))
+    write_report("--json", args.json, lambda path: write_json(path, document(plan)))
+    return 0
+
+
+def _topology(args: argparse.Namespace) -> str:
+    if args.device == "tpu":
+        if args.topology is None:
+            raise UserError("--topology is missing: name one such as v5e:4x4")
+        return str(args.topology)
+    topology = args.topology or "1"
+    if not topology.isdecimal() or int(topology) < 1:
+        raise UserError(
+            f"--topology {topology}: with --device {args.device} it is a number of devices"
+        )
+    return str(topology)
+
+
+def _prepare(device: str, topology: str) -> None:
+    """What has to be set before JAX starts.
+
+    Raises:
+      UserError: libtpu is not installed.
+    """
+    from drsformer_jax.cli.experiment import prepare_cpu
+
+    if device == "tpu" and importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "libtpu, the compiler for TPUs, is not installed: pip install 'drsformer_jax[tpu]'"
+        )
+    if device != "gpu":
+        # Whatever this machine has otherwise is left alone.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    if device == "cpu":
+        prepare_cpu()
+        # Of two the last counts.
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {HOST_DEVICES_FLAG}={topology}"
+        os.environ["XLA_FLAGS"] = flags.strip()

@@ -1,0 +1,254 @@
+"""What a training run needs of its devices: memory, time, messages, from one compilation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.errors import JaxRuntimeError
+from jax.sharding import Mesh
+
+from drsformer_jax.data.pipeline import Stage
+from drsformer_jax.errors import UserError
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import SIZE_MULTIPLE
+from drsformer_jax.planning.ahead_of_time import (
+    Program,
+    compile_training,
+    tpu_mesh,
+    training_flops,
+    training_state,
+)
+from drsformer_jax.planning.chips import Chip, chip_of, communication_seconds
+from drsformer_jax.training.options import TrainingOptions, training_options
+from drsformer_jax.training.sharding import (
+    DATA,
+    FSDP,
+    SPATIAL,
+    check_divisible,
+    make_mesh,
+    state_sharding,
+)
+
+DEVICES = ("tpu", "cpu", "gpu")
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_ALL_NEEDED = re.compile(r"\bUsed ([\d.]+)([KMGT]?) of ")
+_SCRATCH_NEEDED = re.compile(r"\bHLO temporaries \(([\d.]+)([KMGT]?)\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The devices that a run is planned for.
+
+    Attributes:
+      topology: as it was asked for.
+      platform: "tpu", "cpu" or "gpu".
+      mesh: of the run.
+      hbm_bytes: memory of one device, or None where it is not known.
+      chip: for estimates of time; None where there are none.
+    """
+
+    topology: str
+    platform: str
+    mesh: Mesh
+    hbm_bytes: int | None
+    chip: Chip | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The training step of a configuration on a target, compiled.
+
+    Attributes:
+      stage: that was planned: of several the one with most pixels a batch.
+      stages: how many there are.
+      program: None: the compiler found that it does not fit.
+      needed_bytes: a device, where the compiler said so when it did not fit.
+      state_bytes: of them parameters, moments and average, without padding.
+      flops: on one device; see `ahead_of_time.training_flops`.
+    """
+
+    options: TrainingOptions
+    model: DRSformerConfig
+    target: Target
+    stage: Stage
+    stages: int
+    program: Program | None
+    needed_bytes: int | None
+    state_bytes: int
+    flops: float
+
+    @property
+    def bytes_per_chip(self) -> int | None:
+        """Memory that a device needs; None: more than it has, and nobody knows how much."""
+        return self.program.memory_bytes if self.program else self.needed_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the memory is enough; None where it is not known how much there is."""
+        if self.program is None:
+            return False
+        hbm = self.target.hbm_bytes
+        return None if hbm is None else self.program.memory_bytes <= hbm
+
+    @property
+    def images_per_chip(self) -> float:
+        """Of the global batch; those cut into bands of rows count in part."""
+        return self.stage.batch_size / self.target.mesh.size
+
+    @property
+    def largest_batch_per_chip(self) -> int | None:
+        """An estimate; see `largest_batch`."""
+        hbm, needed = self.target.hbm_bytes, self.bytes_per_chip
+        if hbm is None or needed is None:
+            return None
+        shape = self.target.mesh.shape
+        images = self.stage.batch_size // (shape[DATA] * shape[FSDP])
+        parts = self.options.accumulation_steps
+        fixed = self.state_bytes + (self.program.code_bytes if self.program else 0)
+        return parts * largest_batch(hbm, needed, fixed, images // parts)
+
+    @property
+    def compute_seconds(self) -> float | None:
+        """By the compiler's estimate of cycles."""
+        chip = self.target.chip
+        if self.program is None or chip is None or chip.clock_hz is None:
+            return None
+        return self.program.cycles / chip.clock_hz or None
+
+    @property
+    def communication_seconds(self) -> float | None:
+        """Of all collectives one after another, hidden behind nothing."""
+        if self.program is None or self.target.chip is None:
+            return None
+        mesh = self.target.mesh
+        return communication_seconds(
+            self.program.collectives, self.target.chip, mesh.size, mesh.shape[FSDP]
+        )
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Both together."""
+        compute, communication = self.compute_seconds, self.communication_seconds
+        return None if compute is None or communication is None else compute + communication
+
+
+def largest_batch(hbm_bytes: int, needed_bytes: int, fixed_bytes: int, images: int) -> int:
+    """Images a chip that fit, from what `images` of them need.
+
+    Training state and program stay, and all else is taken to grow with the images.
+    """
+    growing = max(needed_bytes - fixed_bytes, 1) / images
+    return max(math.floor((hbm_bytes - fixed_bytes) / growing), 0)
+
+
+def planned_options(config: Mapping[str, Any], batch: int | None) -> TrainingOptions:
+    """A configuration, checked, with another global batch if one is given (in every stage).
+
+    Raises:
+      UserError: a key is missing or its value out of range.
+    """
+    options = training_options(config)
+    if batch is None:
+        return options
+    if batch < 1:
+        raise UserError(f"--batch {batch}: must be at least 1")
+    stages = [(stage.steps, batch, stage.patch_size) for stage in options.stages]
+    changed = {"progressive": stages} if config["progressive"] else {"global_batch": batch}
+    return training_options({**config, **changed})
+
+
+def target_of(topology: str, platform: str, options: TrainingOptions) -> Target:
+    """The devices: a TPU topology, or a number of those that this machine has.
+
+    Raises:
+      UserError: they are not there, libtpu is missing, or they do not make up config.mesh.
+    """
+    if platform == "tpu":
+        chip = chip_of(topology)
+        mesh = tpu_mesh(topology, options=options.mesh)
+        return Target(topology, platform, mesh, chip.hbm_bytes, chip)
+    try:
+        devices = jax.devices(platform)
+    except RuntimeError as error:
+        raise UserError(f"--device {platform}: JAX has no such device here") from error
+    count = int(topology)
+    if count > len(devices):
+        raise UserError(f"--topology {count}: this machine has {len(devices)} {platform} device(s)")
+    memory = devices[0].memory_stats() if platform == "gpu" else None
+    hbm = memory.get("bytes_limit") if memory else None
+    mesh = make_mesh(options.mesh, devices=devices[:count])
+    return Target(topology, platform, mesh, hbm, None)
+
+
+def make_plan(options: TrainingOptions, target: Target) -> Plan:
+    """Compiles the training step of a run, which takes minutes for the full network on TPU.
+
+    Raises:
+      UserError: the mesh does not divide batch or patches.
+    """
+    mesh, parts = target.mesh, options.accumulation_steps
+    stage = max(options.stages, key=lambda stage: stage.batch_size * stage.patch_size**2)
+    check_divisible([stage.batch_size // parts], [stage.patch_size], SIZE_MULTIPLE, mesh)
+    model = dataclasses.replace(options.model, platform=target.platform)
+    if target.platform == "tpu":
+        model = dataclasses.replace(model, unroll=bool(model.unroll))
+    rows = stage.patch_size // mesh.shape[SPATIAL]
+    images = stage.batch_size // (mesh.shape[DATA] * mesh.shape[FSDP])
+    flops = training_flops(
+        model, images, (rows, stage.patch_size), options.optimizer, options.ema_decay
+    )
+    program, needed = None, None
+    state = state_bytes(options, mesh)
+    try:
+        program = compile_training(
+            model,
+            mesh,
+            stage.batch_size,
+            stage.patch_size,
+            optimizer_options=options.optimizer,
+            accumulation_steps=parts,
+            ema_decay=options.ema_decay,
+        )
+    except JaxRuntimeError as error:
+        if not is_out_of_memory(str(error)):
+            raise
+        batch = 2 * images * rows * stage.patch_size * model.in_channels * 4
+        needed = bytes_needed(str(error), state + batch)
+    stages = len(options.stages)
+    return Plan(options, model, target, stage, stages, program, needed, state, flops)
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Whether a compiler's error says that the program does not fit the device."""
+    return "RESOURCE_EXHAUSTED" in message or "Ran out of memory" in message
+
+
+def bytes_needed(message: str, argument_bytes: int) -> int | None:
+    """What the program needs by that error, or None if it does not say.
+
+    It tells everything ("Used 20.31G of 15.75G hbm") or scratch alone ("the total memory required
+    for HLO temporaries (20.31G)").
+    """
+    if found := _ALL_NEEDED.search(message):
+        return int(float(found[1]) * _UNITS[found[2]])
+    if found := _SCRATCH_NEEDED.search(message):
+        return int(float(found[1]) * _UNITS[found[2]]) + argument_bytes
+    return None
+
+
+def state_bytes(options: TrainingOptions, mesh: Mesh) -> int:
+    """Of the training state on one device."""
+    state = training_state(options.model, options.optimizer, ema=options.ema_decay > 0)
+    layout = state_sharding(state, mesh)
+
+    def size(leaf: Any, sharding: jax.sharding.NamedSharding) -> int:
+        return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(size, state, layout)))

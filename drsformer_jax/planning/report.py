@@ -1,0 +1,143 @@
+"""A plan as text for people and as a JSON document."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from drsformer_jax.planning.plan import Plan
+
+PACKAGES = ("jax", "jaxlib", "libtpu")
+GIB = 2**30
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """All that is known of a plan, as JSON; null is what is not. Bytes and FLOPs are per chip."""
+    target, program, stage = plan.target, plan.program, plan.stage
+    step = plan.step_seconds
+    return {
+        "topology": target.topology,
+        "chips": target.mesh.size,
+        "global_batch": stage.batch_size,
+        "bytes_per_chip": plan.bytes_per_chip,
+        "hbm_bytes": target.hbm_bytes,
+        "fits": plan.fits,
+        "flops_per_chip": plan.flops,
+        "collectives": {
+            kind: {"count": count, "bytes": size}
+            for kind, (count, size) in (program.collectives if program else {}).items()
+        },
+        "estimated_step_ms": _milliseconds(step),
+        "images_per_second": stage.batch_size / step if step else None,
+        "largest_batch_per_chip": plan.largest_batch_per_chip,
+        "device": target.platform,
+        "mesh": dict(target.mesh.shape),
+        "patch_size": stage.patch_size,
+        "stages": plan.stages,
+        "accumulation_steps": plan.options.accumulation_steps,
+        "ema": plan.options.ema_decay > 0,
+        "dtype": plan.model.dtype,
+        "recomputed": recomputed(plan),
+        "state_bytes": plan.state_bytes,
+        "scratch_bytes": program.scratch_bytes if program else None,
+        "code_bytes": program.code_bytes if program else None,
+        "estimated_megacycles": program.cycles / 1e6 if program and program.cycles else None,
+        "clock_hz": target.chip.clock_hz if target.chip else None,
+        "estimated_compute_ms": _milliseconds(plan.compute_seconds),
+        "estimated_communication_ms": _milliseconds(plan.communication_seconds),
+        "compile_seconds": program.compile_seconds if program else None,
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def text(plan: Plan) -> str:
+    """The same for people, one thing a line."""
+    target, stage = plan.target, plan.stage
+    axes = " x ".join(f"{axis} {size}" for axis, size in target.mesh.shape.items())
+    which = f" (of {plan.stages} stages the one with most pixels)" if plan.stages > 1 else ""
+    lines = {
+        "network": f"{plan.model.summary()}; {plan.model.dtype}",
+        "devices": f"{target.platform} {target.topology}, {target.mesh.size} device(s): {axes}",
+        "batch": f"{stage.batch_size:,} images {stage.patch_size}x{stage.patch_size}{which}, "
+        f"{plan.images_per_chip:g} a device",
+        "memory": _memory(plan),
+        "largest batch": _largest(plan),
+        "recomputation": _recomputation(plan),
+        "work": f"{plan.flops / 1e12:.3g} TFLOP a device and step",
+        "messages": _messages(plan),
+        "time": _time(plan),
+    }
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:<{width}}{line}" for name, line in lines.items())
+
+
+def recomputed(plan: Plan) -> bool:
+    """Whether blocks are computed again in the backward pass; by default not on GPU.
+
+    Blocks that are written out always are.
+    """
+    written_out, remat = plan.model.unroll, plan.model.remat
+    if written_out is None:
+        written_out = plan.target.platform == "cpu"
+    return written_out or (plan.target.platform != "gpu" if remat is None else remat)
+
+
+def _memory(plan: Plan) -> str:
+    hbm, needed = plan.target.hbm_bytes, plan.bytes_per_chip
+    of = "" if hbm is None else f" of {hbm / GIB:.2f} GiB"
+    if needed is None:
+        return f"more than there is{of}: DOES NOT FIT"
+    verdict = {True: ": fits", False: ": DOES NOT FIT", None: ""}[plan.fits]
+    state = f"state {plan.state_bytes / GIB:.2f} GiB"
+    return f"{needed / GIB:.2f} GiB a device ({state}){of}{verdict}"
+
+
+def _largest(plan: Plan) -> str:
+    largest = plan.largest_batch_per_chip
+    if largest is None:
+        return "unknown"
+    return f"about {largest} images a device (estimate: all but the state grows with them)"
+
+
+def _recomputation(plan: Plan) -> str:
+    if not recomputed(plan):
+        return "no"
+    if plan.model.unroll:
+        return "yes, as always where blocks are written out (config.model.unroll)"
+    return "yes, of blocks in the backward pass; --config.model.remat=False plans without"
+
+
+def _messages(plan: Plan) -> str:
+    if plan.program is None:
+        return "unknown: not compiled"
+    told = [
+        f"{count} {kind} of {size / 1e6:.1f} MB together"
+        for kind, (count, size) in plan.program.collectives.items()
+    ]
+    return ", ".join(told) or "none"
+
+
+def _time(plan: Plan) -> str:
+    step, compute, talk = plan.step_seconds, plan.compute_seconds, plan.communication_seconds
+    if step is None or compute is None or talk is None or plan.target.chip is None:
+        return "no estimate"
+    clock = (plan.target.chip.clock_hz or 0) / 1e9
+    return (
+        f"{step * 1e3:.1f} ms a step, {plan.stage.batch_size / step:.1f} images/s (estimate: "
+        f"{compute * 1e3:.1f} ms of cycles at {clock:g} GHz + {talk * 1e3:.2f} ms of messages)"
+    )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
