@@ -35,8 +35,6 @@ from drsformer_jax.training.sharding import (
     state_sharding,
 )
 
-DEVICES = ("tpu", "cpu", "gpu")
-
 # Of a TPU's memory, by its compiler: 0.25 GiB of v5e's 16.
 KEPT_BACK = 1 / 64
 
