@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import init_params, restore
+from drsformer_jax.planning.chips import chip_of
 from drsformer_jax.planning.compiled_text import (
     Operation,
     collectives,
@@ -76,15 +77,20 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
       options: sizes of the axes; by default all chips along "data".
 
     Raises:
-      UserError: libtpu is not installed, or does not know the topology; the chips do not make up
-        the mesh.
+      UserError: libtpu is not installed, or does not know the topology; the chips are none of
+        `CHIPS`, or do not make up the mesh.
     """
+    settings = chip_of(topology).settings
     # Without these libtpu looks for the machine's own TPU, and for others that compile.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # Any will do: it keeps libtpu from warning that it does not know what machine this is.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **settings
+        )
     except Exception as error:  # of the plugin: what it raises is not documented
         reason = str(error).partition("\n")[0]
         raise UserError(
