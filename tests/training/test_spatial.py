@@ -16,7 +16,7 @@ TESTS = Path(__file__).resolve().parents[1]
 STEPS = 3
 
 # A network of two levels with one block, for gradients of the whole one take a minute to compile:
-# tests/models/test_rows.py has all of its parts.
+# tests/models/test_network_rows.py has all of its parts.
 PROGRAM = """
 import json, sys
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
