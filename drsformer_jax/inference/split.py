@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from typing import Any
 
 import jax
@@ -15,6 +16,10 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import RowShards, restore
 
 AXIS = "rows"
+# Parts of one CPU take turns, and those that are ahead wait for as long as the others compute on a
+# large image. XLA takes a wait of 40 seconds for a hang, and ends the process.
+PATIENCE_SECONDS = 24 * 3600
+_PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 _WHOLE, _BANDS = PartitionSpec(), PartitionSpec(None, AXIS)
 
 
@@ -25,6 +30,9 @@ def make_cpu_devices(count: int) -> None:
     """
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _PATIENCE not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_PATIENCE}={PATIENCE_SECONDS}".strip()
 
 
 def first_devices(count: int) -> list[jax.Device]:

@@ -87,10 +87,15 @@ class TopKSparseAttention(nn.Module):
         """B C H W -> B C H W."""
         channels = x.shape[1]
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
-        if self.by_blocks and self.rows is None and not is_watched(self):
+        if self.by_blocks and not is_watched(self):
             params = self.variables["params"]
             cosines, value = query_key_value_by_blocks(
-                x, params["qkv"], params["qkv_dwconv"], self.heads, self.precision
+                x,
+                params["qkv"],
+                params["qkv_dwconv"],
+                self.heads,
+                self.precision,
+                rows=self.rows,
             )
             return AttendAndProject(**options, name="project_out")(self._mixture(cosines), value)
         project = Convolution(channels * 3, 1, **options, name="qkv")
@@ -119,7 +124,8 @@ class TopKSparseAttention(nn.Module):
         key = at_least_float32(rearrange(key, split, head=self.heads))
         products = jnp.einsum("bhin,bhjn->bhij", query, key, precision=self.precision)
         if self.rows is not None:
-            return self._mixture(global_cosines(products, query, key, self.rows))
+            squares = jnp.sum(jnp.square(query), axis=-1), jnp.sum(jnp.square(key), axis=-1)
+            return self._mixture(global_cosines(products, squares, self.rows))
         # Dividing the c x c products spares two passes over the pixels.
         return self._mixture(products / l2_norm(query)[..., :, None] / l2_norm(key)[..., None, :])
 

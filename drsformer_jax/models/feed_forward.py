@@ -53,7 +53,7 @@ class MixedScaleFeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
-        if self.by_blocks and self.rows is None and not is_watched(self):
+        if self.by_blocks and not is_watched(self):
             return self._by_blocks(x)
         hidden, rows = self.hidden_channels, self.rows
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
@@ -91,9 +91,11 @@ class MixedScaleFeedForward(nn.Module):
         # Few channels do not fill blocks of 128 either.
         wanted = self.hidden_channels <= LANES or height * width > PIXELS_WITHOUT_SQUARES
         if not (wanted and height % 2 == width % 2 == 0):
-            return mixed_scale_by_blocks(x, self.variables["params"], self.precision)
+            return mixed_scale_by_blocks(
+                x, self.variables["params"], self.precision, rows=self.rows
+            )
         # Each of two scales has twice so many channels, and a block holds LANES / 4 of them.
         parts = blocks_of(4 * self.hidden_channels, BLOCKS_AT_A_TIME * LANES // 4)
         return mixed_scale_by_blocks(
-            x, self.variables["params"], self.precision, phases=2, parts=parts
+            x, self.variables["params"], self.precision, phases=2, parts=parts, rows=self.rows
         )

@@ -180,7 +180,8 @@ class MixtureStep(nn.Module):
         if self.by_blocks:
             dilations = [1 if separable else DILATION for _, separable in kinds]
             params = self.variables["params"]
-            return mixture_by_blocks(state, weights, params, dilations, self.precision), None
+            update = mixture_by_blocks(state, weights, params, dilations, self.precision, self.rows)
+            return update, None
         channels = state.shape[1]
         features, matrices = [], []
         out = PointwiseKernel(channels, name="out")(channels * EXPERTS)
@@ -265,9 +266,11 @@ class FeatureCompensator(nn.Module):
             in_axes=1,
             length=STEPS,
         )
-        if is_watched(self) or not self.by_blocks or self.rows is not None:
+        if is_watched(self) or not self.by_blocks:
             state, _ = steps(self.precision, rows=self.rows, name="steps")(state, weights)
             return state
         blocks = space_to_blocks(jnp.moveaxis(state, 1, -1), PHASES)
-        blocks, _ = steps(self.precision, by_blocks=True, name="steps")(blocks, weights)
+        blocks, _ = steps(self.precision, by_blocks=True, rows=self.rows, name="steps")(
+            blocks, weights
+        )
         return jnp.moveaxis(blocks_to_space(blocks, PHASES, state.shape[1]), -1, 1)

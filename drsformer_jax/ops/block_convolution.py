@@ -77,6 +77,12 @@ def space_to_blocks(x: jax.Array, phases: int, size: int = LANES) -> jax.Array:
     )
 
 
+def clear_rows(x: jax.Array, inside: jax.Array, phases: int) -> jax.Array:
+    """B H/p W/p G L, zero in the rows of pixels that are not `inside`: H, bool."""
+    lanes = jnp.repeat(inside.reshape(-1, phases), x.shape[-1] // phases, axis=1)
+    return jnp.where(lanes[:, None, None, :], x, jnp.zeros((), x.dtype))
+
+
 def blocks_to_space(x: jax.Array, phases: int, channels: int) -> jax.Array:
     """The inverse of `space_to_blocks`: B H/p W/p G L -> B H W C."""
     batch, rows, columns, blocks, size = x.shape

@@ -24,19 +24,19 @@ def l2_norm_of(squared: jax.Array) -> jax.Array:
 
 
 def global_cosines(
-    products: jax.Array, query: jax.Array, key: jax.Array, rows: RowShards
+    products: jax.Array, squares: tuple[jax.Array, jax.Array], rows: RowShards
 ) -> jax.Array:
     """Products of queries and keys by their norms, where the pixels are split over devices.
 
     Args:
-      products: ... i j, summed over the pixels of this device.
-      query, key: ... i N and ... j N, zero in padding rows.
+      products: ... c c, sums over the pixels of this device.
+      squares: ... c twice, sums of the squares of queries and of keys.
 
     Returns:
-      ... i j, the same on all devices. They send one message for all three sums.
+      ... c c, the same on all devices. They send one message for all three sums.
     """
-    squares = [jnp.sum(jnp.square(y), axis=-1)[..., None] for y in (query, key)]
     count = products.shape[-1]
-    total = global_sum(jnp.concatenate([products, *squares], axis=-1), rows)
+    sums = jnp.concatenate([products, *(square[..., None] for square in squares)], axis=-1)
+    total = global_sum(sums, rows)
     query_norm, key_norm = (l2_norm_of(total[..., count + i]) for i in range(2))
     return total[..., :count] / query_norm[..., :, None] / key_norm[..., None, :]

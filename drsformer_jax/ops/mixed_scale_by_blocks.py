@@ -12,7 +12,7 @@ and a path into blocks of 128 channels: no concatenation, no strided slice of an
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from drsformer_jax.ops.block_convolution import (
     LANES,
     block_convolution,
     blocks_to_space,
+    clear_rows,
     diagonal_kernel,
     from_blocks,
     into_blocks,
@@ -31,6 +32,10 @@ from drsformer_jax.ops.block_convolution import (
     space_to_blocks,
     to_blocks,
 )
+from drsformer_jax.ops.rows import RowShards, are_inside, with_neighbours, without_neighbours
+
+# Rows that the two convolutions of a path reach out together.
+HALO = 4
 
 
 class Layer(NamedTuple):
@@ -62,6 +67,7 @@ def mixed_scale_by_blocks(
     phases: int = 1,
     parts: int = 1,
     size: int = LANES,
+    rows: RowShards | None = None,
 ) -> jax.Array:
     """MSFN of B C H W with the parameters of `models.feed_forward`, B C H W.
 
@@ -73,13 +79,21 @@ def mixed_scale_by_blocks(
       parts: a loop over so many parts of the blocks, so that what is between the convolutions of
         one part stays in fast memory. Backwards, a part is computed again.
       size: channels of a block, the pixels of a square counted.
+      rows: how the rows of x are split over devices; None: they are not.
     """
+    inside = None
+    if rows is not None:
+        inside = are_inside(rows, x.shape[2], HALO)
+        x = with_neighbours(x, HALO, rows)
     image = jnp.moveaxis(x, 1, -1)
     inputs = image if phases == 1 else space_to_blocks(image, phases, size)
     path = _merged([_in_blocks(path, size // phases**2) for path in _paths(params)])
-    total = _in_parts(path, inputs, phases, parts, precision)
+    follow = functools.partial(_follow, phases=phases, precision=precision, inside=inside)
+    total = _in_parts(path, inputs, parts, follow)
     if phases > 1:
         total = blocks_to_space(total.astype(x.dtype), phases, x.shape[1])
+    if rows is not None:
+        total = without_neighbours(total, HALO, axis=1)
     bias = params["project_out"].get("bias")
     if bias is not None:
         total = total + bias.astype(total.dtype)
@@ -87,10 +101,9 @@ def mixed_scale_by_blocks(
 
 
 def _in_parts(
-    path: Path, x: jax.Array, phases: int, parts: int, precision: lax.PrecisionLike
+    path: Path, x: jax.Array, parts: int, follow: Callable[[Path, jax.Array], jax.Array]
 ) -> jax.Array:
-    """`_follow`, the blocks in parts one after the other."""
-    follow = functools.partial(_follow, phases=phases, precision=precision)
+    """`follow`, the blocks in parts one after the other."""
     if parts == 1:
         return follow(path, x)
 
@@ -207,8 +220,18 @@ def _framed(kernel: jax.Array, size: int) -> jax.Array:
     return jnp.pad(kernel, [(frame, frame)] * 2 + [(0, 0)] * (kernel.ndim - 2))
 
 
-def _follow(path: Path, x: jax.Array, phases: int, precision: lax.PrecisionLike) -> jax.Array:
-    """What a path in blocks adds: B H W C -> B H W D, or both in blocks of squares."""
+def _follow(
+    path: Path,
+    x: jax.Array,
+    phases: int,
+    precision: lax.PrecisionLike,
+    inside: jax.Array | None = None,
+) -> jax.Array:
+    """What a path in blocks adds: B H W C -> B H W D, or both in blocks of squares.
+
+    inside: which rows of pixels are of the image, bool; None: all. Others must not be seen by a
+    convolution.
+    """
     expand, project = path.expand.kernel, path.project.reshape(-1, path.project.shape[-1])
     if phases == 1:
         y = to_blocks(x, expand, precision)
@@ -216,8 +239,12 @@ def _follow(path: Path, x: jax.Array, phases: int, precision: lax.PrecisionLike)
         weight = expand.reshape(expand.shape[0], -1)
         y = mix_blocks(x, weight, phases, precision).astype(x.dtype)
     y = _add(y, path.expand.bias, phases)
+    if inside is not None and path.expand.bias is not None:
+        y = clear_rows(y, inside, phases)
     y = block_convolution(y, diagonal_kernel(path.depthwise.kernel, 1, phases), precision=precision)
     y = jax.nn.relu(_add(y, path.depthwise.bias, phases))
+    if inside is not None:
+        y = clear_rows(y, inside, phases)
     y = block_convolution(y, pair_kernel(path.pairs.kernel, phases), precision=precision)
     y = jax.nn.relu(_add(y, path.pairs.bias, phases))
     if phases == 1:

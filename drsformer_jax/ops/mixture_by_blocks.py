@@ -17,14 +17,24 @@ from jax import lax
 
 from drsformer_jax.ops.block_convolution import (
     block_convolution,
+    clear_rows,
     diagonal_kernel,
     into_blocks,
     mix_blocks,
     space_to_blocks,
 )
+from drsformer_jax.ops.rows import (
+    RowShards,
+    are_inside,
+    positions,
+    with_neighbours,
+    without_neighbours,
+)
 
 PHASES = 2
 POOL = 3
+# Squares that an expert reaches out, both convolutions of a separable one together.
+HALO = 3
 
 
 def mixture_by_blocks(
@@ -33,6 +43,7 @@ def mixture_by_blocks(
     params: Mapping[str, Any],
     dilations: Sequence[int],
     precision: lax.PrecisionLike = None,
+    rows: RowShards | None = None,
 ) -> jax.Array:
     """One step: s <- ReLU(ReLU(conv1x1(concat_i(w_i expert_i(s)))) + s).
 
@@ -41,6 +52,7 @@ def mixture_by_blocks(
       weights: B experts.
       params: of `models.mefc.MixtureStep`; experts with a second pointwise kernel are separable.
       dilations: of the convolutional experts.
+      rows: how the rows of the state are split over devices; None: they are not.
 
     Returns:
       The next state, like the state.
@@ -50,14 +62,21 @@ def mixture_by_blocks(
     mix = functools.partial(mix_blocks, phases=PHASES, precision=precision)
     # The matrices are the same for all images: an expert's weight multiplies what comes out.
     gate = weights[:, :, None, None, None, None]
-    update = gate[:, -1] * mix(_average_pool(state), out[-1])
+    wide, halo = state, 0
+    if rows is not None:
+        halo = HALO
+        wide = with_neighbours(state, halo, rows, axis=1)
+        inside = are_inside(rows, state.shape[1] * PHASES, halo * PHASES)
+    update = gate[:, -1] * mix(_average_pool(wide, rows), out[-1])
     for i, dilation in enumerate(dilations):
         kernels = {name: value["kernel"] for name, value in params[f"expert{i}"].items()}
-        feature, first, last = state, kernels["pointwise0"][0, 0], kernels.get("pointwise1")
+        feature, first, last = wide, kernels["pointwise0"][0, 0], kernels.get("pointwise1")
         feature, first = convolve(feature, kernels["depthwise0"][:, :, 0], dilation, first)
         if last is not None:
             feature = jax.nn.relu(mix(feature, first).astype(state.dtype))
+            feature = feature if rows is None else clear_rows(feature, inside, PHASES)
             feature, first = convolve(feature, kernels["depthwise1"][:, :, 0], 1, last[0, 0])
+        feature = feature if rows is None else without_neighbours(feature, halo, axis=1)
         merged = jnp.matmul(first, out[i], precision=precision)
         update = update + gate[:, i] * mix(feature, merged)
     return jax.nn.relu(jax.nn.relu(update.astype(state.dtype)) + state)
@@ -83,18 +102,23 @@ def _depthwise(
     ), behind
 
 
-def _average_pool(x: jax.Array) -> jax.Array:
+def _average_pool(x: jax.Array, rows: RowShards | None) -> jax.Array:
     """3x3 mean over the pixels inside the image, like `models.mefc.average_pool`."""
-    rows, columns, blocks, size = x.shape[1:]
+    height, columns, blocks, size = x.shape[1:]
     channels = size // PHASES**2
     ones = jnp.ones((POOL, POOL, blocks, channels), jnp.promote_types(x.dtype, jnp.float32))
     total = block_convolution(x, diagonal_kernel(ones, 1, PHASES))
 
-    def inside(size: int) -> jax.Array:
+    def inside(position: jax.Array, size: int) -> jax.Array:
         """How many of three neighbouring positions lie inside, for each position."""
-        position = jnp.arange(size)
         return 1 + (position > 0).astype(total.dtype) + (position < size - 1).astype(total.dtype)
 
-    counts = inside(rows * PHASES)[:, None] * inside(columns * PHASES)
+    if rows is None:
+        row_counts = inside(jnp.arange(height * PHASES), height * PHASES)[:, None]
+    else:
+        total = without_neighbours(total, HALO, axis=1)
+        band = total.shape[1] * PHASES
+        row_counts = inside(positions(rows, band), rows.level_height(band))[:, None]
+    counts = row_counts * inside(jnp.arange(columns * PHASES), columns * PHASES)
     counts = jnp.broadcast_to(counts[None, :, :, None], (1, *counts.shape, channels))
     return (total / space_to_blocks(counts, PHASES, size)).astype(x.dtype)

@@ -108,7 +108,7 @@ def test_operations_are_counted() -> None:
 
 @pytest.mark.slow
 def test_spatial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On one device, for JAX runs already; tests/models/test_rows.py has several."""
+    """On one device, for JAX runs already; tests/models/test_network_rows.py has several."""
     json_file = tmp_path / "spatial.json"
     flags = ("--preset=tiny", "--width=16", "--height=24", "--devices=1", f"--json={json_file}")
     monkeypatch.setattr("sys.argv", ["spatial", *flags])

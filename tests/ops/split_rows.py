@@ -110,7 +110,8 @@ def check_sums(rows: RowShards, band: int) -> None:
         total = global_sum(jnp.sum(query), rows)
         query, key = (y.reshape(2, 1, 4, -1) for y in (query, key))
         products = jnp.einsum("bhin,bhjn->bhij", query, key)
-        return total, global_cosines(products, query, key, rows)
+        squares = jnp.sum(jnp.square(query), axis=-1), jnp.sum(jnp.square(key), axis=-1)
+        return total, global_cosines(products, squares, rows)
 
     total, actual = on_devices(sums, rows)(*(bands_of(y, rows, band, 0) for y in (query, key)))
     np.testing.assert_allclose(total, [query.sum()] * rows.count)

@@ -28,7 +28,9 @@ HERE = Path(__file__).resolve().parent
 def test_exchanges_and_sums_on_eight_devices() -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        # On a busy machine one device may wait long for another; XLA's limit is 40 seconds.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
     }
     done = subprocess.run(

@@ -16,7 +16,7 @@ TESTS = Path(__file__).resolve().parents[1]
 STEPS = 3
 
 # A network of two levels with one block, for gradients of the whole one take a minute to compile:
-# tests/models/test_rows.py has all of its parts.
+# tests/models/test_network_rows.py has all of its parts.
 PROGRAM = """
 import json, sys
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
@@ -87,7 +87,9 @@ print(json.dumps({
 def courses() -> Any:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        # On a busy machine one device may wait long for another; XLA's limit is 40 seconds.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
     }
     done = subprocess.run(
