@@ -83,7 +83,7 @@ class Validator:
         if self._batches is None:
             self._batches = BatchDerainer(self.config, params)
         batches = self._batches.with_params(params)
-        budget = memory.budget_bytes()
+        budget = memory.budget_bytes(batches.images_at_a_time)
         waiting: dict[tuple[int, int], list[tuple[int, Pair]]] = collections.defaultdict(list)
         for index in own:
             pair = self.source[index]
