@@ -63,9 +63,18 @@ MAY_IMPORT = {
     "training": SHARED | {"models", "data", "checkpoints"},
     "evaluation": SHARED | {"models", "data", "checkpoints", "inference", "training"},
     "parity": SHARED | {"models", "data", "checkpoints", "training"},
-    "planning": SHARED | {"models", "training"},
+    "planning": SHARED | {"models", "data", "training"},
     "cli": SHARED
-    | {"models", "data", "checkpoints", "inference", "training", "evaluation", "parity"},
+    | {
+        "models",
+        "data",
+        "checkpoints",
+        "inference",
+        "training",
+        "evaluation",
+        "parity",
+        "planning",
+    },
 }
 
 # Slow to import, or optional: nowhere at the top of a module.
