@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -22,10 +24,21 @@ from drsformer_jax.planning.compiled_text import (
     operations,
     total_cycles,
 )
+from drsformer_jax.planning.out_of_memory import bytes_available
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import MeshOptions, batch_sharding, make_mesh, replicated
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
+
+# Others end the process inside libtpu (v5e:0x0), where nothing can catch it.
+_TOPOLOGY = re.compile(r"(?P<chip>v\w+):[1-9]\d*(x[1-9]\d*)*(_(un)?twisted)?")
+
+# A chip of v4 has two cores, which work as one device ("megacore"); left to itself libtpu describes
+# each as a device of its own, of which JAX makes no mesh.
+CHIP_SETTINGS = {"v4": {"chip_config_name": "megacore"}}
+
+# Floats; 1 TiB, more than any chip has.
+_TOO_MANY = 2**38
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +92,17 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
       UserError: libtpu is not installed, or does not know the topology; the chips do not make up
         the mesh.
     """
+    named = _TOPOLOGY.fullmatch(topology)
+    if named is None:
+        raise UserError(f"topology {topology!r}: must be a chip and sizes, such as v5e:4x4")
     # Without these libtpu looks for the machine's own TPU, and for others that compile.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **CHIP_SETTINGS.get(named["chip"], {})
+        )
     except Exception as error:  # of the plugin: what it raises is not documented
         reason = str(error).partition("\n")[0]
         raise UserError(
@@ -92,6 +110,19 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
             "pip install 'drsformer_jax[tpu]', and name one such as v5e:4x4"
         ) from error
     return make_mesh(options, devices=description.devices[:chips])
+
+
+def usable_memory(mesh: Mesh) -> int | None:
+    """Bytes of a chip's memory that the compiler gives a program; None if it does not say.
+
+    It says so, to hundredths of a GiB and at once, of a program that needs more than there is.
+    """
+    program = jax.jit(jnp.sum, in_shardings=replicated(mesh), out_shardings=replicated(mesh))
+    try:
+        program.lower(jax.ShapeDtypeStruct((_TOO_MANY,), jnp.float32)).compile()
+    except JaxRuntimeError as error:
+        return bytes_available(str(error))
+    return None
 
 
 def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) -> Program:

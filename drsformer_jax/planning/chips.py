@@ -12,8 +12,9 @@ class Chip:
     """One chip.
 
     Attributes:
-      hbm_bytes: device memory; documented in GB, taken as GiB, as the compiler does. The compiler
-        keeps a part of it back (0.25 GiB of 16 on v5e).
+      hbm_bytes: device memory; documented in GB, taken as GiB, as the compiler does. What the
+        compiler gives a program (`ahead_of_time.usable_memory`) is another number: 30.75 GiB on v4,
+        15.75 on v5e, 95.73 on v5p, 31.24 on v6e.
       clock_hz: cycles a second, or None where nothing is known. Estimates of large matrix products
         approach 131,072 FLOP a cycle on v5e and 524,288 on v6e; with the 197 and 918 TFLOP/s in
         bfloat16 of their data sheets these clocks follow.

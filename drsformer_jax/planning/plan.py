@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +22,10 @@ from drsformer_jax.planning.ahead_of_time import (
     tpu_mesh,
     training_flops,
     training_state,
+    usable_memory,
 )
 from drsformer_jax.planning.chips import Chip, chip_of, communication_seconds
+from drsformer_jax.planning.out_of_memory import bytes_needed, is_out_of_memory
 from drsformer_jax.training.options import TrainingOptions, training_options
 from drsformer_jax.training.sharding import (
     DATA,
@@ -37,13 +38,6 @@ from drsformer_jax.training.sharding import (
 
 DEVICES = ("tpu", "cpu", "gpu")
 
-# Of a TPU's memory, by its compiler: 0.25 GiB of v5e's 16.
-KEPT_BACK = 1 / 64
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_ALL_NEEDED = re.compile(r"\bUsed ([\d.]+)([KMGT]?) of ")
-_SCRATCH_NEEDED = re.compile(r"\bHLO temporaries \(([\d.]+)([KMGT]?)\)")
-
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -53,7 +47,8 @@ class Target:
       topology: as it was asked for.
       platform: "tpu", "cpu" or "gpu".
       mesh: of the run.
-      hbm_bytes: memory of one device, or None where it is not known.
+      hbm_bytes: memory of one device that a program may have: what TPU's compiler says, or, if it
+        does not, what is documented; None where nothing is known.
       chip: for estimates of time; None where there are none.
     """
 
@@ -148,8 +143,7 @@ def largest_batch(hbm_bytes: int, needed_bytes: int, fixed_bytes: int, images: i
     Training state and program stay, and all else is taken to grow with the images.
     """
     growing = max(needed_bytes - fixed_bytes, 1) / images
-    usable = hbm_bytes * (1 - KEPT_BACK)
-    return max(math.floor((usable - fixed_bytes) / growing), 0)
+    return max(math.floor((hbm_bytes - fixed_bytes) / growing), 0)
 
 
 def planned_options(config: Mapping[str, Any], batch: int | None) -> TrainingOptions:
@@ -177,7 +171,7 @@ def target_of(topology: str, platform: str, options: TrainingOptions) -> Target:
     if platform == "tpu":
         chip = chip_of(topology)
         mesh = tpu_mesh(topology, options=options.mesh)
-        return Target(topology, platform, mesh, chip.hbm_bytes, chip)
+        return Target(topology, platform, mesh, usable_memory(mesh) or chip.hbm_bytes, chip)
     try:
         devices = jax.devices(platform)
     except RuntimeError as error:
@@ -223,28 +217,9 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     except JaxRuntimeError as error:
         if not is_out_of_memory(str(error)):
             raise
-        batch = 2 * images * rows * stage.patch_size * model.in_channels * 4
-        needed = bytes_needed(str(error), state + batch)
+        needed = bytes_needed(str(error))
     stages = len(options.stages)
     return Plan(options, model, target, stage, stages, program, needed, state, flops)
-
-
-def is_out_of_memory(message: str) -> bool:
-    """Whether a compiler's error says that the program does not fit the device."""
-    return "RESOURCE_EXHAUSTED" in message or "Ran out of memory" in message
-
-
-def bytes_needed(message: str, argument_bytes: int) -> int | None:
-    """What the program needs by that error, or None if it does not say.
-
-    It tells everything ("Used 20.31G of 15.75G hbm") or scratch alone ("the total memory required
-    for HLO temporaries (20.31G)").
-    """
-    if found := _ALL_NEEDED.search(message):
-        return int(float(found[1]) * _UNITS[found[2]])
-    if found := _SCRATCH_NEEDED.search(message):
-        return int(float(found[1]) * _UNITS[found[2]]) + argument_bytes
-    return None
 
 
 def state_bytes(options: TrainingOptions, mesh: Mesh) -> int:

@@ -85,7 +85,7 @@ def recomputed(plan: Plan) -> bool:
 
 def _memory(plan: Plan) -> str:
     hbm, needed = plan.target.hbm_bytes, plan.bytes_per_chip
-    of = "" if hbm is None else f" of {hbm / GIB:.2f} GiB"
+    of = "" if hbm is None else f" of {hbm / GIB:.2f} GiB that a program may have"
     if needed is None:
         return f"more than there is{of}: DOES NOT FIT"
     verdict = {True: ": fits", False: ": DOES NOT FIT", None: ""}[plan.fits]

@@ -32,3 +32,9 @@ def test_forward_on_one_chip() -> None:
 def test_unknown_topology_is_a_mistake_of_the_user() -> None:
     with pytest.raises(UserError, match=r"no compiler for the topology 'v0:1x1' .*\[tpu\]"):
         tpu_mesh("v0:1x1")
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:0x0", "v5e:4x", "v5e:4x-4", "4x4"])
+def test_topology_that_is_none_never_reaches_the_compiler(topology: str) -> None:
+    with pytest.raises(UserError, match="must be a chip and sizes, such as v5e:4x4"):
+        tpu_mesh(topology)
