@@ -61,6 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="O",
         help="pixels that neighbouring tiles share (default: %(default)s)",
     )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share each image's rows, and the memory it takes, among N GPUs or TPU cores; on CPU, "
+        "N parts of it (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
     from drsformer_jax.inference.derainer import Derainer
 
-    derainer = Derainer.load(args.weights)
+    if args.devices > 1:
+        from drsformer_jax.inference.split import make_cpu_devices
+
+        make_cpu_devices(args.devices)
+    derainer = Derainer.load(args.weights, devices=args.devices)
     if derainer.config.in_channels != 3:
         raise UserError(
             f"{args.weights}: weights for images of {derainer.config.in_channels} channels; "

@@ -152,6 +152,8 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     except Exception as error:
         # Whatever the file does wrong, and absl's own errors; some hold the repr of another's text.
         text = str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
+        if isinstance(error, KeyError | AttributeError):
+            text = f"--config: no such key: {text} (configs/base.py lists all of them)"
         raise UserError(" ".join(text.split()) or type(error).__name__) from error
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}")

@@ -66,6 +66,7 @@ class Derainer:
         params: Any,
         *,
         restore: Callable[[Any, Any], Any] | None = None,
+        devices: int = 1,
     ) -> None:
         """Takes the parameters as they are in memory; `Derainer.load` reads them from a file.
 
@@ -73,17 +74,34 @@ class Derainer:
           config: of the network.
           params: its parameters, a tree of arrays.
           restore: another function of (params, image), float32 `1 H W C` to the same shape, in
-            the place of the network's forward.
+            the place of the network's forward; on one device.
+          devices: how many of this process's devices share each image (or tile), a band of its
+            rows on each. The result is that of one device, rounded otherwise in places.
+
+        Raises:
+          UserError: there are not so many devices.
+          ValueError: another function than the network's on several devices.
         """
         import jax
 
-        if restore is None:
-            from drsformer_jax.models.drsformer import restore as network
-
-            restore = functools.partial(network, config)
         self.config = config
-        self._params = jax.device_put(params)
-        self._forward = compiled_for_inference(restore)
+        self.devices = devices
+        self._params_sharding = None
+        if devices != 1:
+            from drsformer_jax.inference.split import SplitForward
+
+            if restore is not None:
+                raise ValueError("another function than the network's cannot be split over devices")
+            split = SplitForward(config, devices)
+            self._forward: Callable[[Any, Any], Any] = split
+            self._params_sharding = split.params_sharding
+        else:
+            if restore is None:
+                from drsformer_jax.models.drsformer import restore as network
+
+                restore = functools.partial(network, config)
+            self._forward = compiled_for_inference(restore)
+        self._params = jax.device_put(params, self._params_sharding)
 
     @classmethod
     def load(
@@ -92,6 +110,7 @@ class Derainer:
         *,
         dtype: str = "float32",
         precision: str = "default",
+        devices: int = 1,
     ) -> Derainer:
         """Reads trained weights.
 
@@ -100,23 +119,25 @@ class Derainer:
             None: the weights that come with the package.
           dtype: of the activations, "float32" or "bfloat16" (half the memory).
           precision: of matrix products on accelerators: "default", "high" or "highest".
+          devices: that share each image, see the constructor.
 
         Raises:
-          UserError: the weights are missing, broken or of another network.
+          UserError: the weights are missing, broken or of another network, or there are not so
+            many devices.
           ValueError: `dtype` or `precision` is unknown.
         """
         from drsformer_jax.checkpoints.weights import default_weights, load_weights
 
         loaded = load_weights(default_weights() if weights is None else weights)
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)
-        return cls(config, loaded.params)
+        return cls(config, loaded.params, devices=devices)
 
     def with_params(self, params: Any) -> Derainer:
         """The same network with other parameters, sharing what is compiled."""
         import jax
 
         other = copy.copy(self)
-        other._params = jax.device_put(params)
+        other._params = jax.device_put(params, self._params_sharding)
         return other
 
     def __call__(
@@ -173,17 +194,18 @@ class Derainer:
         return plan_tiles(height, width, tile, overlap)
 
     def _automatic_tile(self, height: int, width: int, overlap: int) -> int:
-        budget = memory.budget_bytes()
-        needed = memory.forward_bytes(self.config, height, width)
+        budget = memory.budget_bytes(self.devices)
+        needed = memory.forward_bytes(self.config, height, width, self.devices)
         if needed <= budget:
             return 0
-        tile = memory.largest_tile(self.config, budget, above=overlap)
+        tile = memory.largest_tile(self.config, budget, above=overlap, devices=self.devices)
         logger.warning(
-            "%d x %d pixels at once would take about %.1f GiB of memory and %.1f may be used: "
+            "%d x %d pixels at once would take about %.1f GiB of memory%s and %.1f may be used: "
             "restoring in tiles of %d (--tile 0 forces the whole image)",
             width,
             height,
             needed / 2**30,
+            "" if self.devices == 1 else " on each device",
             budget / 2**30,
             tile,
         )

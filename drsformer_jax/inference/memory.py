@@ -17,43 +17,52 @@ MEMORY_SHARE = 0.6
 UNKNOWN_MEMORY_BYTES = 4 * 2**30
 # Sides of the tiles to fall back to, in pixels. Few sizes, so that a folder compiles few times.
 FALLBACK_TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)
+# Rows of neighbouring devices that MSFN works on, on both sides together.
+NEIGHBOUR_ROWS = 8
 # Scratch of the compiled forward for each hidden value of the widest MSFN, rounded up: measured on
 # CPU as 14.2 to 15.7 bytes in float32 and 11.6 to 12.5 in bfloat16, at several sizes and depths,
 # with and without MEFC. (The full network lays out up to 90 MB of parameters for their products.)
 BYTES_PER_HIDDEN_VALUE = {"float32": 17, "bfloat16": 14}
 
 
-def forward_bytes(config: DRSformerConfig, height: int, width: int) -> int:
-    """Estimated peak of the forward of one image, in bytes, beside the parameters.
+def forward_bytes(config: DRSformerConfig, height: int, width: int, devices: int = 1) -> int:
+    """Estimated peak of the forward of one image on each device, in bytes, beside the parameters.
 
     The peak lies in MSFN of the last decoder level, at full resolution with twice the channels of
-    level 1; its branches work on twice the hidden channels.
+    level 1; its branches work on twice the hidden channels. Where several devices share the rows,
+    it works on some of the neighbours' rows, too.
     """
     hidden = 2 * config.hidden_channels(2 * config.dim)
-    pixels = padded_size(height) * padded_size(width)
-    return BYTES_PER_HIDDEN_VALUE[config.dtype] * hidden * pixels
+    rows = padded_size(-(-height // devices)) + (NEIGHBOUR_ROWS if devices > 1 else 0)
+    return BYTES_PER_HIDDEN_VALUE[config.dtype] * hidden * rows * padded_size(width)
 
 
-def largest_tile(config: DRSformerConfig, budget: int, *, above: int = 0) -> int:
-    """The largest fallback tile whose forward fits in `budget` bytes, else the smallest one.
+def largest_tile(config: DRSformerConfig, budget: int, *, above: int = 0, devices: int = 1) -> int:
+    """The largest fallback tile whose forward fits in `budget` bytes a device, else the smallest.
 
     Tiles not larger than `above` (the overlap) are left out.
     """
     tiles = [tile for tile in FALLBACK_TILES if tile > above] or [padded_size(2 * above)]
     for tile in tiles:
-        if forward_bytes(config, tile, tile) <= budget:
+        if forward_bytes(config, tile, tile, devices) <= budget:
             return tile
     return tiles[-1]
 
 
-def budget_bytes() -> int:
-    """Memory that one forward may use on the device that JAX computes on, in bytes."""
+def budget_bytes(devices: int = 1) -> int:
+    """Memory that one forward may use on each of the devices that JAX computes on, in bytes."""
     import jax
 
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(MEMORY_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    return int(MEMORY_SHARE * _host_memory())
+    used = [device.memory_stats() for device in jax.local_devices()[:devices]]
+    free = [
+        stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+        for stats in used
+        if stats and "bytes_limit" in stats
+    ]
+    if free:
+        return int(MEMORY_SHARE * min(free))
+    # Devices that do not tell are made of the CPU, and share its memory.
+    return int(MEMORY_SHARE * _host_memory()) // devices
 
 
 def _host_memory() -> int:

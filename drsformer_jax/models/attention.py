@@ -20,8 +20,15 @@ from drsformer_jax.models.layers import (
 )
 from drsformer_jax.ops.attention_by_blocks import query_key_value_by_blocks
 from drsformer_jax.ops.block_convolution import from_blocks
-from drsformer_jax.ops.l2_norm import l2_norm
+from drsformer_jax.ops.depthwise import Borders
+from drsformer_jax.ops.l2_norm import global_cosines, l2_norm
 from drsformer_jax.ops.pointwise import pointwise_conv
+from drsformer_jax.ops.rows import (
+    RowShards,
+    clear_outside,
+    clear_padding,
+    with_neighbours,
+)
 from drsformer_jax.ops.sparse_softmax import masked_softmax_mixture, top_k_masks
 
 INITIAL_BRANCH_WEIGHT = 0.2
@@ -66,26 +73,36 @@ class TopKSparseAttention(nn.Module):
 
     by_blocks takes the form for TPU, in which query, key and value are not modules' values: while
     these are captured, it is not taken.
+    rows: how the rows of the image are split over devices; None: they are not.
     """
 
     heads: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
     by_blocks: bool = False
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
         channels = x.shape[1]
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
-        if self.by_blocks and not is_watched(self):
+        if self.by_blocks and self.rows is None and not is_watched(self):
             params = self.variables["params"]
             cosines, value = query_key_value_by_blocks(
                 x, params["qkv"], params["qkv_dwconv"], self.heads, self.precision
             )
             return AttendAndProject(**options, name="project_out")(self._mixture(cosines), value)
-        qkv = Convolution(channels * 3, 1, **options, name="qkv")(x)
-        qkv = DepthwiseConvolution(3, **options, name="qkv_dwconv")(qkv)
+        project = Convolution(channels * 3, 1, **options, name="qkv")
+        depthwise = DepthwiseConvolution(3, **options, name="qkv_dwconv")
+        if self.rows is None:
+            qkv = depthwise(project(x))
+        else:
+            # The neighbours' rows of x are a third of those of its projection.
+            projected = project(with_neighbours(x, 1, self.rows))
+            if self.use_bias:
+                projected = clear_outside(projected, self.rows, 1)
+            qkv = depthwise(projected, Borders(1, 0), has_halo=True)
         query, key, value = jnp.split(qkv, 3, axis=1)
         attention = self._attention_map(query, key)
         return AttendAndProject(**options, name="project_out")(attention, value)
@@ -95,10 +112,14 @@ class TopKSparseAttention(nn.Module):
 
         A logit in bfloat16 would flip entries of the top-k masks, discontinuously.
         """
+        if self.rows is not None:
+            query, key = (clear_padding(image, self.rows) for image in (query, key))
         split = "b (head c) h w -> b head c (h w)"
         query = at_least_float32(rearrange(query, split, head=self.heads))
         key = at_least_float32(rearrange(key, split, head=self.heads))
         products = jnp.einsum("bhin,bhjn->bhij", query, key, precision=self.precision)
+        if self.rows is not None:
+            return self._mixture(global_cosines(products, query, key, self.rows))
         # Dividing the c x c products spares two passes over the pixels.
         return self._mixture(products / l2_norm(query)[..., :, None] / l2_norm(key)[..., None, :])
 

@@ -24,6 +24,7 @@ from drsformer_jax.models.layers import (
 )
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.outlining import outlined
+from drsformer_jax.ops.rows import RowShards
 
 SIZE_MULTIPLE = 8
 
@@ -35,6 +36,7 @@ class SparseTransformerBlock(nn.Module):
 
     config: DRSformerConfig
     heads: int
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, None]:
@@ -45,6 +47,7 @@ class SparseTransformerBlock(nn.Module):
             "use_bias": config.bias,
             "precision": matmul_precision(config),
             "by_blocks": target_platform(config) == "tpu",
+            "rows": self.rows,
         }
         attention = TopKSparseAttention(self.heads, **options, name="attn")
         feed_forward = MixedScaleFeedForward(
@@ -60,17 +63,21 @@ class SparseTransformerBlock(nn.Module):
 
 @functools.lru_cache(maxsize=64)
 def _outlined_block(
-    config: DRSformerConfig, heads: int
+    config: DRSformerConfig, heads: int, rows: RowShards | None
 ) -> Callable[[Params, jax.Array], jax.Array]:
     """A block as a function of its parameters and image: each use is a call, compiled once."""
-    block = SparseTransformerBlock(config, heads)
+    block = SparseTransformerBlock(config, heads, rows)
     return outlined(lambda params, x: block.apply({"params": params}, x)[0])
 
 
 class DRSformer(nn.Module):
-    """The network on B C H W images whose height and width are multiples of 8."""
+    """The network on B C H W images whose height and width are multiples of 8.
+
+    rows: how the rows of the images are split over devices, see `ops.rows`; None: they are not.
+    """
 
     config: DRSformerConfig
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -101,23 +108,23 @@ class DRSformer(nn.Module):
     ) -> jax.Array:
         use_bias = self.config.bias if use_bias is None else use_bias
         precision = matmul_precision(self.config)
-        return Convolution(features, size, use_bias, precision, name=name)(x)
+        return Convolution(features, size, use_bias, precision, self.rows, name=name)(x)
 
     def _down(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` H/2 W/2."""
         precision = matmul_precision(self.config)
-        return Downsampling(channels // 4, 3, precision=precision, name=name)(x)
+        return Downsampling(channels // 4, 3, precision=precision, rows=self.rows, name=name)(x)
 
     def _up(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` 2H 2W."""
         precision = matmul_precision(self.config)
-        return Upsampling(channels * 4, 3, precision=precision, name=name)(x)
+        return Upsampling(channels * 4, 3, precision=precision, rows=self.rows, name=name)(x)
 
     def _level(self, x: jax.Array, level: int, name: str) -> jax.Array:
         """All blocks of a level; their parameters are stacked along the leading axis."""
         config, heads = self.config, self.config.heads[level]
         if unrolls_blocks(config) and not self.is_initializing():
-            outlined_block = _outlined_block(config, heads)
+            outlined_block = _outlined_block(config, heads, self.rows)
             stacked = self.variables["params"][name]
             for i in range(config.num_blocks[level]):
                 x = outlined_block(block_params(stacked, i), x)
@@ -132,7 +139,7 @@ class DRSformer(nn.Module):
             split_rngs={"params": True},
             length=config.num_blocks[level],
         )
-        x, _ = scanned(config, heads, name=name)(x)
+        x, _ = scanned(config, heads, self.rows, name=name)(x)
         return x
 
     def _compensator(self, x: jax.Array, name: str) -> jax.Array:
@@ -140,7 +147,12 @@ class DRSformer(nn.Module):
         precision = matmul_precision(config)
         by_blocks = target_platform(config) == "tpu"
         compensator = FeatureCompensator(
-            unrolls_blocks(config), recomputes_blocks(config), precision, by_blocks, name=name
+            unrolls_blocks(config),
+            recomputes_blocks(config),
+            precision,
+            by_blocks,
+            self.rows,
+            name=name,
         )
         return compensator(x)
 
@@ -176,26 +188,34 @@ def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:
     return init(rng, image)["params"]
 
 
-def restore(config: DRSformerConfig, params: Params, image: jax.Array) -> jax.Array:
+def restore(
+    config: DRSformerConfig, params: Params, image: jax.Array, rows: RowShards | None = None
+) -> jax.Array:
     """Takes the rain out of images; a pure function of `params` and `image`.
 
     Args:
       config: the network; a static argument under jit.
       params: as from `init_params`, float32 or (for parity) float64.
       image: B H W C, RGB in [0, 1], height and width multiples of 8.
+      rows: how the rows of the images are split over devices; then the call stands inside
+        `jax.shard_map` (with check_vma=False), and image is this device's band of them, `rows.band`
+        rows high. The result is that of the whole image; in padding rows it means nothing.
 
     Returns:
       B H W C in the dtype of `image`, not clamped.
 
     Raises:
-      ValueError: the image has another rank, number of channels or a size not divisible by 8.
+      ValueError: the image has another rank, number of channels or a size not divisible by 8, or
+        is no band of the rows.
     """
     if image.ndim != 4 or image.shape[-1] != config.in_channels:
         raise ValueError(f"expected images B H W {config.in_channels}, not {image.shape}")
     if image.shape[1] % SIZE_MULTIPLE or image.shape[2] % SIZE_MULTIPLE:
         raise ValueError(f"height and width must be multiples of 8, not {image.shape[1:3]}")
+    if rows is not None and image.shape[1] != rows.band:
+        raise ValueError(f"expected a band of {rows.band} rows, not {image.shape[1]}")
     inside = jnp.transpose(image, (0, 3, 1, 2))
     if config.dtype == "bfloat16":
         inside = inside.astype(jnp.bfloat16)
-    residual: Any = DRSformer(config).apply({"params": params}, inside)
+    residual: Any = DRSformer(config, rows).apply({"params": params}, inside)
     return image + jnp.transpose(residual, (0, 2, 3, 1)).astype(image.dtype)

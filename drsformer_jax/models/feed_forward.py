@@ -18,6 +18,7 @@ from drsformer_jax.models.layers import (
 from drsformer_jax.ops.block_convolution import LANES, blocks_of
 from drsformer_jax.ops.depthwise import Borders
 from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
+from drsformer_jax.ops.rows import RowShards, clear_outside, with_neighbours
 
 # The form for TPU takes squares of 2 x 2 pixels for images beyond this size: for small ones, making
 # squares and their kernels costs more than they save.
@@ -37,6 +38,9 @@ class MixedScaleFeedForward(nn.Module):
     the padding of the next two: faster on CPU, where each padding is a pass over memory.
     by_blocks takes the form for TPU, for which one layer is not computed after the other: while
     the values of modules are captured, it is not taken.
+    rows: how the rows of the image are split over devices. Both rounds of convolutions then work
+    with one exchange of x, which has the fewest channels: the first one computes for itself what
+    the second one needs of the neighbours' rows.
     """
 
     hidden_channels: int
@@ -44,25 +48,40 @@ class MixedScaleFeedForward(nn.Module):
     precision: lax.PrecisionLike = None
     shares_padding: bool = False
     by_blocks: bool = False
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
-        if self.by_blocks and not is_watched(self):
+        if self.by_blocks and self.rows is None and not is_watched(self):
             return self._by_blocks(x)
-        hidden = self.hidden_channels
+        hidden, rows = self.hidden_channels, self.rows
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
+        halo = 0 if rows is None else REACH
+        if rows is not None:
+            x = with_neighbours(x, 2 * halo, rows)
         expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)
-        border = REACH if self.shares_padding else 0
-        shared: dict[str, Any] = {"borders": Borders(0, border), "padding": 2 * border}
+        if rows is not None and self.use_bias:
+            expanded = clear_outside(expanded, rows, 2 * halo)
+        border = REACH if self.shares_padding or halo else 0
+        shared: dict[str, Any] = {
+            "borders": Borders(2 * halo, border),
+            "padding": 2 * border,
+            "has_halo": rows is not None,
+        }
         fine = nn.relu(DepthwiseConvolution(3, **options, name="dwconv3x3")(expanded, **shared))
         coarse = nn.relu(DepthwiseConvolution(5, **options, name="dwconv5x5")(expanded, **shared))
+        if rows is not None:
+            fine, coarse = (clear_outside(scale, rows, halo) for scale in (fine, coarse))
         # hidden may be odd: one pair of the grouped convolutions then straddles the seam.
         halves = zip(jnp.split(fine, 2, axis=1), jnp.split(coarse, 2, axis=1), strict=True)
         first, second = (jnp.concatenate(half, axis=1) for half in halves)
-        first = nn.relu(PairedDepthwiseConvolution(3, **options, name="dwconv3x3_1")(first, border))
+        paired: dict[str, Any] = {"border": border, "has_halo": rows is not None}
+        first = nn.relu(
+            PairedDepthwiseConvolution(3, **options, name="dwconv3x3_1")(first, **paired)
+        )
         second = nn.relu(
-            PairedDepthwiseConvolution(5, **options, name="dwconv5x5_1")(second, border)
+            PairedDepthwiseConvolution(5, **options, name="dwconv5x5_1")(second, **paired)
         )
         mixed = jnp.concatenate([first, second], axis=1)
         return Convolution(x.shape[1], 1, **options, name="project_out")(mixed)

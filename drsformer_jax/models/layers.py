@@ -21,6 +21,7 @@ from drsformer_jax.ops.depthwise import (
 )
 from drsformer_jax.ops.layer_norm import layer_norm
 from drsformer_jax.ops.pointwise import pointwise_conv
+from drsformer_jax.ops.rows import RowShards, with_neighbours
 from drsformer_jax.ops.taps import clear_border
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
@@ -68,12 +69,16 @@ def is_watched(module: nn.Module) -> bool:
 
 
 class Convolution(nn.Module):
-    """Convolution over all channels, stride 1, zero padding, same size; kernel kh kw C D."""
+    """Convolution over all channels, stride 1, zero padding, same size; kernel kh kw C D.
+
+    rows: how the rows of the image are split over devices; None: they are not.
+    """
 
     features: int
     kernel_size: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -82,8 +87,12 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
         if size == 1:
             y = pointwise_conv(x, kernel[0, 0], self.precision)
-        else:
+        elif self.rows is None:
             y = convolution(x, kernel, self.precision)
+        else:
+            y = convolution(
+                with_neighbours(x, size // 2, self.rows), kernel, self.precision, size // 2
+            )
         return add_bias(self, y, math.prod(shape[:-1])) if self.use_bias else y
 
 
@@ -111,6 +120,7 @@ class DepthwiseConvolution(nn.Module):
     """Each channel with its own kernel; kernel kh kw 1 C.
 
     borders, padding: zeros around the image and around the result, see `ops.depthwise`.
+    has_halo: the borders are rows of an image that goes on there.
     """
 
     kernel_size: int
@@ -119,19 +129,29 @@ class DepthwiseConvolution(nn.Module):
     precision: lax.PrecisionLike = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, borders: Borders = NO_BORDERS, padding: int = 0) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        borders: Borders = NO_BORDERS,
+        padding: int = 0,
+        has_halo: bool = False,
+    ) -> jax.Array:
         size = self.kernel_size
         kernel = self.param("kernel", uniform_fan_in, (size, size, 1, x.shape[1]), jnp.float32)
-        y = depthwise_conv(x, kernel[:, :, 0], self.dilation, self.precision, borders, padding)
+        y = depthwise_conv(
+            x, kernel[:, :, 0], self.dilation, self.precision, borders, padding, has_halo
+        )
         if not self.use_bias:
             return y
-        return clear_border(add_bias(self, y, size * size), borders.after)
+        y = add_bias(self, y, size * size)
+        return y if has_halo else clear_border(y, borders.after)
 
 
 class PairedDepthwiseConvolution(nn.Module):
     """Each pair of neighbouring channels to one output channel; kernel kh kw 2 C/2.
 
     border: zeros around the image, that the result has not; see `ops.depthwise`.
+    has_halo: the border is rows of an image that goes on there.
     """
 
     kernel_size: int
@@ -139,11 +159,12 @@ class PairedDepthwiseConvolution(nn.Module):
     precision: lax.PrecisionLike = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, border: int = 0) -> jax.Array:
+    def __call__(self, x: jax.Array, border: int = 0, has_halo: bool = False) -> jax.Array:
         size = self.kernel_size
         shape = (size, size, 2, x.shape[1] // 2)
         kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
-        y = paired_depthwise_conv(x, kernel, self.precision, Borders(border, 0))
+        borders = Borders(border, 0)
+        y = paired_depthwise_conv(x, kernel, self.precision, borders, has_halo=has_halo)
         return add_bias(self, y, size * size * 2) if self.use_bias else y
 
 

@@ -23,43 +23,72 @@ from drsformer_jax.models.layers import (
     uniform_within,
 )
 from drsformer_jax.ops.block_convolution import blocks_to_space, space_to_blocks
-from drsformer_jax.ops.depthwise import depthwise_conv
+from drsformer_jax.ops.depthwise import Borders, depthwise_conv
 from drsformer_jax.ops.mixture_by_blocks import PHASES, mixture_by_blocks
 from drsformer_jax.ops.outlining import outlined
 from drsformer_jax.ops.pointwise import pointwise_conv
+from drsformer_jax.ops.rows import (
+    RowShards,
+    clear_outside,
+    clear_padding,
+    global_sum,
+    positions,
+    with_neighbours,
+)
 
 STEPS = 4
 SEPARABLE_KERNELS = (1, 3, 5, 7)
 DILATED_KERNELS = (3, 5, 7)
 DILATION = 2
-REACH = DILATED_KERNELS[-1] // 2 * DILATION  # the farthest that a kernel of a step reaches
+# The farthest that a kernel of a step reaches; a separable expert's two together not farther.
+REACH = DILATED_KERNELS[-1] // 2 * DILATION
 EXPERTS = len(SEPARABLE_KERNELS) + len(DILATED_KERNELS) + 1  # the last one is the average pool
 GATE_WIDTH = 64
 
 
-def average_pool(x: jax.Array) -> jax.Array:
-    """3x3 mean, stride 1, over the pixels inside the image only; B C H W -> B C H W."""
+def average_pool(x: jax.Array, rows: RowShards | None = None) -> jax.Array:
+    """3x3 mean, stride 1, over the pixels inside the image only; B C H W -> B C H W.
+
+    With `rows`, x is a band between `REACH` rows of its neighbours, which the result has not.
+    """
     channels, height, width = x.shape[1:]
     kernel = jnp.ones((3, 3, channels), x.dtype)
-    total = depthwise_conv(at_least_float32(x), at_least_float32(kernel), padding=REACH)
+    borders = Borders(0 if rows is None else REACH, 0)
+    total = depthwise_conv(
+        at_least_float32(x),
+        at_least_float32(kernel),
+        borders=borders,
+        padding=REACH,
+        has_halo=rows is not None,
+    )
 
-    def inside(size: int) -> jax.Array:
+    def inside(position: jax.Array, size: int) -> jax.Array:
         """How many of three neighbouring positions lie inside, for each position."""
-        position = jnp.arange(size)
         return 1 + (position > 0).astype(total.dtype) + (position < size - 1).astype(total.dtype)
 
-    return (total / (inside(height)[:, None] * inside(width))).astype(x.dtype)
+    if rows is None:
+        row_counts = inside(jnp.arange(height), height)[:, None]
+    else:
+        band = total.shape[2]
+        row_counts = inside(positions(rows, band), rows.level_height(band))[:, None]
+    return (total / (row_counts * inside(jnp.arange(width), width))).astype(x.dtype)
 
 
 class Gate(nn.Module):
     """Softmax weights of the experts for each step, from the mean of the image."""
 
     precision: lax.PrecisionLike = None
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B steps experts, in at least float32."""
-        pooled = jnp.mean(at_least_float32(x), axis=(2, 3))
+        if self.rows is None:
+            pooled = jnp.mean(at_least_float32(x), axis=(2, 3))
+        else:
+            band, width = x.shape[2:]
+            total = jnp.sum(at_least_float32(clear_padding(x, self.rows)), axis=(2, 3))
+            pooled = global_sum(total, self.rows) / (self.rows.level_height(band) * width)
         hidden = nn.relu(Dense(GATE_WIDTH, self.precision, name="dense0")(pooled))
         logits = Dense(STEPS * EXPERTS, self.precision, name="dense1")(hidden)
         logits = rearrange(logits, "b (step expert) -> b step expert", step=STEPS)
@@ -87,23 +116,33 @@ class Expert(nn.Module):
 
     Returns the features and the kernel (C x C) of that convolution, which is merged with the one
     behind the concatenation of all experts.
+
+    rows: x is a band between `REACH` rows of its neighbours, which the features have not.
     """
 
     kernel_size: int
     separable: bool
     precision: lax.PrecisionLike = None
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         channels = x.shape[1]
         dilation = 1 if self.separable else DILATION
         conv_options: dict[str, Any] = {"precision": self.precision}
+        rows, has_halo = self.rows, self.rows is not None
+        # What the second convolution needs of the neighbours' rows, the first one computes.
+        halo = self.kernel_size // 2 if has_halo and self.separable else 0
         x = DepthwiseConvolution(self.kernel_size, dilation, **conv_options, name="depthwise0")(
-            x, padding=REACH
+            x, Borders(REACH if has_halo else 0, halo), padding=REACH, has_halo=has_halo
         )
         if self.separable:
             x = nn.relu(Convolution(channels, 1, **conv_options, name="pointwise0")(x))
-            x = DepthwiseConvolution(self.kernel_size, **conv_options, name="depthwise1")(x)
+            if rows is not None:
+                x = clear_outside(x, rows, halo)
+            x = DepthwiseConvolution(self.kernel_size, **conv_options, name="depthwise1")(
+                x, Borders(halo, 0), has_halo=has_halo
+            )
         last = PointwiseKernel(channels, name="pointwise1" if self.separable else "pointwise0")
         return x, last(channels)
 
@@ -128,6 +167,7 @@ class MixtureStep(nn.Module):
 
     precision: lax.PrecisionLike = None
     by_blocks: bool = False
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, state: jax.Array, weights: jax.Array) -> tuple[jax.Array, None]:
@@ -145,12 +185,14 @@ class MixtureStep(nn.Module):
         features, matrices = [], []
         out = PointwiseKernel(channels, name="out")(channels * EXPERTS)
         out_parts = jnp.split(out, EXPERTS)
+        # All experts share one exchange with the neighbours.
+        wide = state if self.rows is None else with_neighbours(state, REACH, self.rows)
         for i, (size, separable) in enumerate(kinds):
-            expert = Expert(size, separable, self.precision, name=f"expert{i}")
-            feature, last = expert(state)
+            expert = Expert(size, separable, self.precision, self.rows, name=f"expert{i}")
+            feature, last = expert(wide)
             features.append(feature)
             matrices.append(jnp.matmul(last, out_parts[i], precision=self.precision))
-        features.append(average_pool(state))
+        features.append(average_pool(wide, self.rows))
         matrices.append(out_parts[-1])
         update = self.mix(features, matrices, weights)
         return nn.relu(nn.relu(update) + state), None
@@ -179,9 +221,11 @@ class MixtureStep(nn.Module):
 
 
 @functools.lru_cache(maxsize=8)
-def _outlined_step(precision: lax.PrecisionLike) -> Callable[..., jax.Array]:
+def _outlined_step(
+    precision: lax.PrecisionLike, rows: RowShards | None
+) -> Callable[..., jax.Array]:
     """A step as a function of its parameters, state and weights: each use is a call."""
-    step = MixtureStep(precision)
+    step = MixtureStep(precision, rows=rows)
     return outlined(
         lambda params, state, weights: step.apply({"params": params}, state, weights)[0]
     )
@@ -192,20 +236,22 @@ class FeatureCompensator(nn.Module):
 
     by_blocks takes the form for TPU, in which an expert is no module: while the values of modules
     are captured, it is not taken.
+    rows: how the rows of the image are split over devices; None: they are not.
     """
 
     unroll: bool = True
     remat: bool = False
     precision: lax.PrecisionLike = None
     by_blocks: bool = False
+    rows: RowShards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
-        weights = Gate(self.precision, name="gate")(x)
+        weights = Gate(self.precision, self.rows, name="gate")(x)
         state = nn.relu(Convolution(x.shape[1], 1, precision=self.precision, name="preprocess")(x))
         if self.unroll and not self.by_blocks and not self.is_initializing():
-            outlined_step = _outlined_step(self.precision)
+            outlined_step = _outlined_step(self.precision, self.rows)
             stacked = self.variables["params"]["steps"]
             for i in range(STEPS):
                 state = outlined_step(block_params(stacked, i), state, weights[:, i])
@@ -219,8 +265,8 @@ class FeatureCompensator(nn.Module):
             in_axes=1,
             length=STEPS,
         )
-        if is_watched(self) or not self.by_blocks:
-            state, _ = steps(self.precision, name="steps")(state, weights)
+        if is_watched(self) or not self.by_blocks or self.rows is not None:
+            state, _ = steps(self.precision, rows=self.rows, name="steps")(state, weights)
             return state
         blocks = space_to_blocks(jnp.moveaxis(state, 1, -1), PHASES)
         blocks, _ = steps(self.precision, by_blocks=True, name="steps")(blocks, weights)

@@ -16,53 +16,57 @@ from drsformer_jax.ops.taps import tap
 
 
 def _library_convolution(
-    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike
+    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike, halo: int
 ) -> jax.Array:
+    rows, columns = (size // 2 for size in kernel.shape[:2])
     return lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),
         window_strides=(1, 1),
-        padding="SAME",
+        padding="SAME" if halo == 0 else ((rows - halo, rows - halo), (columns, columns)),
         dimension_numbers=("NCHW", "HWIO", "NCHW"),
         precision=precision,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolution(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolution(
+    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None, halo: int = 0
+) -> jax.Array:
     """Stride 1, zero padding, same size.
 
     Args:
       x: B C H W.
       kernel: kh kw C D, both sizes odd.
       precision: of the products.
+      halo: rows that x has above and below those of the result (see `ops.rows`).
 
     Returns:
       B D H W in the dtype of x.
     """
-    return _library_convolution(x, kernel, precision)
+    return _library_convolution(x, kernel, precision, halo)
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike
+    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike, halo: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _library_convolution(x, kernel, precision), (x, kernel)
+    return _library_convolution(x, kernel, precision, halo), (x, kernel)
 
 
 def _library_gradient(
-    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, precision: lax.PrecisionLike
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, precision: lax.PrecisionLike, halo: int
 ) -> jax.Array:
-    return jax.vjp(lambda k: _library_convolution(x, k, precision), kernel)[1](cotangent)[0]
+    return jax.vjp(lambda k: _library_convolution(x, k, precision, halo), kernel)[1](cotangent)[0]
 
 
 def _gradient_by_shifts(
-    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, precision: lax.PrecisionLike
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, precision: lax.PrecisionLike, halo: int
 ) -> jax.Array:
     """One product of the image and of the cotangent at all kernel elements; copies the latter."""
     height, width, inputs, outputs = kernel.shape
-    batch, _, *size = cotangent.shape
-    margins = [(0, 0), (0, 0), (height // 2, height // 2), (width // 2, width // 2)]
-    padded = jnp.pad(cotangent, margins)
+    batch, _, *size = x.shape
+    rows, columns = height // 2 + halo, width // 2
+    padded = jnp.pad(cotangent, [(0, 0), (0, 0), (rows, rows), (columns, columns)])
     # Where the image stays and the kernel element moves up, the cotangent moves down.
     shifted = [
         tap(padded, (height - 1 - i, width - 1 - j), (size[0], size[1]))
@@ -77,12 +81,16 @@ def _gradient_by_shifts(
 
 
 def _backward(
-    precision: lax.PrecisionLike, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    precision: lax.PrecisionLike,
+    halo: int,
+    residuals: tuple[jax.Array, jax.Array],
+    cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    x_gradient = jax.vjp(lambda x: _library_convolution(x, kernel, precision), x)[1](cotangent)[0]
-    library = functools.partial(_library_gradient, precision=precision)
-    by_shifts = functools.partial(_gradient_by_shifts, precision=precision)
+    convolve = functools.partial(_library_convolution, precision=precision, halo=halo)
+    x_gradient = jax.vjp(lambda x: convolve(x, kernel), x)[1](cotangent)[0]
+    library = functools.partial(_library_gradient, precision=precision, halo=halo)
+    by_shifts = functools.partial(_gradient_by_shifts, precision=precision, halo=halo)
     # What is copied for every kernel element should be the smaller of the two.
     on_cpu = by_shifts if kernel.shape[3] < kernel.shape[2] else library
     return x_gradient, lax.platform_dependent(x, kernel, cotangent, cpu=on_cpu, default=library)

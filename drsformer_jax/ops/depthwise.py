@@ -8,6 +8,9 @@ grouped convolution, with two neighbouring channels to an output, is the same wi
 Images may carry a border of zeros, so that convolutions in a row share one padding: what would be
 the padding of the second is written by the first. Convolutions of one image share one, too, where
 all ask for the same `padding`: the compiler finds that it is one and the same.
+
+Where the rows of an image are split over devices (`ops.rows`), the border is above and below and
+holds rows of the neighbours. Nothing is cleared then, neither there nor in its gradient.
 """
 
 from __future__ import annotations
@@ -43,6 +46,11 @@ class _Geometry(NamedTuple):
     borders: Borders
     precision: lax.PrecisionLike
     padding: int = 0
+    is_filled: bool = False  # the border is not zero
+
+    def clear(self, x: jax.Array) -> jax.Array:
+        """x with its border as the result is to carry it."""
+        return x if self.is_filled else clear_border(x, self.borders.after)
 
     def reach(self, kernel: jax.Array) -> int:
         """How far the kernel reaches out, in pixels, where it reaches farther."""
@@ -97,13 +105,13 @@ def _on_cpu(
     if after and not differentiated:
         # One other convolution reads this: let XLA fuse what lies between. (The backward pass has
         # more readers, and fusion computes the whole convolution again for each.)
-        return clear_border(convolve(padded, kernel), after)
-    return clear_border(_called(convolve)(padded, kernel), after)
+        return geometry.clear(convolve(padded, kernel))
+    return geometry.clear(_called(convolve)(padded, kernel))
 
 
 def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     """XLA's grouped convolution with one channel a group: cuDNN on GPU."""
-    dilation, (before, after), precision, _ = geometry
+    dilation, (before, after), precision = geometry[:3]
     rows, columns, members, groups = kernel.shape
     row_padding, column_padding = (
         (size // 2) * dilation + after - before for size in (rows, columns)
@@ -121,19 +129,21 @@ def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -
         )
         for p in range(members)
     ]
-    return clear_border(functools.reduce(jnp.add, parts), after)
+    return geometry.clear(functools.reduce(jnp.add, parts))
 
 
 def _on_tpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    dilation, borders, precision, _ = geometry
-    if borders != NO_BORDERS:
+    dilation, borders, precision = geometry[:3]
+    if borders != NO_BORDERS and not geometry.is_filled:
         return _library_convolution(x, kernel, geometry)
     members = kernel.shape[2]
+    widest = max(borders)
+    x = with_border(x, borders.before, widest)
     parts = [
         depthwise_by_blocks(x[:, p::members], kernel[:, :, p], dilation, precision)
         for p in range(members)
     ]
-    return functools.reduce(jnp.add, parts)
+    return with_border(functools.reduce(jnp.add, parts), widest, borders.after)
 
 
 @functools.partial(jax.jit, static_argnames=("geometry", "differentiated"))
@@ -163,9 +173,11 @@ def _grouped_conv_backward(
     geometry: _Geometry, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    dilation, borders, precision, padding = geometry
+    dilation, borders, precision, padding, is_filled = geometry
     # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
-    turned = _Geometry(dilation, Borders(borders.after, borders.before), precision)
+    turned = _Geometry(
+        dilation, Borders(borders.after, borders.before), precision, is_filled=is_filled
+    )
     members = [
         _convolve(cotangent, kernel[::-1, ::-1, p, None], turned, differentiated=True)
         for p in range(kernel.shape[2])
@@ -173,12 +185,16 @@ def _grouped_conv_backward(
     x_gradient = jnp.stack(members, axis=2).reshape(x.shape)
 
     def by_taps(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-        enough = max(borders.before, geometry.reach(kernel), padding)
+        # In a border of zeros the cotangent is zero, too.
+        kept = borders.after if is_filled else 0
+        enough = max(borders.before, kept + geometry.reach(kernel), padding)
         padded = with_border(x, borders.before, enough)
-        return kernel_gradient(padded, with_border(cotangent, borders.after, 0), kernel, dilation)
+        return kernel_gradient(
+            padded, with_border(cotangent, borders.after, kept), kernel, dilation
+        )
 
     def on_tpu(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-        if borders != NO_BORDERS:
+        if borders != NO_BORDERS and not is_filled:
             return by_taps(x, cotangent, kernel)
         return jax.vjp(lambda k: _on_tpu(x, k, geometry), kernel)[1](cotangent)[0]
 
@@ -195,6 +211,7 @@ def depthwise_conv(
     precision: lax.PrecisionLike = None,
     borders: Borders = NO_BORDERS,
     padding: int = 0,
+    has_halo: bool = False,
 ) -> jax.Array:
     """Convolves every channel with its own kernel; stride 1, zero padding, same size.
 
@@ -207,6 +224,8 @@ def depthwise_conv(
         be zero in its border, as that of another such convolution is.
       padding: pixels of zeros that x is padded with at least, where it is padded at all (on CPU):
         the most that one of several convolutions of the same image needs.
+      has_halo: the borders are rows above and below, of an image that goes on there; neither x
+        nor the result has more columns than the image.
 
     Returns:
       B C H W with the border asked for, in the dtype of x; shift-and-add sums are taken in at
@@ -216,7 +235,13 @@ def depthwise_conv(
       ValueError: an even kernel size, or another number of channels than the image has.
     """
     return paired_depthwise_conv(
-        x, kernel[:, :, None], precision, borders, dilation=dilation, padding=padding
+        x,
+        kernel[:, :, None],
+        precision,
+        borders,
+        dilation=dilation,
+        padding=padding,
+        has_halo=has_halo,
     )
 
 
@@ -228,13 +253,14 @@ def paired_depthwise_conv(
     *,
     dilation: int = 1,
     padding: int = 0,
+    has_halo: bool = False,
 ) -> jax.Array:
     """Grouped convolution in which output g reads the input channels g * members + p.
 
     Args:
       x: B (members G) H W.
       kernel: kh kw members G; kernel[:, :, p, g] weighs input channel g * members + p.
-      precision, borders, dilation, padding: as in `depthwise_conv`.
+      precision, borders, dilation, padding, has_halo: as in `depthwise_conv`.
 
     Returns:
       B G H W in the dtype of x.
@@ -247,4 +273,11 @@ def paired_depthwise_conv(
         raise ValueError(f"kernel sizes must be odd, not {height}x{width}")
     if members * groups != x.shape[1]:
         raise ValueError(f"kernel for {members * groups} channels, image with {x.shape[1]}")
-    return _grouped_conv(x, kernel, _Geometry(dilation, borders, precision, padding))
+    geometry = _Geometry(dilation, borders, precision, padding, has_halo)
+    if not has_halo:
+        return _grouped_conv(x, kernel, geometry)
+    # Beside the image there is nothing: zeros, and what a convolution makes of them is cut off.
+    before, after = borders
+    x = jnp.pad(x, [(0, 0), (0, 0), (0, 0), (before, before)])
+    y = _grouped_conv(x, kernel, geometry)
+    return y[..., after : y.shape[3] - after]

@@ -110,7 +110,7 @@ def train(
             return run.run()
     except OSError as error:
         raise UserError(
-            f"--workdir {workdir}: {error.filename or 'a log'} cannot be written "
+            f"--workdir {workdir}: {error.filename or 'a file'} cannot be written "
             f"({error.strerror or error})"
         ) from error
 
@@ -227,12 +227,13 @@ class _Run:
                         self.stop = self.stop or agreement.number()
                 if self._due(step, options.checkpoint_every):
                     self._save(step, window)
-        if self.stop:
-            self._save(step, window)
+            if self.stop:
+                self._save(step, window)
+            # While requests are still taken: the last save is not torn apart either.
             self.checkpoints.wait()
+        if self.stop:
             reporter.say(f"stopped after step {step:,}; saved in {self.checkpoints.path(step)}")
             raise Interrupted(self.stop)
-        self.checkpoints.wait()
         best = self.checkpoints.best_step()
         if best is not None and best != step:
             reporter.say(f"best validation after step {best:,}: {self.checkpoints.path(best)}")

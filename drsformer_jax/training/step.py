@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import Params, restore
+from drsformer_jax.models.drsformer import Params, RowShards, restore
 from drsformer_jax.training.optimizer import OptimizerOptions, learning_rate_schedule
 from drsformer_jax.training.sharding import (
     AXES,
@@ -32,14 +32,16 @@ Metrics = dict[str, jax.Array]
 
 
 def loss_and_metrics(
-    config: DRSformerConfig, params: Params, batch: Batch
+    config: DRSformerConfig, params: Params, batch: Batch, rows: RowShards | None = None
 ) -> tuple[jax.Array, Metrics]:
     """Mean absolute error of the restored batch, and how far output and target are from input.
 
     Args:
       batch: "input" and "target", B H W C in [0, 1].
+      rows: as for `restore`; they divide evenly, and the means are those of this device's pixels.
     """
-    output = restore(config, params, batch["input"])
+    forward = restore if rows is None else functools.partial(restore, rows=rows)
+    output = forward(config, params, batch["input"])
     loss = jnp.mean(jnp.abs(output - batch["target"]))
     return loss, {
         "loss": loss,
@@ -58,10 +60,15 @@ def _microbatches(batch: Batch, parts: int) -> Batch:
 
 
 def batch_gradient(
-    config: DRSformerConfig, params: Params, batch: Batch, accumulation_steps: int
+    config: DRSformerConfig,
+    params: Params,
+    batch: Batch,
+    accumulation_steps: int,
+    rows: RowShards | None = None,
 ) -> tuple[Params, Metrics]:
     """Gradient and metrics of the whole batch, in `accumulation_steps` parts one after another."""
-    gradient = jax.grad(functools.partial(loss_and_metrics, config), has_aux=True)
+    loss = functools.partial(loss_and_metrics, config, rows=rows)
+    gradient = jax.grad(loss, has_aux=True)
     if accumulation_steps == 1:
         return gradient(params, batch)
 
@@ -84,8 +91,15 @@ def mesh_gradient(
     devices is taken. That is all that they tell each other, whatever the network is made of: one
     all-reduce. Parameters that are split over "fsdp" are gathered before, once a step, and of their
     gradients each device gets the mean of its part only (reduce-scatter).
+
+    Devices along "spatial" share their images, and tell each other in between what `ops.rows` says.
+    A device's gradient is then what its parameters' copy adds to the sum of the devices' losses, so
+    that the mean is the gradient of the mean loss here, too.
     """
     specs = state_specs(params, mesh)
+    rows = None
+    if mesh.shape[SPATIAL] > 1:
+        rows = RowShards(SPATIAL, mesh.shape[SPATIAL], batch["input"].shape[1])
 
     def gather(part: jax.Array, spec: PartitionSpec) -> jax.Array:
         axis = spec_axis(spec)
@@ -100,7 +114,7 @@ def mesh_gradient(
 
     def on_each_device(params: Params, batch: Batch) -> tuple[Params, Metrics]:
         whole = jax.tree.map(gather, params, specs)
-        gradients, metrics = batch_gradient(config, whole, batch, accumulation_steps)
+        gradients, metrics = batch_gradient(config, whole, batch, accumulation_steps, rows)
         scattered = jax.tree.map(scatter, gradients, specs)
         # All that goes the same way goes in one message.
         leaves, tree = jax.tree.flatten(scattered)

@@ -104,3 +104,15 @@ def test_operations_are_counted() -> None:
         torch_programs.forward_flops("tiny", 2, 16)
         == torch_programs.forward_flops("tiny", 1, 16) * 2
     )
+
+
+@pytest.mark.slow
+def test_spatial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On one device, for JAX runs already; tests/models/test_rows.py has several."""
+    json_file = tmp_path / "spatial.json"
+    flags = ("--preset=tiny", "--width=16", "--height=24", "--devices=1", f"--json={json_file}")
+    monkeypatch.setattr("sys.argv", ["spatial", *flags])
+    assert importlib.import_module("benchmarks.spatial").main() == 0
+    record = json.loads(json_file.read_text())
+    assert record["largest_difference"] < 1e-5 < record["largest_change"]
+    assert [found["scratch_bytes"] > 0 for found in record["results"]] == [True, True]

@@ -25,7 +25,7 @@ def darken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Replaces the network: every value halved. Returns the `weights` that were asked for."""
     asked: list[Any] = []
 
-    def load(weights: Any = None) -> Derainer:
+    def load(weights: Any = None, devices: int = 1) -> Derainer:
         asked.append(weights)
         return Derainer(TINY, {}, restore=lambda _, image: 0.5 * image)
 
@@ -133,7 +133,7 @@ def test_tiles_reach_the_derainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return image
 
     monkeypatch.setattr(
-        Derainer, "load", staticmethod(lambda _: Derainer(TINY, {}, restore=forward))
+        Derainer, "load", staticmethod(lambda _, **__: Derainer(TINY, {}, restore=forward))
     )
     source = save(tmp_path / "photo.png", size=(64, 40))
     arguments = ["derain", str(source), "-o", str(tmp_path / "out"), "--tile", "24"]

@@ -33,6 +33,62 @@ def test_steps_to_trace_must_be_a_positive_number(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], None),
+        (["--distributed"], (None, None, None, 300)),
+        (["--distributed", "--distributed_timeout=7"], (None, None, None, 7)),
+        (
+            [
+                "--distributed",
+                "--coordinator_address=[::1]:80",
+                "--num_processes=2",
+                "--process_id=1",
+            ],
+            ("[::1]:80", 2, 1, 300),
+        ),
+    ],
+)
+def test_who_the_other_processes_are(
+    flags: list[str], expected: tuple[str | None, int | None, int | None, int] | None
+) -> None:
+    given = parse_flags("train", ["train.py", CONFIG, "--workdir=runs/x", *flags], "")
+    assert given is not None
+    names = ("coordinator", "processes", "process", "timeout")
+    wanted = None if expected is None else dict(zip(names, expected, strict=True))
+    assert given.distributed == wanted
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_processes=2"], "--num_processes goes with --distributed"),
+        (["--distributed", "--process_id=0"], "--coordinator_address and --num_processes missing"),
+        (["--distributed", "--distributed_timeout=0"], "distributed_timeout"),
+        (
+            ["--distributed", "--coordinator_address=h", "--num_processes=2", "--process_id=1"],
+            "--coordinator_address=h: must be HOST:PORT",
+        ),
+        (
+            ["--distributed", "--coordinator_address=h:1", "--num_processes=2", "--process_id=2"],
+            "--process_id=2: must be below --num_processes=2",
+        ),
+        (["--config.mesh.width=2"], "no such key: width"),
+        (["--config.mesh.fsdp=0"], "config.mesh: fsdp must be a positive number of devices or -1"),
+    ],
+)
+def test_mistaken_flags_are_told_in_one_line(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags]
+    assert run_experiment("train", argv, "") == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert message in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_evaluation_has_no_steps_to_trace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

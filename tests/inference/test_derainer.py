@@ -112,7 +112,7 @@ def test_short_memory_falls_back_to_tiles_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     derainer = identity()
-    monkeypatch.setattr(memory, "budget_bytes", lambda: memory.forward_bytes(TINY, 128, 128))
+    monkeypatch.setattr(memory, "budget_bytes", lambda *_: memory.forward_bytes(TINY, 128, 128))
     with caplog.at_level(logging.WARNING):
         assert len(derainer.plan(128, 128)) == 1
         assert not caplog.records

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from toy_training import RandomPairs, options_of, small_config, toy_init_params, toy_restore
 
+from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
 from drsformer_jax.training import loop, processes, state, step
 from drsformer_jax.training.interruption import Interrupted
@@ -52,6 +54,7 @@ def validate(params: Any, attempt: Any) -> loop.Validation:
 
 
 def main(run: dict[str, Any]) -> int:
+    quiet_orbax()
     if run["processes"] > 1:
         processes.join(f"127.0.0.1:{run['port']}", run["processes"], run["process"], 60)
     if run["network"] == "toy":
@@ -59,6 +62,9 @@ def main(run: dict[str, Any]) -> int:
     if run["float64"]:
         in_float64()
     fault = run.get("fault") if jax.process_index() == 1 else None
+    if run.get("fault") == "no room":
+        # A write beyond this size fails as one to a full disk does.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY))
     workdir = Path(run["workdir"])
     if fault == "other folder":
         workdir = workdir.with_name("elsewhere")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from ml_collections import ConfigDict
 from toy_training import RandomPairs, options_of, small_config
 
 from drsformer_jax.errors import UserError
+from drsformer_jax.training.interruption import Interrupted
 from drsformer_jax.training.loop import TrainingDivergedError, Validation, train
 from drsformer_jax.training.state import TrainState
+
+PATIENCE = 20  # seconds that nothing here may take
 
 pytestmark = pytest.mark.usefixtures("toy_network")
 
@@ -151,12 +156,121 @@ def test_a_stop_request_saves_and_the_run_goes_on_as_if_never_stopped(
         return Validation({"psnr": 1.0}, "one", {})
 
     handler = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as stopped:
         run(small_config(), tmp_path / "stopped", stop_at_first_validation)
+    assert stopped.value.number == number
     assert calls == [1]
     assert signal.getsignal(number) == handler
     assert (tmp_path / "stopped" / "checkpoints" / "3").is_dir()
     assert_identical(whole, run(small_config(), tmp_path / "stopped"))
+
+
+def test_a_validation_that_is_left_is_done_after_the_restart(tmp_path: Path) -> None:
+    validated: list[str] = []
+
+    def validate(params: Any, attempt: Any) -> Validation | None:
+        def work() -> bool:
+            if len(validated) == 1 and not stopped:
+                stopped.append(1)
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(PATIENCE)
+            return True
+
+        validated.append("begun")
+        return Validation({"psnr": 1.0}, "one", {}) if attempt(work) else None
+
+    stopped: list[int] = []
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        run(small_config(), tmp_path, validate)
+    assert time.monotonic() - began < PATIENCE
+    assert not [r for r in records(tmp_path) if "psnr" in r]
+    run(small_config(), tmp_path, validate)
+    assert [r["step"] for r in records(tmp_path) if "psnr" in r] == [3, 6]
+
+
+def test_a_stop_request_during_compilation_is_heard_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_to_trace(config: Any, params: Any, image: jax.Array) -> jax.Array:
+        del config
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)
+        return image @ params["mix"]
+
+    run(small_config(total_steps=2), tmp_path)
+    monkeypatch.setattr("drsformer_jax.training.step.restore", slow_to_trace)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        run(small_config(), tmp_path)
+    assert time.monotonic() - began < PATIENCE
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_the_best_checkpoint_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = iter([20.0, 30.0, 25.0, 10.0])
+
+    def validate(params: Any, attempt: Any) -> Validation:
+        return Validation({"psnr": next(scores)}, "", {})
+
+    config = small_config(total_steps=8, eval_every=2, keep_checkpoints=1)
+    run(config, tmp_path, validate)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "8"]
+    assert "best validation after step 4" in capsys.readouterr().out
+
+
+def flip_a_bit(folder: Path) -> None:
+    largest = max((folder / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def cut_short(folder: Path) -> None:
+    for path in (folder / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+
+
+def lose_the_configuration(folder: Path) -> None:
+    (folder / "config" / "metadata").unlink()
+
+
+def hold_other_values(folder: Path) -> None:
+    """As if they had changed on the disk in a way that can still be read."""
+    data = folder / "data" / "metadata"
+    document = json.loads(data.read_text())
+    assert len(document["fingerprint"]) == 64
+    data.write_text(json.dumps(document | {"fingerprint": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    "damage", [hold_other_values, flip_a_bit, cut_short, lose_the_configuration]
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
+    tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(small_config(), tmp_path / "whole")
+    run(small_config(total_steps=4), tmp_path / "damaged")
+    folder = tmp_path / "damaged" / "checkpoints"
+    damage(folder / "4")
+    capsys.readouterr()
+    assert_identical(whole, run(small_config(), tmp_path / "damaged"))
+    output = capsys.readouterr().out
+    assert f"warning: {folder / '4'} is damaged" in output
+    assert "resuming after step 2" in output
+    assert (folder / "4.damaged").is_dir()
+    # The step has been saved anew.
+    assert (folder / "4").is_dir()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_run_without_a_good_checkpoint_is_not_begun_anew(tmp_path: Path) -> None:
+    run(small_config(total_steps=2), tmp_path)
+    cut_short(tmp_path / "checkpoints" / "2")
+    with pytest.raises(UserError, match=r"no good checkpoint left: .*checkpoints/2 is damaged"):
+        run(small_config(), tmp_path)
+    assert (tmp_path / "checkpoints" / "2").is_dir()
 
 
 def test_validation_sees_the_moving_average_where_there_is_one(tmp_path: Path) -> None:

@@ -160,3 +160,19 @@ def test_what_one_process_cannot_do_ends_all(tmp_path: Path, fault: str, told: l
         assert code == 2, results
         (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
         assert re.match(f"error: {message}", line), line
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"total_steps": 8, "log_every": 0, "eval_every": 0}
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    succeed(full, **(options | {"total_steps": 2}))
+    ((code, _, errors),) = train(full, fault="no room", **options)
+    assert code == 2
+    assert errors.count("\n") == 1, errors
+    assert "a checkpoint could not be written (File too large)" in errors
+    assert f"the last good one is {full / 'checkpoints' / '2'}" in errors
+    # With room again, it goes on as if nothing had been.
+    succeed(full, **options)
+    succeed(whole, **options)
+    for a, b in zip(final(full), final(whole), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,98 @@
+"""One image on several devices of this process, each with a band of its rows."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from drsformer_jax.errors import UserError
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import RowShards, restore
+
+AXIS = "rows"
+_WHOLE, _BANDS = PartitionSpec(), PartitionSpec(None, AXIS)
+
+
+def make_cpu_devices(count: int) -> None:
+    """Lets JAX, where it computes on CPU, take the CPU for so many devices.
+
+    It has to come before JAX is first used; later, there are those that there are.
+    """
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def first_devices(count: int) -> list[jax.Device]:
+    """The first of this process's devices.
+
+    Raises:
+      UserError: it has fewer; the message names the flag.
+    """
+    if count < 1:
+        raise UserError(f"--devices must be positive, not {count}")
+    devices = jax.local_devices()
+    if count > len(devices):
+        raise UserError(
+            f"--devices {count}: there are only {len(devices)} ({devices[0].platform}); "
+            "choose no more"
+        )
+    return devices[:count]
+
+
+class SplitForward:
+    """The network's forward of (params, image), the rows of the image over several devices.
+
+    One program is compiled for each size of the image.
+    """
+
+    def __init__(self, config: DRSformerConfig, devices: int) -> None:
+        """Takes the first `devices` ones.
+
+        Raises:
+          UserError: there are fewer.
+        """
+        self._config = config
+        self._mesh = Mesh(np.array(first_devices(devices)), (AXIS,))
+        self._programs: dict[RowShards, Any] = {}
+
+    @property
+    def params_sharding(self) -> NamedSharding:
+        """Where the parameters have to be: whole on each of the devices."""
+        return NamedSharding(self._mesh, _WHOLE)
+
+    def __call__(self, params: Any, image: np.ndarray) -> np.ndarray:
+        """float32 B H W C, H and W multiples of 8, to the same."""
+        rows = self.rows(image)
+        if rows not in self._programs:
+            self._programs[rows] = self.program(rows)
+        return np.asarray(self._programs[rows](params, self.bands(image)))[:, : rows.height]
+
+    def rows(self, image: np.ndarray) -> RowShards:
+        """How those of B H W C are split."""
+        return RowShards(AXIS, self._mesh.size, image.shape[1])
+
+    def bands(self, image: np.ndarray) -> jax.Array:
+        """B H W C -> B `rows.padded_height` W C, on each device the rows that are its own."""
+        rows = self.rows(image)
+        padding = (0, rows.padded_height - rows.height)
+        padded = np.pad(image, ((0, 0), padding, (0, 0), (0, 0)))
+        return jax.device_put(padded, NamedSharding(self._mesh, _BANDS))
+
+    def program(self, rows: RowShards) -> Any:
+        """The jitted function of parameters and bands."""
+        from drsformer_jax.inference.derainer import compiled_for_inference
+
+        return compiled_for_inference(
+            jax.shard_map(
+                functools.partial(restore, self._config, rows=rows),
+                mesh=self._mesh,
+                in_specs=(_WHOLE, _BANDS),
+                out_specs=_BANDS,
+                check_vma=False,
+            )
+        )

@@ -1,0 +1,76 @@
+"""The network with its rows split over eight CPU devices, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from drsformer_jax.models.config import PRESETS
+from drsformer_jax.models.drsformer import restore
+from drsformer_jax.ops.rows import RowShards
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def differences() -> dict[str, dict[str, float]]:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(HERE / "split_programs.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return found
+
+
+CASES = {
+    "block with biases, 40 rows over 4": 1e-12,
+    "latent block with biases, 64 rows over 8": 1e-12,
+    "latent block, 56 rows over 4": 1e-12,
+    "compensator, 40 rows over 4": 1e-12,
+    "network with all options, 40 rows over 4": 1e-12,
+    "plain network, float32, 32 rows over 2": 1e-5,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_split_as_on_one_device(case: str, differences: dict[str, dict[str, float]]) -> None:
+    """Differences are relative to the largest value of each array."""
+    assert differences[case]["value"] <= CASES[case]
+    assert differences[case]["gradients"] <= 10 * CASES[case]
+
+
+def test_all_cases_are_looked_at(differences: dict[str, dict[str, float]]) -> None:
+    assert differences.keys() == CASES.keys()
+
+
+def test_the_image_must_be_a_band() -> None:
+    with pytest.raises(ValueError, match="expected a band of 16 rows, not 40"):
+        restore(PRESETS["tiny"], {}, jnp.zeros((1, 40, 16, 3)), RowShards("rows", 4, 40))
+
+
+def test_rows_are_part_of_what_is_traced() -> None:
+    """The same blocks for other heights and axes: nothing may be taken from another's cache."""
+    from drsformer_jax.models.drsformer import _outlined_block
+    from drsformer_jax.models.mefc import _outlined_step
+
+    config = PRESETS["tiny"]
+    keys = [None, *(RowShards(axis, 4, height) for axis in "ab" for height in (32, 40))]
+    assert len({id(_outlined_block(config, 1, rows)) for rows in keys}) == len(keys)
+    assert len({id(_outlined_step(None, rows)) for rows in keys}) == len(keys)
+    assert jax.tree.leaves(keys[1]) == [keys[1]]
