@@ -95,7 +95,10 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
     named = _TOPOLOGY.fullmatch(topology)
     if named is None:
         raise UserError(f"topology {topology!r}: must be a chip and sizes, such as v5e:4x4")
-    # Without these libtpu looks for the machine's own TPU, and for others that compile.
+    # Without these libtpu looks for the machine's own TPU, and for others that compile. That the
+    # type of the machine's TPU is told keeps it from complaining that it found none: it is not
+    # what is compiled for.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
