@@ -51,19 +51,11 @@ def by_kind(program: Program, clock: float) -> dict[str, float]:
     return {kind: found[kind] for kind in (*KINDS, "other")}
 
 
-def clock_of(topology: str) -> float:
-    """Cycles a second; UserError for a chip of which that is not known."""
-    clock = chip_of(topology).clock_hz
-    if clock is None:
-        raise UserError(f"--topology {topology}: the clock of this chip is not known")
-    return clock
-
-
 def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
     """Compiles one program and returns its line of the table."""
     config = dataclasses.replace(PRESETS[args.preset], dtype=dtype, platform="tpu", unroll=False)
     topology = args.topology
-    clock = clock_of(topology)
+    clock = chip_of(topology).clock_hz
     if task == "forward":
         program = compile_forward(config, tpu_mesh(topology, chips=1), args.batch, args.size)
     else:
@@ -111,7 +103,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", default="drsformer", choices=PRESETS, help="the network")
-    parser.add_argument("--topology", default="v5e:4x4", help="v5e:... or v6e:...")
+    parser.add_argument("--topology", default="v5e:4x4", help="such as v6e:4x4")
     parser.add_argument("--batch", type=int, default=4, help="images a chip (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="of an image (default: %(default)s)")
     tasks, dtypes = ["forward", "training"], ["bfloat16", "float32"]
@@ -124,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = parser().parse_args()
     try:
-        clock = clock_of(args.topology)
+        clock = chip_of(args.topology).clock_hz
         rows = [measure(args, task, dtype) for task in args.tasks for dtype in args.dtypes]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +21,11 @@ def check_destination(flag: str, path: Path | None) -> None:
         raise UserError(f"{flag} {path}: is a folder, give a file name")
     if not path.parent.is_dir():
         raise UserError(f"{flag} {path}: there is no folder {path.parent}, make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{flag} {path}: the folder {path.parent} cannot be written")
+    try:
+        # Permissions alone do not tell: a file system can be read-only, or no place for files.
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be written ({error.strerror})") from error
 
 
 def write_report(flag: str, path: Path | None, write: Callable[[Path], None]) -> None:

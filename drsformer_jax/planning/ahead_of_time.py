@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import init_params, restore
+from drsformer_jax.planning.chips import chip_of
 from drsformer_jax.planning.compiled_text import (
     Operation,
     collectives,
@@ -30,12 +31,8 @@ from drsformer_jax.training.sharding import MeshOptions, batch_sharding, make_me
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
 
-# Others end the process inside libtpu (v5e:0x0), where nothing can catch it.
-_TOPOLOGY = re.compile(r"(?P<chip>v\w+):[1-9]\d*(x[1-9]\d*)*(_(un)?twisted)?")
-
-# A chip of v4 has two cores, which work as one device ("megacore"); left to itself libtpu describes
-# each as a device of its own, of which JAX makes no mesh.
-CHIP_SETTINGS = {"v4": {"chip_config_name": "megacore"}}
+# Some others end the process inside libtpu (v5e:0x0), where nothing can catch it.
+_TOPOLOGY = re.compile(r"\w+:[1-9]\d*(x[1-9]\d*)*(_(un)?twisted)?")
 
 # Floats; 1 TiB, more than any chip has.
 _TOO_MANY = 2**38
@@ -89,22 +86,21 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
       options: sizes of the axes; by default all chips along "data".
 
     Raises:
-      UserError: libtpu is not installed, or does not know the topology; the chips do not make up
-        the mesh.
+      UserError: libtpu is not installed, or does not know the topology; the chips are none of
+        `CHIPS`, or do not make up the mesh.
     """
-    named = _TOPOLOGY.fullmatch(topology)
-    if named is None:
+    settings = chip_of(topology).settings
+    if not _TOPOLOGY.fullmatch(topology):
         raise UserError(f"topology {topology!r}: must be a chip and sizes, such as v5e:4x4")
-    # Without these libtpu looks for the machine's own TPU, and for others that compile. That the
-    # type of the machine's TPU is told keeps it from complaining that it found none: it is not
-    # what is compiled for.
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    # Without these libtpu looks for the machine's own TPU, and for others that compile.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # Any will do: it keeps libtpu from warning that it does not know what machine this is.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     try:
         description = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, **CHIP_SETTINGS.get(named["chip"], {})
+            platform="tpu", topology_name=topology, **settings
         )
     except Exception as error:  # of the plugin: what it raises is not documented
         reason = str(error).partition("\n")[0]
@@ -116,7 +112,7 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
 
 
 def usable_memory(mesh: Mesh) -> int | None:
-    """Bytes of a chip's memory that the compiler gives a program; None if it does not say.
+    """Bytes of a TPU's memory that the compiler gives a program; None if it does not say.
 
     It says so, to hundredths of a GiB and at once, of a program that needs more than there is.
     """

@@ -12,26 +12,28 @@ class Chip:
     """One chip.
 
     Attributes:
-      hbm_bytes: device memory; documented in GB, taken as GiB, as the compiler does. What the
-        compiler gives a program (`ahead_of_time.usable_memory`) is another number: 30.75 GiB on v4,
-        15.75 on v5e, 95.73 on v5p, 31.24 on v6e.
-      clock_hz: cycles a second, or None where nothing is known. Estimates of large matrix products
-        approach 131,072 FLOP a cycle on v5e and 524,288 on v6e; with the 197 and 918 TFLOP/s in
-        bfloat16 of their data sheets these clocks follow.
+      hbm_bytes: device memory; documented in GB, taken as GiB, as the compiler does. What it gives
+        a program (`ahead_of_time.usable_memory`) is another number: 30.75 GiB on v4, 15.75 on v5e,
+        95.73 on v5p, 31.24 on v6e.
+      clock_hz: cycles a second. The compiler's estimates of large matrix products in bfloat16
+        approach 131,072 FLOP a cycle on v5e, 262,144 on v4 and v5p, and 524,288 on v6e; with the
+        197, 275, 459 and 918 TFLOP/s of their data sheets these clocks follow.
       link_bits_per_second: of a chip to all its neighbours together (ICI).
+      settings: for libtpu: "megacore" makes one device of the two cores of a chip.
     """
 
     hbm_bytes: int
-    clock_hz: float | None
+    clock_hz: float
     link_bits_per_second: float
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 GIB = 2**30
 
 CHIPS = {
-    "v4": Chip(32 * GIB, None, 2_400e9),
+    "v4": Chip(32 * GIB, 1.05e9, 2_400e9, {"chip_config_name": "megacore"}),
     "v5e": Chip(16 * GIB, 1.5e9, 1_600e9),
-    "v5p": Chip(95 * GIB, None, 4_800e9),
+    "v5p": Chip(95 * GIB, 1.75e9, 4_800e9, {"chip_config_name": "megacore"}),
     "v6e": Chip(32 * GIB, 1.75e9, 3_584e9),
 }
 

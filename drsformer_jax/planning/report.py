@@ -122,7 +122,7 @@ def _time(plan: Plan) -> str:
     step, compute, talk = plan.step_seconds, plan.compute_seconds, plan.communication_seconds
     if step is None or compute is None or talk is None or plan.target.chip is None:
         return "no estimate"
-    clock = (plan.target.chip.clock_hz or 0) / 1e9
+    clock = plan.target.chip.clock_hz / 1e9
     return (
         f"{step * 1e3:.1f} ms a step, {plan.stage.batch_size / step:.1f} images/s (estimate: "
         f"{compute * 1e3:.1f} ms of cycles at {clock:g} GHz + {talk * 1e3:.2f} ms of messages)"

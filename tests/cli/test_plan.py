@@ -105,6 +105,7 @@ def test_batch_that_the_devices_do_not_divide(eight: dict[str, Any]) -> None:
     ("arguments", "told"),
     [
         (["--json=/nowhere/plan.json", "--topology=v5e:2x2"], "there is no folder /nowhere"),
+        (["--json=/proc/plan.json", "--topology=v5e:2x2"], "cannot be written"),
         ([], "--topology is missing"),
         (["--device=cpu", "--topology=v5e:2x2"], "it is a number of devices"),
         (["--topology=v5e:2x2", "--config.no_such_key=1"], "no_such_key"),

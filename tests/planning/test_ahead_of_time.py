@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 
 import jax
 import pytest
@@ -30,11 +31,21 @@ def test_forward_on_one_chip() -> None:
 
 
 def test_unknown_topology_is_a_mistake_of_the_user() -> None:
-    with pytest.raises(UserError, match=r"no compiler for the topology 'v0:1x1' .*\[tpu\]"):
+    with pytest.raises(UserError, match="'v0' is none of v4, v5e, v5p, v6e"):
         tpu_mesh("v0:1x1")
+    # libtpu's own, or its absence.
+    with pytest.raises(UserError, match=r"no compiler for the topology 'v5e:3x7' .*\[tpu\]"):
+        tpu_mesh("v5e:3x7")
 
 
-@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:0x0", "v5e:4x", "v5e:4x-4", "4x4"])
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:0x0", "v5e:4x", "v5e:4x-4", "v5e:4,4"])
 def test_topology_that_is_none_never_reaches_the_compiler(topology: str) -> None:
     with pytest.raises(UserError, match="must be a chip and sizes, such as v5e:4x4"):
         tpu_mesh(topology)
+
+
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:16x16", "v5p:2x2x1", "v6e:2x2"])
+def test_a_chip_is_one_device(topology: str) -> None:
+    sizes = map(int, topology.partition(":")[2].split("x"))
+    assert tpu_mesh(topology).size == math.prod(sizes)

@@ -84,8 +84,8 @@ def test_other_errors_of_the_compiler_are_not_hidden(monkeypatch: pytest.MonkeyP
 
 
 def test_largest_batch() -> None:
-    assert largest_batch(hbm_bytes=126, needed_bytes=36, fixed_bytes=16, images=4) == 22
-    assert largest_batch(hbm_bytes=5, needed_bytes=30, fixed_bytes=10, images=4) == 0
+    assert largest_batch(hbm_bytes=126, needed_bytes=36, state_bytes=16, images=4) == 22
+    assert largest_batch(hbm_bytes=5, needed_bytes=30, state_bytes=10, images=4) == 0
 
 
 def test_rings() -> None:
