@@ -141,6 +141,13 @@ def test_other_commands_take_no_changes(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @needs_libtpu
+def test_cache_that_cannot_be_read_is_not_written() -> None:
+    program = "from drsformer_jax.cli import plan; plan._prepare('tpu', 'v5e:2x2'); import jax"
+    done = run("-c", f"{program}; print(jax.config.jax_enable_compilation_cache)")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+@needs_libtpu
 def test_real_plan(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     done = run(
