@@ -38,9 +38,17 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def one_chip(monkeypatch: pytest.MonkeyPatch, compiled: Any) -> Target:
-    """A v5e whose compiler gives `compiled`, or raises it."""
+    """A v5e whose compiler gives `compiled`, or raises it.
 
-    def compile_training(*args: Any, **settings: Any) -> Program:
+    It refuses a larger batch, too, which would need 1 GiB and three 16ths for every image.
+    """
+    planned: list[int] = []
+
+    def compile_training(model: Any, mesh: Any, batch: int, *args: Any, **kwargs: Any) -> Program:
+        planned.append(batch)
+        if batch > planned[0]:
+            needed = SCRATCH.replace("1.5T", f"{1 + batch * 3 / 16}G")
+            raise jax.errors.JaxRuntimeError(needed)
         if isinstance(compiled, Exception):
             raise compiled
         return compiled
@@ -58,8 +66,9 @@ def test_estimates_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found["bytes_per_chip"], found["fits"]) == (4 * GIB, True)
     assert found["estimated_step_ms"] == pytest.approx(200)  # 3e8 cycles at 1.5 GHz
     assert found["images_per_second"] == pytest.approx(16 / 0.2)
-    # 4 of 15.75 GiB for 16 images.
-    assert found["largest_batch_per_chip"] == 63
+    # By proportion 63 images would seem to fit.
+    assert found["larger"] == {"batch_per_chip": 256, "bytes_per_chip": 49 * GIB}
+    assert found["largest_batch_per_chip"] == int((15.75 - 1) * 16 / 3)
 
 
 @pytest.mark.parametrize(("message", "gib"), [(ALL, 20.31), (SCRATCH, 1536)])
@@ -84,8 +93,8 @@ def test_other_errors_of_the_compiler_are_not_hidden(monkeypatch: pytest.MonkeyP
 
 
 def test_largest_batch() -> None:
-    assert largest_batch(hbm_bytes=126, needed_bytes=36, state_bytes=16, images=4) == 22
-    assert largest_batch(hbm_bytes=5, needed_bytes=30, state_bytes=10, images=4) == 0
+    assert largest_batch(126, (0, 16), (4, 36)) == 22
+    assert largest_batch(5, (0, 10), (4, 30)) == 0
 
 
 def test_rings() -> None:
