@@ -93,6 +93,9 @@ def _prepare(device: str, topology: str) -> None:
         raise UserError(
             "libtpu, the compiler for TPUs, is not installed: pip install 'drsformer_jax[tpu]'"
         )
+    if device == "tpu":
+        # Programs for chips that are not there can be written to JAX's cache, but not be read.
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     if device != "gpu":
         # Whatever this machine has otherwise is left alone.
         os.environ["JAX_PLATFORMS"] = "cpu"

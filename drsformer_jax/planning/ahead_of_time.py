@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -23,10 +25,17 @@ from drsformer_jax.planning.compiled_text import (
     operations,
     total_cycles,
 )
+from drsformer_jax.planning.out_of_memory import bytes_available
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import MeshOptions, batch_sharding, make_mesh, replicated
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
+
+# Some others end the process inside libtpu (v5e:0x0), where nothing can catch it.
+_TOPOLOGY = re.compile(r"\w+:[1-9]\d*(x[1-9]\d*)*(_(un)?twisted)?")
+
+# Floats; 1 TiB, more than any chip has.
+_TOO_MANY = 2**38
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +90,8 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
         `CHIPS`, or do not make up the mesh.
     """
     settings = chip_of(topology).settings
+    if not _TOPOLOGY.fullmatch(topology):
+        raise UserError(f"topology {topology!r}: must be a chip and sizes, such as v5e:4x4")
     # Without these libtpu looks for the machine's own TPU, and for others that compile.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -98,6 +109,19 @@ def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | Non
             "pip install 'drsformer_jax[tpu]', and name one such as v5e:4x4"
         ) from error
     return make_mesh(options, devices=description.devices[:chips])
+
+
+def usable_memory(mesh: Mesh) -> int | None:
+    """Bytes of a TPU's memory that the compiler gives a program; None if it does not say.
+
+    It says so, to hundredths of a GiB and at once, of a program that needs more than there is.
+    """
+    program = jax.jit(jnp.sum, in_shardings=replicated(mesh), out_shardings=replicated(mesh))
+    try:
+        program.lower(jax.ShapeDtypeStruct((_TOO_MANY,), jnp.float32)).compile()
+    except JaxRuntimeError as error:
+        return bytes_available(str(error))
+    return None
 
 
 def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) -> Program:

@@ -12,7 +12,9 @@ class Chip:
     """One chip.
 
     Attributes:
-      hbm_bytes: device memory; documented in GB, taken as GiB, as the compiler does.
+      hbm_bytes: device memory; documented in GB, taken as GiB, as the compiler does. What it gives
+        a program (`ahead_of_time.usable_memory`) is another number: 30.75 GiB on v4, 15.75 on v5e,
+        95.73 on v5p, 31.24 on v6e.
       clock_hz: cycles a second. The compiler's estimates of large matrix products in bfloat16
         approach 131,072 FLOP a cycle on v5e, 262,144 on v4 and v5p, and 524,288 on v6e; with the
         197, 275, 459 and 918 TFLOP/s of their data sheets these clocks follow.

@@ -1,10 +1,10 @@
-"""What a training run needs of its devices: memory, time, messages, from one compilation."""
+"""What a training run needs of its devices: memory, time, messages, from its compiled step."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +23,10 @@ from drsformer_jax.planning.ahead_of_time import (
     tpu_mesh,
     training_flops,
     training_state,
+    usable_memory,
 )
 from drsformer_jax.planning.chips import Chip, chip_of, communication_seconds
+from drsformer_jax.planning.out_of_memory import bytes_needed, is_out_of_memory
 from drsformer_jax.training.options import TrainingOptions, training_options
 from drsformer_jax.training.sharding import (
     DATA,
@@ -35,12 +37,9 @@ from drsformer_jax.training.sharding import (
     state_sharding,
 )
 
-# Of a TPU's memory, by its compiler: 0.25 GiB of v5e's 16.
-KEPT_BACK = 1 / 64
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_ALL_NEEDED = re.compile(r"\bUsed ([\d.]+)([KMGT]?) of ")
-_SCRATCH_NEEDED = re.compile(r"\bHLO temporaries \(([\d.]+)([KMGT]?)\)")
+# A batch so many times what seems to fit is surely refused, which takes the compiler a tenth of the
+# time that a program takes, and it tells what that one needs.
+BEYOND = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Target:
       topology: as it was asked for.
       platform: "tpu", "cpu" or "gpu".
       mesh: of the run.
-      hbm_bytes: memory of one device, or None where it is not known.
+      hbm_bytes: memory of one device that a program may have: what TPU's compiler says, or, if it
+        does not, what is documented; None where nothing is known.
       chip: for estimates of time; None where there are none.
     """
 
@@ -71,7 +71,9 @@ class Plan:
       stages: how many there are.
       program: None: the compiler found that it does not fit.
       needed_bytes: a device, where the compiler said so when it did not fit.
-      state_bytes: of them parameters, moments and average, without padding.
+      larger: images at a time on a device, and bytes that they need, of a batch beyond the memory
+        (TPU only); None where there is none.
+      state_bytes: of `bytes_per_chip` parameters, moments and average, without padding.
       flops: on one device; see `ahead_of_time.training_flops`.
     """
 
@@ -82,6 +84,7 @@ class Plan:
     stages: int
     program: Program | None
     needed_bytes: int | None
+    larger: tuple[int, int] | None
     state_bytes: int
     flops: float
 
@@ -105,14 +108,24 @@ class Plan:
 
     @property
     def largest_batch_per_chip(self) -> int | None:
-        """An estimate; see `largest_batch`."""
+        """An estimate: on the line through this batch and a larger one that was refused.
+
+        Without that one the training state stays, and all else grows with the images, which is far
+        too much for a small batch, and for what the compiler does when memory gets short.
+        """
         hbm, needed = self.target.hbm_bytes, self.bytes_per_chip
         if hbm is None or needed is None:
             return None
+        planned = (self.images_at_a_time, needed)
+        ends = (planned, self.larger) if self.larger else ((0, self.state_bytes), planned)
+        return self.options.accumulation_steps * largest_batch(hbm, *ends)
+
+    @property
+    def images_at_a_time(self) -> int:
+        """That one device, or those along "spatial" together, hold."""
         shape = self.target.mesh.shape
         images = self.stage.batch_size // (shape[DATA] * shape[FSDP])
-        parts = self.options.accumulation_steps
-        return parts * largest_batch(hbm, needed, self.state_bytes, images // parts)
+        return images // self.options.accumulation_steps
 
     @property
     def compute_seconds(self) -> float | None:
@@ -139,18 +152,15 @@ class Plan:
         return None if compute is None or communication is None else compute + communication
 
 
-def largest_batch(hbm_bytes: int, needed_bytes: int, state_bytes: int, images: int) -> int:
-    """Images a chip that fit, from what `images` of them need.
+def largest_batch(hbm_bytes: int, smaller: tuple[int, int], larger: tuple[int, int]) -> int:
+    """Images a chip that fit, if memory grows evenly with them.
 
-    The training state stays, and all else, the program too, is taken to grow with the images, which
-    is too much for what does not grow. The preset "tiny" in float32 on v5e, images 64x64: the
-    estimate from 4 images a chip is 275, from 32 it is 339, and the line through both meets the
-    memory at 349. Where a program does not fit, the compiler's own attempts to save memory blur
-    the numbers: of images 256x256, 64 need 0.47 GiB each and 512 need 0.52 GiB each.
+    Args:
+      smaller, larger: images, and the bytes that they need.
     """
-    growing = max(needed_bytes - state_bytes, 1) / images
-    usable = hbm_bytes * (1 - KEPT_BACK)
-    return max(math.floor((usable - state_bytes) / growing), 0)
+    (images, needed), (more_images, more_needed) = smaller, larger
+    growing = max(more_needed - needed, 1) / (more_images - images)
+    return max(math.floor(images + (hbm_bytes - needed) / growing), 0)
 
 
 def planned_options(config: Mapping[str, Any], batch: int | None) -> TrainingOptions:
@@ -178,7 +188,7 @@ def target_of(topology: str, platform: str, options: TrainingOptions) -> Target:
     if platform == "tpu":
         chip = chip_of(topology)
         mesh = tpu_mesh(topology, options=options.mesh)
-        return Target(topology, platform, mesh, chip.hbm_bytes, chip)
+        return Target(topology, platform, mesh, usable_memory(mesh) or chip.hbm_bytes, chip)
     try:
         devices = jax.devices(platform)
     except RuntimeError as error:
@@ -214,43 +224,40 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     flops = training_flops(
         model, images, (rows, stage.patch_size), options.optimizer, options.ema_decay
     )
-    program, needed = None, None
-    state = state_bytes(options, mesh)
+    compiled = functools.partial(_compiled, options, model, mesh, stage)
+    program, needed = compiled(stage.batch_size)
+    plan = Plan(
+        options, model, target, stage, len(options.stages), program, needed, None,
+        state_bytes(options, mesh), flops,
+    )  # fmt: skip
+    estimate = plan.largest_batch_per_chip
+    if program is None or target.platform != "tpu" or estimate is None:
+        return plan
+    factor = max(math.ceil(BEYOND * estimate / (parts * plan.images_at_a_time)), 2)
+    _, more = compiled(factor * stage.batch_size)
+    larger = (factor * plan.images_at_a_time, more) if more else None
+    return dataclasses.replace(plan, larger=larger)
+
+
+def _compiled(
+    options: TrainingOptions, model: DRSformerConfig, mesh: Mesh, stage: Stage, batch: int
+) -> tuple[Program | None, int | None]:
+    """The training step, or None if it does not fit; and the bytes it needs, as far as known."""
     try:
         program = compile_training(
             model,
             mesh,
-            stage.batch_size,
+            batch,
             stage.patch_size,
             optimizer_options=options.optimizer,
-            accumulation_steps=parts,
+            accumulation_steps=options.accumulation_steps,
             ema_decay=options.ema_decay,
         )
     except JaxRuntimeError as error:
         if not is_out_of_memory(str(error)):
             raise
-        batch = 2 * images * rows * stage.patch_size * model.in_channels * 4
-        needed = bytes_needed(str(error), state + batch)
-    stages = len(options.stages)
-    return Plan(options, model, target, stage, stages, program, needed, state, flops)
-
-
-def is_out_of_memory(message: str) -> bool:
-    """Whether a compiler's error says that the program does not fit the device."""
-    return "RESOURCE_EXHAUSTED" in message or "Ran out of memory" in message
-
-
-def bytes_needed(message: str, argument_bytes: int) -> int | None:
-    """What the program needs by that error, or None if it does not say.
-
-    It tells everything ("Used 20.31G of 15.75G hbm") or scratch alone ("the total memory required
-    for HLO temporaries (20.31G)").
-    """
-    if found := _ALL_NEEDED.search(message):
-        return int(float(found[1]) * _UNITS[found[2]])
-    if found := _SCRATCH_NEEDED.search(message):
-        return int(float(found[1]) * _UNITS[found[2]]) + argument_bytes
-    return None
+        return None, bytes_needed(str(error))
+    return program, program.memory_bytes
 
 
 def state_bytes(options: TrainingOptions, mesh: Mesh) -> int:

@@ -31,6 +31,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "estimated_step_ms": _milliseconds(step),
         "images_per_second": stage.batch_size / step if step else None,
         "largest_batch_per_chip": plan.largest_batch_per_chip,
+        "larger": _larger(plan),
         "device": target.platform,
         "mesh": dict(target.mesh.shape),
         "patch_size": stage.patch_size,
@@ -85,7 +86,7 @@ def recomputed(plan: Plan) -> bool:
 
 def _memory(plan: Plan) -> str:
     hbm, needed = plan.target.hbm_bytes, plan.bytes_per_chip
-    of = "" if hbm is None else f" of {hbm / GIB:.2f} GiB"
+    of = "" if hbm is None else f" of {hbm / GIB:.2f} GiB that a program may have"
     if needed is None:
         return f"more than there is{of}: DOES NOT FIT"
     verdict = {True: ": fits", False: ": DOES NOT FIT", None: ""}[plan.fits]
@@ -97,7 +98,21 @@ def _largest(plan: Plan) -> str:
     largest = plan.largest_batch_per_chip
     if largest is None:
         return "unknown"
-    return f"about {largest} images a device (estimate: all but the state grows with them)"
+    if plan.larger is None:
+        return f"about {largest} images a device (estimate: all but the state grows with them)"
+    images, needed = plan.larger
+    images *= plan.options.accumulation_steps
+    return (
+        f"about {largest} images a device (estimate: between this batch and {images} images, which "
+        f"need {needed / GIB:.2f} GiB)"
+    )
+
+
+def _larger(plan: Plan) -> dict[str, int] | None:
+    if plan.larger is None:
+        return None
+    images, needed = plan.larger
+    return {"batch_per_chip": plan.options.accumulation_steps * images, "bytes_per_chip": needed}
 
 
 def _recomputation(plan: Plan) -> str:

@@ -38,6 +38,12 @@ def test_unknown_topology_is_a_mistake_of_the_user() -> None:
         tpu_mesh("v5e:3x7")
 
 
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:0x0", "v5e:4x", "v5e:4x-4", "v5e:4,4"])
+def test_topology_that_is_none_never_reaches_the_compiler(topology: str) -> None:
+    with pytest.raises(UserError, match="must be a chip and sizes, such as v5e:4x4"):
+        tpu_mesh(topology)
+
+
 @needs_libtpu
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:16x16", "v5p:2x2x1", "v6e:2x2"])
 def test_a_chip_is_one_device(topology: str) -> None:
