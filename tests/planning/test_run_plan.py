@@ -67,8 +67,17 @@ def test_estimates_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["estimated_step_ms"] == pytest.approx(200)  # 3e8 cycles at 1.5 GHz
     assert found["images_per_second"] == pytest.approx(16 / 0.2)
     # By proportion 63 images would seem to fit.
-    assert found["larger"] == {"batch_per_chip": 256, "bytes_per_chip": 49 * GIB}
+    assert found["larger"] == {"batch_per_chip": 192, "bytes_per_chip": 37 * GIB}
     assert found["largest_batch_per_chip"] == int((15.75 - 1) * 16 / 3)
+
+
+def test_a_large_program_does_not_hide_how_little_an_image_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = Program([], GIB, GIB, GIB, GIB, 2 * GIB, 1.0, 1.0, 1.0)
+    found = document(make_plan(planned_options(config(), None), one_chip(monkeypatch, program)))
+    # 110 images seem to fit, where 16 add 2 GiB to the program's 2; thrice that, in whole batches.
+    assert found["larger"]["batch_per_chip"] == 336
 
 
 @pytest.mark.parametrize(("message", "gib"), [(ALL, 20.31), (SCRATCH, 1536)])
