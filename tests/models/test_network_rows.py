@@ -40,28 +40,28 @@ def differences() -> dict[str, dict[str, float]]:
     return found
 
 
-CASES = {
-    "block with biases, 40 rows over 4": 1e-12,
-    "latent block with biases, 64 rows over 8": 1e-12,
-    "latent block, 56 rows over 4": 1e-12,
-    "compensator, 40 rows over 4": 1e-12,
-    "network with all options, 40 rows over 4": 1e-12,
-    "latent block for TPU, 56 rows over 4": 1e-12,
-    "latent block for TPU, 16 rows over 2": 1e-12,
-    "compensator for TPU, 40 rows over 4": 1e-12,
-    "plain network, float32, 32 rows over 2": 1e-5,
-}
+# Float32 is looked at in tests/cli/test_derain_devices.py.
+CASES = [
+    "block with biases, 40 rows over 4",
+    "latent block with biases, 64 rows over 8",
+    "latent block, 56 rows over 4",
+    "compensator, 40 rows over 4",
+    "network with all options, 40 rows over 4",
+    "latent block for TPU, 56 rows over 4",
+    "latent block for TPU, 16 rows over 2",
+    "compensator for TPU, 40 rows over 4",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_split_as_on_one_device(case: str, differences: dict[str, dict[str, float]]) -> None:
     """Differences are relative to the largest value of each array."""
-    assert differences[case]["value"] <= CASES[case]
-    assert differences[case]["gradients"] <= 10 * CASES[case]
+    assert differences[case]["value"] <= 1e-12
+    assert differences[case]["gradients"] <= 1e-11
 
 
 def test_all_cases_are_looked_at(differences: dict[str, dict[str, float]]) -> None:
-    assert differences.keys() == CASES.keys()
+    assert list(differences) == CASES
 
 
 def test_the_image_must_be_a_band() -> None:
