@@ -158,5 +158,6 @@ def test_real_plan(tmp_path: Path) -> None:
     assert (found["chips"], found["hbm_bytes"], found["fits"]) == (4, int(15.75 * 2**30), True)
     assert found["collectives"].keys() == {"all-reduce"}
     assert found["estimated_step_ms"] > found["estimated_communication_ms"] > 0
-    assert found["largest_batch_per_chip"] > 4
+    assert found["larger"]["bytes_per_chip"] > found["hbm_bytes"]
+    assert 4 < found["largest_batch_per_chip"] < found["larger"]["batch_per_chip"]
     assert "fits" in done.stdout
