@@ -54,13 +54,21 @@ def _forward(
 
 
 def _library_gradient(
-    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, precision: lax.PrecisionLike, halo: int
+    x: jax.Array,
+    kernel: jax.Array,
+    cotangent: jax.Array,
+    precision: lax.PrecisionLike,
+    halo: int = 0,
 ) -> jax.Array:
     return jax.vjp(lambda k: _library_convolution(x, k, precision, halo), kernel)[1](cotangent)[0]
 
 
 def _gradient_by_shifts(
-    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, precision: lax.PrecisionLike, halo: int
+    x: jax.Array,
+    kernel: jax.Array,
+    cotangent: jax.Array,
+    precision: lax.PrecisionLike,
+    halo: int = 0,
 ) -> jax.Array:
     """One product of the image and of the cotangent at all kernel elements; copies the latter."""
     height, width, inputs, outputs = kernel.shape
