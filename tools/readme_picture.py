@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from demo import DETAIL, PHOTOGRAPH
 from demo_pictures import Panel, draw_before_after
 
+from demo import DETAIL, PHOTOGRAPH
 from drsformer_jax.data.configured import VALIDATION_RAIN_SEED
 from drsformer_jax.data.photographs import embedded_photographs
-from drsformer_jax.data.sources import SyntheticRain
+from drsformer_jax.data.synthetic import SyntheticRain
 from drsformer_jax.evaluation.metrics import psnr
 from drsformer_jax.inference import Derainer
 

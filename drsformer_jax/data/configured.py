@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.data.photographs import embedded_photographs
-from drsformer_jax.data.sources import PairedFolder, PairSource, SyntheticRain
+from drsformer_jax.data.sources import PairedFolder, PairSource
+from drsformer_jax.data.synthetic import SyntheticRain
 from drsformer_jax.errors import UserError
 
 EMBEDDED = "embedded"

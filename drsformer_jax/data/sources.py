@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Protocol, TypedDict
 import numpy as np
 
 from drsformer_jax.data.images import list_images, read_rgb
-from drsformer_jax.data.rain import LEVELS, add_rain, sample_rain
+from drsformer_jax.data.layout import INPUTS, TARGETS, find_split
+from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError
 
 # Decoded images are kept in memory up to this many bytes a source: the 200 pairs of Rain100L take
@@ -44,7 +45,7 @@ class PairSource(Protocol):
     def __getitem__(self, index: int) -> Pair: ...
 
 
-class _Decoder:
+class Decoder:
     """Reads images, keeping the decoded ones while they fit."""
 
     def __init__(self, cache: bool) -> None:
@@ -66,12 +67,15 @@ class _Decoder:
 
 
 class PairedFolder:
-    """Pairs from two folders: `root/input_dir/NAME.*` is rainy, `root/target_dir/NAME.*` clean.
+    """Pairs from two folders: rainy images in the one, clean images in the other.
 
-    Files pair by name without the suffix, so that a JPEG may be the rainy side of a PNG.
+    Files pair by name, in any of the schemes of `data.pairing`; the suffix does not count, so that
+    a JPEG may be the rainy side of a PNG. Several rainy images may share a clean one.
 
     Args:
         root: the folder that holds both.
+        input_dir, target_dir: in it; by default `input` and `target`, or what others call them
+            (`data.layout`).
         verify: check every file at once (see `verify`). Without, only the pairing is checked.
         cache: keep decoded images in memory, as many as fit into CACHE_LIMIT_BYTES.
 
@@ -81,8 +85,8 @@ class PairedFolder:
     def __init__(
         self,
         root: str | os.PathLike[str],
-        input_dir: str = "input",
-        target_dir: str = "target",
+        input_dir: str | None = None,
+        target_dir: str | None = None,
         *,
         verify: bool = True,
         cache: bool = False,
@@ -90,26 +94,23 @@ class PairedFolder:
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder")
-        self._decode = _Decoder(cache)
-        self._pairing_problems: list[str] = []
-        inputs = self._by_stem(self.root / input_dir)
-        targets = self._by_stem(self.root / target_dir)
-        for stem in sorted(inputs.keys() - targets.keys()):
-            self._pairing_problems.append(f"{inputs[stem]}: no partner in {target_dir}/")
-        for stem in sorted(targets.keys() - inputs.keys()):
-            self._pairing_problems.append(f"{targets[stem]}: no partner in {input_dir}/")
-        self.names = sorted(inputs.keys() & targets.keys())
-        self._paths = [(inputs[name], targets[name]) for name in self.names]
-        self._orphans = [
-            path
-            for files, partners in ((inputs, targets), (targets, inputs))
-            for name, path in sorted(files.items())
-            if name not in partners
+        known = find_split(self.root)
+        input_dir = input_dir or (known and known.input_dir) or INPUTS[0]
+        target_dir = target_dir or (known and known.target_dir) or TARGETS[0]
+        self._decode = Decoder(cache)
+        pairing = pair_by_name(_images(self.root / input_dir), _images(self.root / target_dir))
+        self._paths = [(pair.input, pair.target) for pair in pairing.pairs]
+        self.names = [pair.name for pair in pairing.pairs]
+        self._orphans = [*pairing.lone_inputs, *pairing.lone_targets]
+        self._pairing_problems = [
+            *pairing.ambiguous,
+            *(f"{path}: no partner in {target_dir}/" for path in pairing.lone_inputs),
+            *(f"{path}: no partner in {input_dir}/" for path in pairing.lone_targets),
         ]
         if verify:
             self.verify()
         else:
-            _raise_problems(self.root, self._pairing_problems)
+            raise_problems(self.root, self._pairing_problems)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -137,23 +138,9 @@ class PairedFolder:
             problems = [
                 *self._pairing_problems,
                 *chain.from_iterable(pair_problems),
-                *_undecodable(self._orphans, self._decode, pool),
+                *undecodable(self._orphans, self._decode, pool),
             ]
-        _raise_problems(self.root, problems)
-
-    def _by_stem(self, folder: Path) -> dict[str, Path]:
-        """The folder's images by name without suffix; names used twice are noted as problems."""
-        files: dict[str, Path] = {}
-        for path in list_images(folder):
-            if path.stem in files:
-                self._pairing_problems.append(
-                    f"{path}: {files[path.stem].name} has the same name without suffix"
-                )
-            else:
-                files[path.stem] = path
-        if not files:
-            raise UserError(f"{folder}: no images in this folder")
-        return files
+        raise_problems(self.root, problems)
 
     def _check_pair(self, paths: tuple[Path, Path]) -> list[str]:
         sizes = []
@@ -169,89 +156,58 @@ class PairedFolder:
         return problems
 
 
-class SyntheticRain:
-    """Clean photographs with rain rendered over them (drsformer_jax.data.rain).
+class HalvedImages:
+    """Pairs of which one file holds both: the clean image at the left, the rainy one at the right.
+
+    So Rain800 is distributed.
 
     Args:
-        clean: a folder of photographs, or a sequence of uint8 `H W 3` arrays or (name, array).
-        level: 'light', 'medium', 'heavy' or 'mixed'.
-        seed: pair i depends on (seed, i) and the photograph alone.
-        versions: how many different rains a photograph gets: the length is photographs * versions.
-        crop: render only a random crop x crop window (a different one each version) of photographs
-            that are larger: for training on small patches rendering the rest would be wasted.
-        cache: keep decoded photographs in memory, as many as fit into CACHE_LIMIT_BYTES.
+        root: the folder of the files.
+        verify: decode every file at once.
+        cache: keep decoded images in memory, as many as fit into CACHE_LIMIT_BYTES.
 
-    Raises UserError that names every file in question.
+    Raises UserError that names every file in question; those of odd width among them.
     """
 
     def __init__(
-        self,
-        clean: str | os.PathLike[str] | Sequence[np.ndarray | tuple[str, np.ndarray]],
-        level: str = "mixed",
-        seed: int = 0,
-        versions: int = 1,
-        *,
-        crop: int | None = None,
-        cache: bool = True,
+        self, root: str | os.PathLike[str], *, verify: bool = True, cache: bool = False
     ) -> None:
-        if level not in LEVELS:
-            raise UserError(f"rain level {level!r} is not one of {', '.join(LEVELS)}")
-        if seed < 0 or versions < 1 or (crop is not None and crop < 1):
-            raise UserError(
-                f"versions and crop must be positive and the seed not negative, got {versions}, "
-                f"{crop} and {seed}"
-            )
-        self.level, self.seed, self.versions, self.crop = level, seed, versions, crop
-        self._decode = _Decoder(cache)
-        self._photographs: list[tuple[str, np.ndarray | Path]] = []
-        if isinstance(clean, str | os.PathLike):
-            self._photographs += self._folder(Path(clean))
-        else:
-            for index, item in enumerate(clean):
-                self._photographs.append(
-                    item if isinstance(item, tuple) else (f"{index:04d}", item)
-                )
-        if not self._photographs:
-            raise UserError("no clean photographs to render rain over")
+        self.root = Path(root)
+        self._decode = Decoder(cache)
+        self._paths = _images(self.root)
+        self.names = [path.stem for path in self._paths]
+        if verify:
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                raise_problems(self.root, undecodable(self._paths, self._whole, pool))
 
     def __len__(self) -> int:
-        return len(self._photographs) * self.versions
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Pair:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        version, photograph = divmod(index, len(self._photographs))
-        name, image = self._photographs[photograph]
-        target = self._decode(image) if isinstance(image, Path) else image
-        rng = np.random.default_rng((self.seed, index))
-        if self.crop is not None:
-            height, width = target.shape[:2]
-            top = int(rng.integers(max(0, height - self.crop) + 1))
-            left = int(rng.integers(max(0, width - self.crop) + 1))
-            target = target[top : top + self.crop, left : left + self.crop]
-        rainy = add_rain(target, sample_rain(self.level, rng), rng)
-        if self.versions > 1:
-            name = f"{name}_{version:04d}"
-        return {"input": rainy, "target": target, "name": name}
+        both = self._whole(self._paths[index])
+        middle = both.shape[1] // 2
+        return {"input": both[:, middle:], "target": both[:, :middle], "name": self.names[index]}
 
     def __repr__(self) -> str:
-        return (
-            f"SyntheticRain({len(self._photographs)} photographs, {self.level!r}, "
-            f"seed={self.seed}, versions={self.versions})"
-        )
+        return f"HalvedImages({str(self.root)!r}, {len(self)} pairs)"
 
-    def _folder(self, folder: Path) -> list[tuple[str, np.ndarray | Path]]:
-        """Names and paths of a folder's photographs, all of them checked."""
-        paths = list_images(folder)
-        if not paths:
-            raise UserError(f"{folder}: no images in this folder")
-
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            _raise_problems(folder, _undecodable(paths, self._decode, pool))
-        return [(path.stem, path) for path in paths]
+    def _whole(self, path: Path) -> np.ndarray:
+        both = self._decode(path)
+        if both.shape[1] % 2:
+            raise UserError(f"{path}: is {both.shape[1]} pixels wide: no two halves")
+        return both
 
 
-def _undecodable(paths: list[Path], decode: _Decoder, pool: ThreadPoolExecutor) -> list[str]:
+def _images(folder: Path) -> list[Path]:
+    paths = list_images(folder)
+    if not paths:
+        raise UserError(f"{folder}: no images in this folder")
+    return paths
+
+
+def undecodable(
+    paths: list[Path], decode: Callable[[Path], object], pool: ThreadPoolExecutor
+) -> list[str]:
     """What is wrong with those of `paths` that cannot be decoded, in their order."""
 
     def problem(path: Path) -> str | None:
@@ -264,7 +220,7 @@ def _undecodable(paths: list[Path], decode: _Decoder, pool: ThreadPoolExecutor) 
     return [found for found in pool.map(problem, paths) if found is not None]
 
 
-def _raise_problems(folder: Path, problems: list[str]) -> None:
+def raise_problems(folder: Path, problems: list[str]) -> None:
     """Raises one UserError for all `problems`, if there are any."""
     if not problems:
         return

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drsformer_jax.data.images import list_images
+from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError
 
 
 @dataclass(frozen=True)
 class FilePair:
-    """One image to score: `name` is the file name that both share, without its suffix."""
+    """One image to score: `name` is that of the result, without its suffix."""
 
     name: str
     result: Path
@@ -23,7 +24,10 @@ class FilePair:
 def pair_folders(
     results: str | os.PathLike[str], targets: str | os.PathLike[str]
 ) -> list[FilePair]:
-    """Pairs the images of two folders by file name without suffix (`7.jpg` goes with `7.png`).
+    """Pairs the images of two folders by file name, in any of the schemes of `data.pairing`.
+
+    `7.jpg` goes with `7.png`, `rain-7.png` with `norain-7.png`, `901_1.jpg` and `901_2.jpg` with
+    `901.png`.
 
     Returns:
         the pairs, sorted by name; at least one.
@@ -33,37 +37,27 @@ def pair_folders(
             partner, on either side, in which case the message names every one of them.
     """
     results, targets = Path(results), Path(targets)
-    by_name = _images_by_name(results), _images_by_name(targets)
+    pairing = pair_by_name(_images(results), _images(targets))
+    if pairing.ambiguous:
+        raise UserError("; ".join(pairing.ambiguous))
     missing = [
-        f"{folder} has no partner for {_listed(lacking)}"
-        for folder, lacking in (
-            (results, by_name[1].keys() - by_name[0].keys()),
-            (targets, by_name[0].keys() - by_name[1].keys()),
-        )
-        if lacking
+        f"{folder} has no partner for {_listed(lone)}"
+        for folder, lone in ((results, pairing.lone_targets), (targets, pairing.lone_inputs))
+        if lone
     ]
     if missing:
         raise UserError(
             "images are paired by file name, but " + " and ".join(missing) + " (rename or remove)"
         )
-    return [FilePair(name, by_name[0][name], by_name[1][name]) for name in sorted(by_name[0])]
+    return [FilePair(pair.name, pair.input, pair.target) for pair in pairing.pairs]
 
 
-def _images_by_name(folder: Path) -> dict[str, Path]:
-    images: dict[str, Path] = {}
-    twice = set()
-    for path in list_images(folder):
-        if path.stem in images:
-            twice.add(path.stem)
-        images[path.stem] = path
-    if twice:
-        raise UserError(
-            f"{folder}: more than one image is called {_listed(twice)} (the suffix does not count)"
-        )
+def _images(folder: Path) -> list[Path]:
+    images = list_images(folder)
     if not images:
         raise UserError(f"{folder}: no images in this folder")
     return images
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+def _listed(paths: Iterable[Path]) -> str:
+    return ", ".join(sorted(path.stem for path in paths))

@@ -1,4 +1,4 @@
-"""Paired folders (all that is wrong named at once) and synthetic rain as a source."""
+"""Folders of pairs: all that is wrong is named at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from drsformer_jax.data import sources
 from drsformer_jax.data.images import write_png
-from drsformer_jax.data.sources import PairedFolder, SyntheticRain
+from drsformer_jax.data.sources import HalvedImages, PairedFolder
 from drsformer_jax.errors import UserError
 
 
@@ -146,59 +146,33 @@ def test_the_cache_decodes_once_and_keeps_what_fits(
     assert len(decoded) == 4
 
 
-def test_synthetic_rain_depends_on_seed_and_index_alone() -> None:
-    cleans = [image(i, 40, 48) for i in range(3)]
-    source = SyntheticRain(cleans, "heavy", seed=5, versions=2)
-    assert len(source) == 6
-    backwards = {i: source[i] for i in reversed(range(6))}
-    again = SyntheticRain(cleans, "heavy", seed=5, versions=2)
-    for i in range(6):
-        pair = again[i]
-        np.testing.assert_array_equal(pair["input"], backwards[i]["input"])
-        np.testing.assert_array_equal(pair["target"], cleans[i % 3])
-        assert (pair["input"] != pair["target"]).any()
-    assert len({source[i]["name"] for i in range(6)}) == 6
-    assert (source[0]["input"] != source[3]["input"]).any()
-    other = SyntheticRain(cleans, "heavy", seed=6)
-    assert (other[0]["input"] != source[0]["input"]).any()
-    with pytest.raises(IndexError):
-        source[6]
-
-
-def test_synthetic_rain_renders_windows_of_large_photographs() -> None:
-    clean = image(0, 40, 20)
-    source = SyntheticRain([("a", clean)], "light", seed=0, versions=50, crop=24)
-    starts = set()
-    for i in range(50):
-        pair = source[i]
-        assert pair["input"].shape == pair["target"].shape == (24, 20, 3)
-        starts.add(next(t for t in range(17) if np.array_equal(pair["target"], clean[t : t + 24])))
-    assert len(starts) > 10
-
-
-def test_synthetic_rain_over_a_folder(root: Path) -> None:
-    source = SyntheticRain(root / "target", "medium")
-    assert len(source) == 4
-    assert source[1]["name"] == "001"
-    np.testing.assert_array_equal(source[1]["target"], image(101))
-    truncate(root / "target" / "000.png")
-    truncate(root / "target" / "003.png")
-    with pytest.raises(UserError, match=r"000\.png.*003\.png"):
-        SyntheticRain(root / "target", "medium")
-
-
-def test_synthetic_rain_refuses_nonsense(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="torrential"):
-        SyntheticRain([image(0)], "torrential")
-    with pytest.raises(UserError, match="no clean photographs"):
-        SyntheticRain([])
-    with pytest.raises(UserError, match="no images"):
-        SyntheticRain(tmp_path)
-    with pytest.raises(UserError, match="positive"):
-        SyntheticRain([image(0)], versions=0)
-
-
 def test_real_pairs_verify(shared_dir: Path) -> None:
     folder = PairedFolder(shared_dir / "data" / "rain100h" / "val")
     assert len(folder) == 20
     assert folder[0]["input"].shape == folder[0]["target"].shape
+
+
+def test_other_names_of_the_two_sides(root: Path) -> None:
+    (root / "rain").mkdir()
+    (root / "input").rename(root / "rain" / "X2")
+    (root / "target").rename(root / "norain")
+    for i in range(4):
+        (root / "rain" / "X2" / f"{i:03d}.png").rename(root / "rain" / "X2" / f"norain-{i}x2.png")
+        (root / "norain" / f"{i:03d}.png").rename(root / "norain" / f"norain-{i}.png")
+    folder = PairedFolder(root)
+    assert folder.names == [f"norain-{i}x2" for i in range(4)]
+    np.testing.assert_array_equal(folder[3]["target"], image(103))
+
+
+def test_halves_of_one_file(tmp_path: Path) -> None:
+    for i in range(2):
+        both = np.concatenate([image(100 + i), image(i)], axis=1)
+        write_png(tmp_path / f"{i}.png", both)
+    halves = HalvedImages(tmp_path, cache=True)
+    assert len(halves) == 2
+    np.testing.assert_array_equal(halves[1]["input"], image(1))
+    np.testing.assert_array_equal(halves[1]["target"], image(101))
+    write_png(tmp_path / "odd.png", image(0, 12, 17))
+    truncate(tmp_path / "0.png")
+    with pytest.raises(UserError, match=r"0\.png.*odd\.png: is 17 pixels wide: no two halves"):
+        HalvedImages(tmp_path)

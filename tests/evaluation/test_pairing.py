@@ -45,7 +45,7 @@ def test_all_missing_partners_are_named_at_once(tmp_path: Path) -> None:
 def test_a_name_twice(tmp_path: Path) -> None:
     results = folder_of(tmp_path / "results", "1.png", "1.jpg")
     targets = folder_of(tmp_path / "targets", "1.png")
-    with pytest.raises(UserError, match="results: more than one image is called 1 "):
+    with pytest.raises(UserError, match=r"results/1\.png: 1\.jpg has the same name"):
         pair_folders(results, targets)
 
 
@@ -55,3 +55,12 @@ def test_no_folder_and_empty_folder(tmp_path: Path) -> None:
         pair_folders(tmp_path / "nowhere", targets)
     with pytest.raises(UserError, match="empty: no images in this folder"):
         pair_folders(folder_of(tmp_path / "empty"), targets)
+
+
+def test_schemes_of_the_data_sets(tmp_path: Path) -> None:
+    results = folder_of(tmp_path / "results", "9_1.png", "9_2.png", "10_1.png")
+    targets = folder_of(tmp_path / "targets", "9.jpg", "10.jpg")
+    pairs = pair_folders(results, targets)
+    assert [(p.name, p.target.name) for p in pairs] == [
+        ("10_1", "10.jpg"), ("9_1", "9.jpg"), ("9_2", "9.jpg"),
+    ]  # fmt: skip

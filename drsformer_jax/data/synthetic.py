@@ -1,0 +1,97 @@
+"""Rain rendered over clean photographs, as a source of pairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from drsformer_jax.data.images import list_images
+from drsformer_jax.data.rain import LEVELS, add_rain, sample_rain
+from drsformer_jax.data.sources import Decoder, Pair, raise_problems, undecodable
+from drsformer_jax.errors import UserError
+
+
+class SyntheticRain:
+    """Clean photographs with rain rendered over them (drsformer_jax.data.rain).
+
+    Args:
+        clean: a folder of photographs, or a sequence of uint8 `H W 3` arrays or (name, array).
+        level: 'light', 'medium', 'heavy' or 'mixed'.
+        seed: pair i depends on (seed, i) and the photograph alone.
+        versions: how many different rains a photograph gets: the length is photographs * versions.
+        crop: render only a random crop x crop window (a different one each version) of photographs
+            that are larger: for training on small patches rendering the rest would be wasted.
+        cache: keep decoded photographs in memory, as many as fit into CACHE_LIMIT_BYTES.
+
+    Raises UserError that names every file in question.
+    """
+
+    def __init__(
+        self,
+        clean: str | os.PathLike[str] | Sequence[np.ndarray | tuple[str, np.ndarray]],
+        level: str = "mixed",
+        seed: int = 0,
+        versions: int = 1,
+        *,
+        crop: int | None = None,
+        cache: bool = True,
+    ) -> None:
+        if level not in LEVELS:
+            raise UserError(f"rain level {level!r} is not one of {', '.join(LEVELS)}")
+        if seed < 0 or versions < 1 or (crop is not None and crop < 1):
+            raise UserError(
+                f"versions and crop must be positive and the seed not negative, got {versions}, "
+                f"{crop} and {seed}"
+            )
+        self.level, self.seed, self.versions, self.crop = level, seed, versions, crop
+        self._decode = Decoder(cache)
+        self._photographs: list[tuple[str, np.ndarray | Path]] = []
+        if isinstance(clean, str | os.PathLike):
+            self._photographs += self._folder(Path(clean))
+        else:
+            for index, item in enumerate(clean):
+                self._photographs.append(
+                    item if isinstance(item, tuple) else (f"{index:04d}", item)
+                )
+        if not self._photographs:
+            raise UserError("no clean photographs to render rain over")
+
+    def __len__(self) -> int:
+        return len(self._photographs) * self.versions
+
+    def __getitem__(self, index: int) -> Pair:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        version, photograph = divmod(index, len(self._photographs))
+        name, image = self._photographs[photograph]
+        target = self._decode(image) if isinstance(image, Path) else image
+        rng = np.random.default_rng((self.seed, index))
+        if self.crop is not None:
+            height, width = target.shape[:2]
+            top = int(rng.integers(max(0, height - self.crop) + 1))
+            left = int(rng.integers(max(0, width - self.crop) + 1))
+            target = target[top : top + self.crop, left : left + self.crop]
+        rainy = add_rain(target, sample_rain(self.level, rng), rng)
+        if self.versions > 1:
+            name = f"{name}_{version:04d}"
+        return {"input": rainy, "target": target, "name": name}
+
+    def __repr__(self) -> str:
+        return (
+            f"SyntheticRain({len(self._photographs)} photographs, {self.level!r}, "
+            f"seed={self.seed}, versions={self.versions})"
+        )
+
+    def _folder(self, folder: Path) -> list[tuple[str, np.ndarray | Path]]:
+        """Names and paths of a folder's photographs, all of them checked."""
+        paths = list_images(folder)
+        if not paths:
+            raise UserError(f"{folder}: no images in this folder")
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            raise_problems(folder, undecodable(paths, self._decode, pool))
+        return [(path.stem, path) for path in paths]
