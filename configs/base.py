@@ -66,7 +66,9 @@ def get_config() -> ConfigDict:
 
     # Image pairs, as folders with input/ and target/.
     config.data = ConfigDict()
-    config.data.kind = "folder"  # or "synthetic": rain rendered over clean photographs
+    # Or "records": ArrayRecord files that drsformer data build made; or "synthetic": rain rendered
+    # over clean photographs.
+    config.data.kind = "folder"
     config.data.train = "data/train"  # folder; for "synthetic" also "embedded"
     config.data.val = "data/test"
     config.data.rain_level = "mixed"  # of synthetic rain: light, medium, heavy or mixed

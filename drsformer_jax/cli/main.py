@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "parity": Command(
         "drsformer_jax.cli.parity", "compare the network with a PyTorch program, module by module"
     ),
+    "data": Command("drsformer_jax.cli.data", "check a data set, build it, or render rain"),
     "plan": Command("drsformer_jax.cli.plan", "find out what training needs on TPUs not there"),
     "score": Command("drsformer_jax.cli.score", "measure PSNR and SSIM of derained images"),
 }

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.data.photographs import embedded_photographs
+from drsformer_jax.data.records import RecordedPairs
 from drsformer_jax.data.sources import PairedFolder, PairSource
 from drsformer_jax.data.synthetic import SyntheticRain
 from drsformer_jax.errors import UserError
 
 EMBEDDED = "embedded"
+KINDS = ("folder", "records", "synthetic")
 
 # Rain over validation photographs does not depend on the seed of the training run, so that the
 # scores of runs compare.
@@ -29,8 +31,11 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
     Raises:
       UserError: an unknown kind of data; missing folders; broken or mismatched files, all named.
     """
-    if _is_folder(data):
+    kind = _kind(data)
+    if kind == "folder":
         return PairedFolder(_existing(data, "train"), cache=data["cache"])
+    if kind == "records":
+        return RecordedPairs(_existing(data, "train"), "train", cache=data["cache"])
     return SyntheticRain(
         _photographs(data, "train", "train"),
         data["rain_level"],
@@ -43,16 +48,20 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
 
 def validation_source(data: Mapping[str, Any]) -> PairSource:
     """The validation pairs, whole images; arguments and errors as for `training_source`."""
-    if _is_folder(data):
+    kind = _kind(data)
+    if kind == "folder":
         return PairedFolder(_existing(data, "val"), cache=False)
+    if kind == "records":
+        return RecordedPairs(_existing(data, "val"), "test")
     photographs = _photographs(data, "val", "test")
     return SyntheticRain(photographs, data["rain_level"], VALIDATION_RAIN_SEED)
 
 
-def _is_folder(data: Mapping[str, Any]) -> bool:
-    if data["kind"] not in ("folder", "synthetic"):
-        raise UserError(f"config.data.kind: must be folder or synthetic, not {data['kind']!r}")
-    return bool(data["kind"] == "folder")
+def _kind(data: Mapping[str, Any]) -> str:
+    kind = data["kind"]
+    if kind not in KINDS:
+        raise UserError(f"config.data.kind: must be {', '.join(KINDS)}, not {kind!r}")
+    return str(kind)
 
 
 def _photographs(data: Mapping[str, Any], key: str, split: str) -> Any:

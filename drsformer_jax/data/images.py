@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from drsformer_jax.data.decoding import decode_image
+from drsformer_jax.data.decoding import Decoded, decode_image
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 
@@ -46,7 +46,12 @@ def read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises UserError that names the file if it is missing, truncated or no readable image.
     """
-    samples = decode_image(path).samples
+    return as_rgb(decode_image(path))
+
+
+def as_rgb(decoded: Decoded) -> np.ndarray:
+    """The samples of a decoded image as uint8 `H W 3`, as `read_rgb` describes it."""
+    samples = decoded.samples
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if samples.shape[2] in (2, 4):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from drsformer_jax.errors import UserError
 
@@ -42,7 +41,7 @@ class DataSet:
     content: str
     licence: str = RESEARCH
     halves: bool = False
-    input_psnr: Mapping[str, float] = MappingProxyType({})
+    input_psnr: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 _YANG = "Yang et al., Deep Joint Rain Detection and Removal from a Single Image, CVPR 2017"

@@ -6,13 +6,14 @@ A source has a length and, for an index in [0, length), a dict with `input` and 
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,9 @@ CACHE_LIMIT_BYTES = 2 * 1024**3
 
 # So many problems are named in one error message; of the others, their number.
 MAX_PROBLEMS_NAMED = 20
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class Pair(TypedDict):
@@ -45,25 +49,44 @@ class PairSource(Protocol):
     def __getitem__(self, index: int) -> Pair: ...
 
 
-class Decoder:
-    """Reads images, keeping the decoded ones while they fit."""
+class Cache(Generic[Key, Value]):
+    """Reads values, keeping them while they fit into CACHE_LIMIT_BYTES.
 
-    def __init__(self, cache: bool) -> None:
-        self._images: dict[Path, np.ndarray] = {}
-        self._room = CACHE_LIMIT_BYTES if cache else 0
+    Args:
+        read: gives the value of a key; called by several threads.
+        size: of a value in bytes.
+        keep: False: keep none.
+    """
+
+    def __init__(
+        self, read: Callable[[Key], Value], size: Callable[[Value], int], *, keep: bool
+    ) -> None:
+        self._read, self._size = read, size
+        self._values: dict[Key, Value] = {}
+        self._room = CACHE_LIMIT_BYTES if keep else 0
         self._lock = threading.Lock()
 
-    def __call__(self, path: Path) -> np.ndarray:
-        image = self._images.get(path)
-        if image is None:
-            image = read_rgb(path)
-            # Handed out more than once: nobody may write into it.
-            image.setflags(write=False)
+    def __call__(self, key: Key) -> Value:
+        value = self._values.get(key)
+        if value is None:
+            value = self._read(key)
             with self._lock:
-                if path not in self._images and image.nbytes <= self._room:
-                    self._images[path] = image
-                    self._room -= image.nbytes
+                size = self._size(value)
+                if key not in self._values and size <= self._room:
+                    self._values[key] = value
+                    self._room -= size
+        return value
+
+
+def image_cache(keep: bool) -> Cache[Path, np.ndarray]:
+    """Decodes image files as uint8 `H W 3`. They are handed out again: nobody may write to them."""
+
+    def read(path: Path) -> np.ndarray:
+        image = read_rgb(path)
+        image.setflags(write=False)
         return image
+
+    return Cache(read, lambda image: image.nbytes, keep=keep)
 
 
 class PairedFolder:
@@ -97,9 +120,9 @@ class PairedFolder:
         known = find_split(self.root)
         input_dir = input_dir or (known and known.input_dir) or INPUTS[0]
         target_dir = target_dir or (known and known.target_dir) or TARGETS[0]
-        self._decode = Decoder(cache)
+        self._decode = image_cache(cache)
         pairing = pair_by_name(_images(self.root / input_dir), _images(self.root / target_dir))
-        self._paths = [(pair.input, pair.target) for pair in pairing.pairs]
+        self.paths = [(pair.input, pair.target) for pair in pairing.pairs]
         self.names = [pair.name for pair in pairing.pairs]
         self._orphans = [*pairing.lone_inputs, *pairing.lone_targets]
         self._pairing_problems = [
@@ -116,7 +139,7 @@ class PairedFolder:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Pair:
-        input_path, target_path = self._paths[index]
+        input_path, target_path = self.paths[index]
         return {
             "input": self._decode(input_path),
             "target": self._decode(target_path),
@@ -134,7 +157,7 @@ class PairedFolder:
         """
         # Decoding releases the interpreter's lock, so threads do help.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            pair_problems = pool.map(self._check_pair, self._paths)
+            pair_problems = pool.map(self._check_pair, self.paths)
             problems = [
                 *self._pairing_problems,
                 *chain.from_iterable(pair_problems),
@@ -173,29 +196,31 @@ class HalvedImages:
         self, root: str | os.PathLike[str], *, verify: bool = True, cache: bool = False
     ) -> None:
         self.root = Path(root)
-        self._decode = Decoder(cache)
+        self._decode = image_cache(cache)
         self._paths = _images(self.root)
         self.names = [path.stem for path in self._paths]
         if verify:
             with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                raise_problems(self.root, undecodable(self._paths, self._whole, pool))
+                halved = functools.partial(self.of_file, decode=self._decode)
+                raise_problems(self.root, undecodable(self._paths, halved, pool))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Pair:
-        both = self._whole(self._paths[index])
-        middle = both.shape[1] // 2
-        return {"input": both[:, middle:], "target": both[:, :middle], "name": self.names[index]}
+        return self.of_file(self._paths[index], self._decode)
 
     def __repr__(self) -> str:
         return f"HalvedImages({str(self.root)!r}, {len(self)} pairs)"
 
-    def _whole(self, path: Path) -> np.ndarray:
-        both = self._decode(path)
+    @staticmethod
+    def of_file(path: Path, decode: Callable[[Path], np.ndarray] = read_rgb) -> Pair:
+        """The pair that a file holds; UserError if it cannot be read or halved."""
+        both = decode(path)
         if both.shape[1] % 2:
             raise UserError(f"{path}: is {both.shape[1]} pixels wide: no two halves")
-        return both
+        middle = both.shape[1] // 2
+        return {"input": both[:, middle:], "target": both[:, :middle], "name": path.stem}
 
 
 def _images(folder: Path) -> list[Path]:

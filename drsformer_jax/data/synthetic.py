@@ -11,7 +11,7 @@ import numpy as np
 
 from drsformer_jax.data.images import list_images
 from drsformer_jax.data.rain import LEVELS, add_rain, sample_rain
-from drsformer_jax.data.sources import Decoder, Pair, raise_problems, undecodable
+from drsformer_jax.data.sources import Pair, image_cache, raise_problems, undecodable
 from drsformer_jax.errors import UserError
 
 
@@ -48,7 +48,7 @@ class SyntheticRain:
                 f"{crop} and {seed}"
             )
         self.level, self.seed, self.versions, self.crop = level, seed, versions, crop
-        self._decode = Decoder(cache)
+        self._decode = image_cache(cache)
         self._photographs: list[tuple[str, np.ndarray | Path]] = []
         if isinstance(clean, str | os.PathLike):
             self._photographs += self._folder(Path(clean))

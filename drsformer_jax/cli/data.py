@@ -1,0 +1,138 @@
+"""`drsformer data`: check a data set, build it into ArrayRecord files, render rain."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from drsformer_jax.cli.reports import check_destination, write_report
+from drsformer_jax.data.build import FORMS, build
+from drsformer_jax.data.sets import SETS, get_set
+from drsformer_jax.errors import UserError
+
+EXIT_FAULTS = 1
+
+LEVELS = ("light", "medium", "heavy", "mixed")
+
+_VERIFY = """\
+PATH holds train/ and test/, each with input/ and target/, or is one such split; other names in use
+are known, too. Every file is decoded. Looked for: the number of pairs (--as), files without
+partners or that cannot be read, pairs of different size, rainy images that equal their target,
+pictures that are twice in a split, and those of the test split that are in the training split, too:
+by equal pixels, or by the look, also flipped, turned, scaled or compressed. Exit code 0: nothing is
+wrong; 1: something is; 2: PATH is no data set.
+"""
+
+_BUILD = """\
+Writes OUT/SET/FORM/VERSION, for TensorFlow Datasets (tfds.data_source, without TensorFlow) and for
+training with --config.data.kind=records --config.data.train=OUT/SET --config.data.val=OUT/SET.
+"""
+
+_RAIN = """\
+Writes OUT_DIR/input/NAME.png and OUT_DIR/target/NAME.png; OUT_DIR must not be there or be empty.
+The same seed gives the same rain.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `drsformer data` and its commands."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    names = ", ".join(SETS)
+
+    def command(name: str, summary: str, epilog: str, work: Any) -> argparse.ArgumentParser:
+        description = f"{summary[0].upper()}{summary[1:]}."
+        added = commands.add_parser(name, help=summary, description=description, epilog=epilog)
+        added.set_defaults(work=work)
+        return added
+
+    verify = command("verify", "say what is wrong with a data set on disk", _VERIFY, _verify)
+    verify.add_argument("path", metavar="PATH", type=Path)
+    verify.add_argument("--as", dest="data_set", metavar="SET", help=f"what it should be: {names}")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="writes the report as JSON, too")
+
+    builder = command("build", "write a data set as ArrayRecord files", _BUILD, _build)
+    builder.add_argument("name", metavar="SET", help=names)
+    builder.add_argument("source", metavar="PATH", type=Path, help="folder it was unpacked to")
+    builder.add_argument("out", metavar="OUT", type=Path, help="folder of all sets")
+    builder.add_argument(
+        "--form",
+        choices=FORMS,
+        default=FORMS[0],
+        help="files as they are, or samples: faster to read (default: %(default)s)",
+    )
+    builder.add_argument(
+        "--partial", action="store_true", help="take what is there, whatever the counts should be"
+    )
+
+    rain = command("make-rain", "render rain over clean photographs", _RAIN, _make_rain)
+    rain.add_argument("clean", metavar="CLEAN_DIR", type=Path, help="folder of photographs")
+    rain.add_argument("out", metavar="OUT_DIR", type=Path)
+    rain.add_argument("--level", choices=LEVELS, default="mixed", help="default: %(default)s")
+    rain.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    rain.add_argument(
+        "--versions", type=int, default=1, help="rains over each photograph (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command asked for; returns the exit code or raises UserError."""
+    code: int = args.work(args)
+    return code
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from drsformer_jax.evaluation.verification import verify
+    from drsformer_jax.evaluation.verification_report import document, text
+    from drsformer_jax.files import write_json
+
+    check_destination("--json", args.json)
+    data_set = get_set(args.data_set) if args.data_set else None
+    with tqdm(unit="image", leave=False, disable=None) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        found = verify(args.path, data_set, on_file=show)
+    print(text(found))
+    write_report("--json", args.json, lambda path: write_json(path, document(found)))
+    return EXIT_FAULTS if found.faults else 0
+
+
+def _build(args: argparse.Namespace) -> int:
+    if sys.stderr.isatty():
+        print("checking every file, then writing ...", file=sys.stderr, flush=True)
+    written = build(args.name, args.source, args.out, form=args.form, partial=args.partial)
+    size = sum(path.stat().st_size for path in written.iterdir())
+    print(f"{written}: {size / 1e6:,.1f} MB")
+    return 0
+
+
+def _make_rain(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from drsformer_jax.data.images import write_png
+    from drsformer_jax.data.synthetic import SyntheticRain
+    from drsformer_jax.files import atomic_folder
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"{args.out}: is there already and not an empty folder: name another one")
+    if not args.out.absolute().parent.is_dir():
+        raise UserError(f"{args.out}: there is no folder {args.out.parent}, make it first")
+    source = SyntheticRain(args.clean, args.level, args.seed, args.versions, cache=False)
+    try:
+        with atomic_folder(args.out) as folder:
+            for side in ("input", "target"):
+                (folder / side).mkdir()
+            for index in tqdm(range(len(source)), unit="image", leave=False, disable=None):
+                pair = source[index]
+                for side, image in (("input", pair["input"]), ("target", pair["target"])):
+                    write_png(folder / side / f"{pair['name']}.png", image)
+    except OSError as error:
+        raise UserError(f"{args.out}: cannot be written ({error.strerror or error})") from error
+    print(f"{args.out}: {len(source):,} pairs, rain {args.level}, seed {args.seed}")
+    return 0

@@ -1,0 +1,84 @@
+"""Pairs from ArrayRecord files, as `drsformer data build` writes them. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from drsformer_jax.data.sources import Cache, Pair
+from drsformer_jax.errors import UserError
+
+# Of the same set in two forms, the one that is faster to read.
+_FORMS = ("raw", "encoded")
+_INFO = "dataset_info.json"
+
+
+class RecordedPairs:
+    """The pairs of one split of a data set that was built.
+
+    Args:
+        root: folder of the set (OUT/NAME), of one of its forms or of a version.
+        split: "train" or "test".
+        cache: keep decoded images in memory, as many as fit.
+
+    Raises UserError if there is no such set or split.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str, *, cache: bool = False) -> None:
+        import tensorflow_datasets as tfds
+
+        self.root = _version(Path(root))
+        self.split = split
+        try:
+            builder = tfds.builder_from_directory(self.root)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.root}: no readable data set ({reason})") from error
+        if split not in builder.info.splits:
+            known = ", ".join(builder.info.splits)
+            raise UserError(f"{self.root}: has no split {split!r}, only {known}")
+        encoded = isinstance(builder.info.features["input"], tfds.features.Image)
+        skip = tfds.decode.SkipDecoding()
+        # Pillow decodes everywhere else, too: another decoder would give other pixels of a JPEG.
+        decoders = {"input": skip, "target": skip} if encoded else None
+        self._records = builder.as_data_source(split=split, decoders=decoders)
+        self._decode: Any = _decoded if encoded else np.asarray
+        self._pair = Cache(self._read, lambda pair: 2 * pair["input"].nbytes, keep=cache)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self._pair(index)
+
+    def __repr__(self) -> str:
+        return f"RecordedPairs({str(self.root)!r}, {self.split!r}, {len(self)} pairs)"
+
+    def _read(self, index: int) -> Pair:
+        record = self._records[index]
+        input, target = self._decode(record["input"]), self._decode(record["target"])
+        input.setflags(write=False)
+        target.setflags(write=False)
+        return {"input": input, "target": target, "name": record["name"].decode()}
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _version(root: Path) -> Path:
+    """The folder of the newest version in `root`."""
+    if (root / _INFO).is_file():
+        return root
+    found = sorted(root.glob(f"*/{_INFO}")) or [
+        path for form in _FORMS for path in sorted(root.glob(f"{form}/*/{_INFO}"))[-1:]
+    ]
+    if not found:
+        raise UserError(f"{root}: no data set was built here (drsformer data build makes one)")
+    return found[0 if found[0].parent.parent != root else -1].parent
