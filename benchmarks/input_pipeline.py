@@ -1,17 +1,20 @@
-"""Images a second of the training input pipeline, against what a training step consumes.
+"""Images a second of the training input pipeline, against PyTorch's DataLoader and a training step.
 
-    python -m benchmarks.input_pipeline --train-step train_step.json --json input_pipeline.json
+    python -m benchmarks.input_pipeline --data DATA/rain100l/train --json input_pipeline.json
 
-The pairs are PNG files that it makes, of the size of Rain100L's. Every number of threads gets a
-fresh process, once with images decoded anew for every patch and once with decoded images kept
-(`config.data.cache`), as they are from the second epoch on where they fit. With 0 threads the
-training loop decodes by itself. PyTorch has no part in it: the authors' loader is not in the tree.
+A pair of images counts as one. Where pairs come from: PNG files, decoded anew for every patch; ours
+from ArrayRecord of the same files, or of samples (`drsformer data build --form raw`); and decoded
+images that are kept in memory (`config.data.cache`), as from the second epoch on where they fit.
+So many threads of ours stand against as many processes of PyTorch's (benchmarks/torch_loader.py).
+Each program lives in a process of its own, and all of them run in turn. Without --data it makes PNG
+files of the size of Rain100L's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -23,13 +26,23 @@ import numpy as np
 from benchmarks import plots, records
 from benchmarks.inputs import SEED
 from benchmarks.pairs import Program, Spread, Worker
+from benchmarks.torch_loader import loader
+from drsformer_jax.data.build import build
 from drsformer_jax.data.images import write_png
 from drsformer_jax.data.pipeline import Stage, training_batches
+from drsformer_jax.data.records import RecordedPairs
 from drsformer_jax.data.sources import PairedFolder
 from drsformer_jax.errors import UserError
 
 HEIGHT, WIDTH = 321, 481
-ANEW, CACHED = "decoded anew", "kept in memory"
+PYTORCH = "PyTorch DataLoader, PNG"
+# Ours: the form of the data, and whether decoded images are kept.
+OURS = {
+    "PNG": ("files", False),
+    "ArrayRecord of PNG": ("encoded", False),
+    "ArrayRecord of samples": ("raw", False),
+    "kept in memory": ("files", True),
+}
 
 
 def write_pairs(folder: Path, count: int) -> None:
@@ -46,11 +59,15 @@ def write_pairs(folder: Path, count: int) -> None:
 
 
 def pipeline(
-    folder: str, *, threads: int, cache: bool, batch: int, patch: int, batches: int
+    folder: str, *, form: str, cache: bool, threads: int, batch: int, patch: int, batches: int
 ) -> Program:
     """Takes `batches` batches from a new pipeline; called in a process of its own."""
     # With `cache`, verifying has read every file already.
-    source = PairedFolder(folder, verify=cache, cache=cache)
+    source: Any = (
+        PairedFolder(folder, verify=cache, cache=cache)
+        if form == "files"
+        else RecordedPairs(folder, "train", cache=cache)
+    )
 
     def run() -> float:
         iterator: Any = training_batches(
@@ -84,56 +101,95 @@ def consumed(path: Path | None) -> dict[str, float]:
         ) from error
 
 
-def measure(args: argparse.Namespace, folder: str, threads: int) -> dict[str, Any]:
-    """Images a second with so many threads, either way."""
+def measure(args: argparse.Namespace, folders: dict[str, str], threads: int) -> dict[str, Any]:
+    """Images a second of each program, with so many threads or processes."""
     images = args.batch * args.batches
     settings = {"batch": args.batch, "patch": args.patch, "batches": args.batches}
-    rates = {}
-    for name, cache in ((ANEW, False), (CACHED, True)):
-        with Worker(pipeline, folder=folder, threads=threads, cache=cache, **settings) as worker:
-            worker.run()
-            rates[name] = [images / worker.run() for _ in range(args.runs)]
+    theirs = {"folder": folders["files"], "workers": threads, **settings}
+    programs = {PYTORCH: Worker(loader, has_children=True, **theirs)}
+    for name, (form, cache) in OURS.items():
+        programs[name] = Worker(
+            pipeline, folder=folders[form], form=form, cache=cache, threads=threads, **settings
+        )
+    rates: dict[str, list[float]] = {name: [] for name in programs}
+    try:
+        for run in range(args.runs + 1):
+            for name, worker in programs.items():
+                seconds = worker.run()
+                if run:
+                    rates[name].append(images / seconds)
+    finally:
+        for worker in programs.values():
+            worker.close()
     return {"threads": threads, "images_per_second": rates}
+
+
+def prepare(args: argparse.Namespace, scratch: Path) -> dict[str, str]:
+    """The pairs as files, and as ArrayRecord in both forms: a folder each."""
+    train = scratch / "unpacked" / "train"
+    train.parent.mkdir()
+    if args.data is None:
+        train.mkdir()
+        write_pairs(train, args.pairs)
+    else:
+        train.symlink_to(args.data.absolute(), target_is_directory=True)
+    folders = {"files": str(train)}
+    for form in ("encoded", "raw"):
+        # Whatever they are: a name is needed.
+        written = build("rain200h", train.parent, scratch / "sets", form=form, partial=True)
+        folders[form] = str(written)
+    return folders
 
 
 def plot(args: argparse.Namespace, points: list[dict[str, Any]], steps: dict[str, float]) -> None:
     series = {
         name: [(p["threads"], Spread.of(p["images_per_second"][name]).median) for p in points]
-        for name in (ANEW, CACHED)
+        for name in (PYTORCH, *OURS)
     }
     figure, (axis,) = plots.axes(1, f"Input pipeline: batches of {args.batch}, {args.patch} pixels")
     for name, rate in steps.items():
         axis.axhline(rate, color="black", linestyle=":", label=f"training step: {name}")
-    plots.curves(axis, series, xlabel="threads", ylabel="images a second", yscale="log")
+    plots.curves(
+        axis, series, xlabel="threads, or processes", ylabel="images a second", yscale="log"
+    )
     plots.save(figure, args.json)
 
 
 def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     steps = consumed(args.train_step)
-    points = []
-    with tempfile.TemporaryDirectory() as folder:
-        write_pairs(Path(folder), args.pairs)
+    points, rows = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = prepare(args, Path(scratch))
+        sizes = {
+            form: sum(path.stat().st_size for path in Path(folder).rglob("*.*") if path.is_file())
+            for form, folder in folders.items()
+        }
         for threads in sorted(args.threads):
-            points.append(measure(args, folder, threads))
-    rows = [
-        (str(p["threads"]), *(str(Spread.of(rate)) for rate in p["images_per_second"].values()))
-        for p in points
-    ]
-    print(records.table(("threads", f"{ANEW}, images/s", f"{CACHED}, images/s"), rows))
+            points.append(measure(args, folders, threads))
+            rates = points[-1]["images_per_second"]
+            for name, found in rates.items():
+                turns = zip(found, rates[PYTORCH], strict=True)
+                ratio = Spread.of(ours / theirs for ours, theirs in turns)
+                rows.append((name, str(threads), str(Spread.of(found)), str(ratio)))
+    print(records.table(("pairs from", "threads", "images/s", "times PyTorch"), rows))
+    print(", ".join(f"{form}: {size / 1e6:.1f} MB" for form, size in sizes.items()))
     for name, rate in steps.items():
         print(f"a training step ({name}) consumes {rate:.3g} images/s")
     plot(args, points, steps)
-    return {"benchmark": "input_pipeline", "points": points, "consumed": steps}
+    return {"benchmark": "input_pipeline", "points": points, "bytes": sizes, "consumed": steps}
 
 
 def main() -> int:
     parser = records.parser("input_pipeline", __doc__, network=False)
     parser.add_argument(
         "--threads",
-        type=int,
+        type=records.positive,
         nargs="+",
-        default=[0, 1, 2, 4, 8],
-        help="config.data.threads (default: %(default)s)",
+        default=sorted({1, os.cpu_count() or 1}),
+        help="config.data.threads, num_workers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="with input/ and target/: PNG files of one name"
     )
     parser.add_argument("--pairs", type=records.positive, default=50, help="default: %(default)s")
     parser.add_argument("--batch", type=records.positive, default=16, help="default: %(default)s")

@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
     if forward_bytes(config, size, size) <= budget_bytes():
         add(WHOLE, Worker(jax_programs.derain, config=config, size=size, tile=0))
         for variant in args.variants:
-            settings = {"config": config, "batch": 1, "size": size, "device": "cpu"}
+            settings: dict[str, Any] = {"config": config, "batch": 1, "size": size, "device": "cpu"}
             add(variant, Worker(torch_programs.forward, **settings, variant=variant))
     return found
 

@@ -76,11 +76,14 @@ class Worker:
       facts: of the program, and "built_bytes", what was resident when it was built.
     """
 
-    def __init__(self, build: Callable[..., Program], **settings: Any) -> None:
+    def __init__(
+        self, build: Callable[..., Program], *, has_children: bool = False, **settings: Any
+    ) -> None:
         """Starts the process and waits until it has called `build(**settings)`.
 
         Args:
           build: a function of a module; it imports what it needs, for the process is a fresh one.
+          has_children: the program starts processes, which one that ends with its parent may not.
 
         Raises:
           UserError: `build` raised one.
@@ -88,7 +91,9 @@ class Worker:
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, settings), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, build, settings), daemon=not has_children
+        )
         self._process.start()
         theirs.close()
         self.facts: dict[str, Any] = self._answer()

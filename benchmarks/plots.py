@@ -21,7 +21,10 @@ COLOURS = {
     "channels_last": "#E69F00",
     "compile": "#CC79A7",
     "compile_channels_last": "#882255",
-    "decoded anew": "#0072B2",
+    "PyTorch DataLoader, PNG": "#D55E00",
+    "PNG": "#0072B2",
+    "ArrayRecord of PNG": "#56B4E9",
+    "ArrayRecord of samples": "#E69F00",
     "kept in memory": "#009E73",
 }
 LABELS = {

@@ -167,7 +167,7 @@ def test_rooms_do_without(rooms: set[str], forbidden: set[str]) -> None:
 
 def test_slow_and_optional_packages_are_imported_late() -> None:
     def is_slow(found: Import) -> bool:
-        # Modules named torch_*.py are PyTorch programs, and builders classes of TensorFlow Datasets:
+        # Modules named torch_*.py are PyTorch programs, builders classes of TensorFlow Datasets:
         # slow to import themselves.
         slow_ones = r"drsformer_jax\.(parity\.torch_|data\.builders)"
         return found.top in LATE or bool(re.match(slow_ones, found.what))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
-PATIENCE = 300  # seconds, for a machine that is busy with something else
+PATIENCE = 900  # seconds, for a machine that is busy with something else
 
 
 def free_port() -> int:
@@ -89,16 +89,25 @@ def final(workdir: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("network", "patch_size"),
+    ("network", "patch_size", "float64", "loss_tolerance", "tolerance"),
     # In one pixel of the latent level all cosines are 1 or -1, and rounding breaks the ties.
-    [("toy", 8), pytest.param("tiny", 16, marks=pytest.mark.slow)],
+    [
+        ("toy", 8, True, 1e-12, 1e-9),
+        pytest.param("tiny", 16, True, 1e-12, 1e-9, marks=pytest.mark.slow),
+        pytest.param("tiny", 16, False, 1e-5, 1e-4, marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_of_two_devices_train_as_one_device_does(
-    tmp_path: Path, network: str, patch_size: int
+    tmp_path: Path,
+    network: str,
+    patch_size: int,
+    float64: bool,
+    loss_tolerance: float,
+    tolerance: float,
 ) -> None:
     options: dict[str, Any] = {
         "network": network,
-        "float64": True,
+        "float64": float64,
         "patch_size": patch_size,
         "global_batch": 4,
         "total_steps": 20,
@@ -115,9 +124,9 @@ def test_two_processes_of_two_devices_train_as_one_device_does(
     assert "4 cpu device(s)" in outputs[0]
     assert [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")] == []
     assert len(losses(one)) == 20
-    np.testing.assert_allclose(losses(four), losses(one), rtol=1e-12, atol=0)
+    np.testing.assert_allclose(losses(four), losses(one), rtol=loss_tolerance, atol=0)
     for a, b in zip(final(four), final(one), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
 def test_a_run_goes_on_with_other_numbers_of_devices_and_processes(tmp_path: Path) -> None:
