@@ -78,4 +78,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.protocol = "rain200"  # of eval.py: rain200, did_ddn or basicsr
+    config.eval.data_set = ""  # which one data.val is, for the paper's score beside ours: rain200l,
+    # rain200h, did, ddn, spa, rain100l, rain100h or rain800
+    config.eval.batch_size = 1  # of eval.py, images of one size at a time on a device
     return config

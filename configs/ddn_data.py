@@ -17,4 +17,5 @@ def get_config() -> ConfigDict:
     config.data.train = "data/DDN-Data/train"
     config.data.val = "data/DDN-Data/test"
     config.eval.protocol = "did_ddn"
+    config.eval.data_set = "ddn"
     return config

@@ -17,4 +17,5 @@ def get_config() -> ConfigDict:
     config.data.train = "data/DID-Data/train"
     config.data.val = "data/DID-Data/test"
     config.eval.protocol = "did_ddn"
+    config.eval.data_set = "did"
     return config

@@ -17,4 +17,5 @@ def get_config() -> ConfigDict:
     config.model.preset = "drsformer_no_mefc"
     config.data.train = "data/Rain100L/train"
     config.data.val = "data/Rain100L/test"
+    config.eval.data_set = "rain100l"
     return config

@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
     config.name = "rain200h"
     config.data.train = "data/Rain200H/train"
     config.data.val = "data/Rain200H/test"
+    config.eval.data_set = "rain200h"
     return config

@@ -17,4 +17,5 @@ def get_config() -> ConfigDict:
     config.model.preset = "drsformer_no_mefc"
     config.data.train = "data/Rain200L/train"
     config.data.val = "data/Rain200L/test"
+    config.eval.data_set = "rain200l"
     return config

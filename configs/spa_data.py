@@ -17,4 +17,5 @@ def get_config() -> ConfigDict:
     config.model.preset = "drsformer_no_mefc"
     config.data.train = "data/SPA-Data/train"
     config.data.val = "data/SPA-Data/test"
+    config.eval.data_set = "spa"
     return config

@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a flag, the configuration or what it needs is not as it must be.
     """
-    from drsformer_jax.cli.experiment import checked, parse_config
+    from drsformer_jax.cli.experiment import checked
+    from drsformer_jax.cli.experiment_flags import parse_config
 
     check_destination("--json", args.json)
     topology = _topology(args)

@@ -72,13 +72,23 @@ def _decoded(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def is_recorded(folder: Path) -> bool:
+    """Whether a data set was built here."""
+    return bool(_versions(folder))
+
+
 def _version(root: Path) -> Path:
     """The folder of the newest version in `root`."""
-    if (root / _INFO).is_file():
-        return root
-    found = sorted(root.glob(f"*/{_INFO}")) or [
-        path for form in _FORMS for path in sorted(root.glob(f"{form}/*/{_INFO}"))[-1:]
-    ]
+    found = _versions(root)
     if not found:
         raise UserError(f"{root}: no data set was built here (drsformer data build makes one)")
-    return found[0 if found[0].parent.parent != root else -1].parent
+    return found[0]
+
+
+def _versions(root: Path) -> list[Path]:
+    """Folders of versions in `root`, best first: by form, then the newest."""
+    for pattern in (_INFO, f"*/{_INFO}", *(f"{form}/*/{_INFO}" for form in _FORMS)):
+        found = sorted(path.parent for path in root.glob(pattern))
+        if found:
+            return found[::-1]
+    return []

@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypedDict, TypeVar
 import numpy as np
 
 from drsformer_jax.data.images import list_images, read_rgb
-from drsformer_jax.data.layout import INPUTS, TARGETS, find_split
+from drsformer_jax.data.layout import INPUTS, TARGETS, Split, find_split
 from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError
 
@@ -221,6 +221,13 @@ class HalvedImages:
             raise UserError(f"{path}: is {both.shape[1]} pixels wide: no two halves")
         middle = both.shape[1] // 2
         return {"input": both[:, middle:], "target": both[:, :middle], "name": path.stem}
+
+
+def open_split(split: Split, *, verify: bool) -> PairedFolder | HalvedImages:
+    """The pairs of a folder; UserError names all files that are not as they must be."""
+    if split.input_dir is None:
+        return HalvedImages(split.root, verify=verify)
+    return PairedFolder(split.root, split.input_dir, split.target_dir, verify=verify)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.metrics import psnr, ssim
 from drsformer_jax.evaluation.pairing import FilePair, pair_folders
 from drsformer_jax.evaluation.protocols import get_protocol
+from drsformer_jax.inference.batches import Restored
 
 
 @dataclass(frozen=True)
@@ -82,52 +82,34 @@ class DatasetScore:
         return _mean(finite) if finite else None
 
 
-class PairSource(Protocol):
-    """Random access to rainy images and their targets.
-
-    `source[i]` has 'input' and 'target', uint8 arrays (H, W, 3), and 'name', a str.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
-
-
 def evaluate(
-    restore: Callable[[np.ndarray], np.ndarray],
-    source: PairSource,
+    restorations: Iterable[Restored],
     protocol: str,
     *,
-    on_image: Callable[[ImageScore, np.ndarray], None] | None = None,
+    on_image: Callable[[ImageScore, Restored], None] | None = None,
 ) -> DatasetScore:
-    """Restores every rainy image of a source and scores it, and the rainy image, by a protocol.
+    """Scores restored images, and the rainy ones, by a protocol.
 
     Args:
-        restore: uint8 (H, W, 3) in, uint8 (H, W, 3) of the same size out.
-        source: the pairs.
+        restorations: in any order; the scores are in that of their numbers.
         protocol: 'rain200', 'did_ddn' or 'basicsr'.
-        on_image: called after each image with its score and the restored image.
+        on_image: called after each image with its score and what was scored.
 
     Raises:
-        UserError: the source is empty; or a pair cannot be scored (sizes differ, or too small for
+        UserError: there are none; or a pair cannot be scored (sizes differ, or too small for
             the protocol), named.
-        ValueError: unknown protocol, or `restore` returned something else than promised.
+        ValueError: unknown protocol, or a restored image is not like its target.
     """
     get_protocol(protocol)
-    scores = []
-    for index in range(len(source)):
-        pair = source[index]
-        start = time.perf_counter()
-        # A JAX array arrives when it is asked for: converting it belongs to the time measured.
-        restored = np.asarray(restore(pair["input"]))
-        seconds = time.perf_counter() - start
-        score = score_restored(pair, restored, protocol, seconds)
-        scores.append(score)
+    scores: dict[int, ImageScore] = {}
+    for restored in restorations:
+        score = score_restored(restored.pair, restored.image, protocol, restored.seconds)
+        scores[restored.index] = score
         if on_image is not None:
             on_image(score, restored)
     if not scores:
         raise UserError("nothing to score: the data set holds no image pairs")
-    return DatasetScore(protocol, tuple(scores))
+    return DatasetScore(protocol, tuple(scores[index] for index in sorted(scores)))
 
 
 def score_restored(

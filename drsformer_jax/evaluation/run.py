@@ -1,49 +1,186 @@
-"""Scores a training run: restored images, table, JSON and CSV under WORKDIR/evaluation."""
+"""Scores a training run: restored images, tables, pictures and files in WORKDIR/evaluation."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from drsformer_jax.data.images import write_png
-from drsformer_jax.data.sources import PairSource
+from drsformer_jax.data.sets import DataSet
+from drsformer_jax.data.sources import Pair, PairSource
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.dataset import ImageScore, evaluate
+from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore, evaluate
+from drsformer_jax.evaluation.pictures import Shown, can_draw_histogram, sheet, write_histogram
 from drsformer_jax.evaluation.protocols import get_protocol
 from drsformer_jax.evaluation.report import format_table, write_csv, write_json
+from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
+from drsformer_jax.files import atomic_path
+from drsformer_jax.files import write_json as write_document
+from drsformer_jax.inference.batches import (
+    BatchDerainer,
+    Restored,
+    restore_grouped,
+    restore_one_by_one,
+)
 from drsformer_jax.inference.derainer import Derainer
+from drsformer_jax.inference.ensemble import derain_eightfold
+from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 
 DIRECTORY = "evaluation"
 
+# Of the best and of the worst images.
+PICTURES = 4
 
-def evaluate_workdir(workdir: Path, source: PairSource, protocol: str) -> str:
-    """Restores every image of a source with a run's newest weights, and scores the results.
 
-    Writes WORKDIR/evaluation/{scores.json, scores.csv, restored/NAME.png}.
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is scored.
+
+    Attributes:
+      name: of the results; also of a folder of its own, where there is more than the run's own set.
+      source: the pairs.
+      protocol: of the score.
+      data_set: which one it is; None: none that is known.
+    """
+
+    name: str
+    source: PairSource
+    protocol: str
+    data_set: DataSet | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            get_protocol(self.protocol)
+        except ValueError as error:
+            raise UserError(f"config.eval.protocol: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How images are restored.
+
+    Attributes:
+      tile, overlap: as for `Derainer`.
+      ensemble: the mean over eight flips and rotations.
+      per_device: images at a time on a device, all of one size.
+    """
+
+    tile: int | None = None
+    overlap: int = DEFAULT_OVERLAP
+    ensemble: bool = False
+    per_device: int = 1
+
+    def __post_init__(self) -> None:
+        check_tiling(self.tile, self.overlap)
+        if self.per_device < 1:
+            raise UserError(f"config.eval.batch_size: must be at least 1, not {self.per_device}")
+
+
+def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, own: bool) -> str:
+    """Restores every image of some sources with a run's newest weights, and scores the results.
+
+    Writes into WORKDIR/evaluation (`own`: the run's own set alone) or WORKDIR/evaluation/NAME:
+    scores.json, scores.csv, restored/NAME.png, worst.png, best.png and histogram.png; and of all
+    together WORKDIR/evaluation/results.json and results.md.
 
     Returns:
-      The table of scores, one row an image.
+      The tables of scores.
 
     Raises:
-      UserError: no checkpoint in the workdir, an unknown protocol or a pair that cannot be scored.
+      UserError: no checkpoint in the workdir or a pair that cannot be scored.
     """
-    try:
-        get_protocol(protocol)
-    except ValueError as error:
-        raise UserError(f"config.eval.protocol: {error}") from error
+    import jax
+
     derain = Derainer.load(workdir)
-    folder = workdir / DIRECTORY
+    restore = _restorer(derain, options)
+    results, texts = [], []
+    for task in tasks:
+        folder = workdir / DIRECTORY / ("" if own else task.name)
+        score = _evaluate(task, restore, folder)
+        texts.append(f"{task.name}, {format_table(score, per_image=True)}\n")
+        results.append(Result(task.name, task.data_set, score))
+    device = jax.local_devices()[0]
+    setting = Setting(
+        weights=f"newest weights of {workdir}",
+        network=derain.config.summary(),
+        tile=options.tile,
+        overlap=options.overlap,
+        ensemble=options.ensemble,
+        devices=f"{jax.local_device_count()} x {device.device_kind}",
+    )
+    write_document(workdir / DIRECTORY / "results.json", document(results, setting))
+    with atomic_path(workdir / DIRECTORY / "results.md") as temporary:
+        temporary.write_text(markdown(results, setting), encoding="utf-8")
+    note = "" if can_draw_histogram() else " (no histogram: pip install 'drsformer_jax[demo]')"
+    texts += [table(results, setting), f"written to {workdir / DIRECTORY}{note}"]
+    return "\n".join(texts)
+
+
+def _restorer(
+    derain: Derainer, options: Options
+) -> Callable[[Iterator[tuple[int, Pair]]], Iterator[Restored]]:
+    """The function that restores numbered pairs."""
+    import jax
+
+    tiling: dict[str, Any] = {"tile": options.tile, "overlap": options.overlap}
+    if options.ensemble:
+        return partial(restore_one_by_one, partial(derain_eightfold, derain, **tiling))
+    several = jax.local_device_count() > 1 or options.per_device > 1
+    if options.tile or not several:
+        return partial(restore_one_by_one, partial(derain, **tiling))
+    batches = BatchDerainer(derain.config, derain.params, options.per_device)
+    return partial(restore_grouped, derain, batches)
+
+
+def _evaluate(
+    task: Task,
+    restore: Callable[[Iterator[tuple[int, Pair]]], Iterator[Restored]],
+    folder: Path,
+) -> DatasetScore:
+    """Scores a source and writes all files about it."""
     restored_folder = folder / "restored"
     restored_folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(source), unit="image", leave=False, disable=None) as bar:
+    for stale in restored_folder.glob("*.png"):
+        stale.unlink()
+    shown = _Extremes(PICTURES)
+    pairs = ((index, task.source[index]) for index in range(len(task.source)))
+    with tqdm(
+        total=len(task.source), desc=task.name, unit="image", leave=False, disable=None
+    ) as bar:
 
-        def keep(image: ImageScore, restored: np.ndarray) -> None:
-            write_png(restored_folder / f"{image.name}.png", restored)
+        def keep(score: ImageScore, restored: Restored) -> None:
+            write_png(restored_folder / f"{score.name}.png", restored.image)
+            shown.add(Shown(score, restored.pair["input"], restored.image, restored.pair["target"]))
             bar.update()
 
-        score = evaluate(derain, source, protocol, on_image=keep)
+        score = evaluate(restore(pairs), task.protocol, on_image=keep)
     write_json(folder / "scores.json", score)
     write_csv(folder / "scores.csv", score)
-    return f"{format_table(score, per_image=True)}\nwritten to {folder}"
+    write_png(folder / "worst.png", sheet(shown.worst))
+    write_png(folder / "best.png", sheet(shown.best))
+    if can_draw_histogram():
+        write_histogram(folder / "histogram.png", score, task.name)
+    return score
+
+
+class _Extremes:
+    """The images with the highest and the lowest PSNR of many."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.best: list[Shown] = []
+        self.worst: list[Shown] = []
+
+    def add(self, shown: Shown) -> None:
+        """Takes another image into account."""
+        self.best = sorted([*self.best, shown], key=_psnr, reverse=True)[: self.count]
+        self.worst = sorted([*self.worst, shown], key=_psnr)[: self.count]
+
+
+def _psnr(shown: Shown) -> float:
+    return shown.score.psnr

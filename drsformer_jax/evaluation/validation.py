@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from drsformer_jax.data.sources import Pair, PairSource
+from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore, score_restored
-from drsformer_jax.inference import memory
-from drsformer_jax.inference.batches import BatchDerainer
+from drsformer_jax.inference.batches import BatchDerainer, Restored, restore_grouped
 from drsformer_jax.inference.derainer import Derainer
-from drsformer_jax.inference.tiles import padded_size
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
 from drsformer_jax.training.loop import Attempt, Validation
 from drsformer_jax.training.processes import gather
 
 PROTOCOL = "basicsr"
-
-Restored = tuple[int, Pair, np.ndarray]
 
 
 class Validator:
@@ -61,11 +56,12 @@ class Validator:
         """Scores of this process's images by their numbers; the first image as a picture."""
         scores: dict[int, ImageScore] = {}
         pictures: dict[str, np.ndarray] = {}
-        for index, pair, restored in self._restore(params):
-            scores[index] = score_restored(pair, restored, PROTOCOL)
-            if index == 0:
+        for restored in self._restore(params):
+            pair = restored.pair
+            scores[restored.index] = score_restored(pair, restored.image, PROTOCOL)
+            if restored.index == 0:
                 # Rainy, restored, target side by side; uint8 H 3W 3.
-                sides = [pair["input"], restored, pair["target"]]
+                sides = [pair["input"], restored.image, pair["target"]]
                 pictures["rainy_restored_target"] = np.concatenate(sides, axis=1)
         return scores, pictures
 
@@ -73,30 +69,12 @@ class Validator:
         """This process's images; those of one size together, as many as there are devices."""
         if self._derainer is None:
             self._derainer = Derainer(self.config, params)
+            if jax.local_device_count() > 1:
+                self._batches = BatchDerainer(self.config, params)
         derain = self._derainer.with_params(params)
+        batches = self._batches.with_params(params) if self._batches else None
         own = range(jax.process_index(), len(self.source), jax.process_count())
-        if jax.local_device_count() == 1:
-            for index in own:
-                pair = self.source[index]
-                yield index, pair, derain(pair["input"])
-            return
-        if self._batches is None:
-            self._batches = BatchDerainer(self.config, params)
-        batches = self._batches.with_params(params)
-        budget = memory.budget_bytes(batches.images_at_a_time)
-        waiting: dict[tuple[int, int], list[tuple[int, Pair]]] = collections.defaultdict(list)
-        for index in own:
-            pair = self.source[index]
-            height, width = (padded_size(size) for size in pair["input"].shape[:2])
-            if memory.forward_bytes(self.config, height, width) > budget:
-                yield index, pair, derain(pair["input"])
-                continue
-            group = waiting[height, width]
-            group.append((index, pair))
-            if len(group) == batches.images_at_a_time:
-                yield from _restore_group(batches, waiting.pop((height, width)))
-        for group in waiting.values():
-            yield from _restore_group(batches, group)
+        return restore_grouped(derain, batches, ((index, self.source[index]) for index in own))
 
     def _of_all_processes(self, own: dict[int, ImageScore] | None) -> list[ImageScore] | None:
         """The scores of all images in their order; None if a process has not got its own.
@@ -120,9 +98,3 @@ class Validator:
             if index >= 0
         }
         return [found[index] for index in range(len(self.source))]
-
-
-def _restore_group(batches: BatchDerainer, group: list[tuple[int, Pair]]) -> Iterator[Restored]:
-    restored = batches([pair["input"] for _, pair in group])
-    for (index, pair), image in zip(group, restored, strict=True):
-        yield index, pair, image

@@ -1,31 +1,62 @@
-"""Several images at a time, one on each device of this process."""
+"""Several images at a time on the devices of this process, each at its own size.
+
+Padding other than to a multiple of 8 changes what attention sees, so images of different size never
+share a batch.
+"""
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from drsformer_jax.inference.derainer import compiled_for_inference, quantise
-from drsformer_jax.inference.tiles import pad_to_multiple
+from drsformer_jax.data.sources import Pair
+from drsformer_jax.inference import memory
+from drsformer_jax.inference.derainer import Derainer, compiled_for_inference, quantise
+from drsformer_jax.inference.tiles import pad_to_multiple, padded_size
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params, restore
 
 _AXIS = "image"
 
 
-class BatchDerainer:
-    """Restores images of one size, as many at a time as this process has devices.
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A restored pair.
 
-    Each device computes its image as if it were alone: the result is that of `Derainer`.
+    Attributes:
+      index: its number in the source.
+      image: uint8 `H W 3`.
+      seconds: wall-clock time; of images that were restored together, its share.
     """
 
-    def __init__(self, config: DRSformerConfig, params: Params) -> None:
+    index: int
+    pair: Pair
+    image: np.ndarray
+    seconds: float
+
+
+class BatchDerainer:
+    """Restores images of one size, some at a time on each device of this process.
+
+    With one on each, every device computes its image as if it were alone, and the result is that of
+    `Derainer`. With several, sums may be rounded in another order.
+
+    Args:
+      per_device: images at a time on one device.
+    """
+
+    def __init__(self, config: DRSformerConfig, params: Params, per_device: int = 1) -> None:
+        self.config = config
+        self.per_device = per_device
         self._mesh = Mesh(np.array(jax.local_devices()), (_AXIS,))
         whole, split = PartitionSpec(), PartitionSpec(_AXIS)
         self._forward = compiled_for_inference(
@@ -48,7 +79,7 @@ class BatchDerainer:
     @property
     def images_at_a_time(self) -> int:
         """How many images a call takes at most."""
-        return self._mesh.size
+        return self._mesh.size * self.per_device
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """uint8 H W C, all of one size when padded to multiples of 8 -> the same, restored.
@@ -67,3 +98,49 @@ class BatchDerainer:
             quantise(whole[: image.shape[0], : image.shape[1]])
             for whole, image in zip(restored, images, strict=True)
         ]
+
+
+def restore_grouped(
+    derain: Derainer, batches: BatchDerainer | None, pairs: Iterable[tuple[int, Pair]]
+) -> Iterator[Restored]:
+    """Restores numbered pairs, those whose padded sizes agree together.
+
+    Args:
+      derain: for images that do not fit on one device whole, or where there are no `batches`.
+      batches: the same network on all devices; None: one image at a time.
+    """
+    if batches is None:
+        yield from restore_one_by_one(derain, pairs)
+        return
+    budget = memory.budget_bytes(jax.local_device_count())
+    waiting: dict[tuple[int, int], list[tuple[int, Pair]]] = collections.defaultdict(list)
+    for index, pair in pairs:
+        height, width = (padded_size(size) for size in pair["input"].shape[:2])
+        if batches.per_device * memory.forward_bytes(batches.config, height, width) > budget:
+            yield from restore_one_by_one(derain, [(index, pair)])
+            continue
+        group = waiting[height, width]
+        group.append((index, pair))
+        if len(group) == batches.images_at_a_time:
+            yield from _restore_group(batches, waiting.pop((height, width)))
+    for group in waiting.values():
+        yield from _restore_group(batches, group)
+
+
+def restore_one_by_one(
+    restore: Callable[[np.ndarray], np.ndarray], pairs: Iterable[tuple[int, Pair]]
+) -> Iterator[Restored]:
+    """Restores numbered pairs with any function, uint8 `H W 3` to the same shape."""
+    for index, pair in pairs:
+        start = time.perf_counter()
+        # A JAX array arrives when it is asked for: converting it belongs to the time measured.
+        restored = np.asarray(restore(pair["input"]))
+        yield Restored(index, pair, restored, time.perf_counter() - start)
+
+
+def _restore_group(batches: BatchDerainer, group: list[tuple[int, Pair]]) -> Iterator[Restored]:
+    start = time.perf_counter()
+    restored = batches([pair["input"] for _, pair in group])
+    seconds = (time.perf_counter() - start) / len(group)
+    for (index, pair), image in zip(group, restored, strict=True):
+        yield Restored(index, pair, image, seconds)

@@ -132,6 +132,11 @@ class Derainer:
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)
         return cls(config, loaded.params, devices=devices)
 
+    @property
+    def params(self) -> Any:
+        """The parameters, as they are on the device."""
+        return self._params
+
     def with_params(self, params: Any) -> Derainer:
         """The same network with other parameters, sharing what is compiled."""
         import jax

@@ -73,6 +73,8 @@ class Plan:
       needed_bytes: a device, where the compiler said so when it did not fit.
       larger: images at a time on a device, and bytes that they need, of a batch beyond the memory
         (TPU only); None where there is none.
+      larger_without_remat: bytes that the same batch needs where nothing is computed again in the
+        backward pass; None where it was not asked.
       state_bytes: of `bytes_per_chip` parameters, moments and average, without padding.
       flops: on one device; see `ahead_of_time.training_flops`.
     """
@@ -85,6 +87,7 @@ class Plan:
     program: Program | None
     needed_bytes: int | None
     larger: tuple[int, int] | None
+    larger_without_remat: int | None
     state_bytes: int
     flops: float
 
@@ -121,6 +124,29 @@ class Plan:
         planned = (self.images_at_a_time, needed)
         ends = (planned, self.larger) if self.larger else ((0, self.state_bytes), planned)
         return self.options.accumulation_steps * largest_batch(hbm, *ends)
+
+    @property
+    def bytes_without_remat(self) -> int | None:
+        """An estimate, if blocks were not computed again: what an image of a larger batch, which
+        was refused with as without, needs more, times the images of this one."""
+        if self.program is None or self.larger is None or self.larger_without_remat is None:
+            return None
+        images, needed = self.larger
+        more = max(self.larger_without_remat - needed, 0) / images
+        return round(self.program.memory_bytes + more * self.images_at_a_time)
+
+    @property
+    def remat_needed(self) -> bool | None:
+        """Whether the batch fits only if blocks are computed again; None where it is not known."""
+        if not recomputed(self.model, self.target.platform):
+            return False if self.fits else None
+        without, hbm = self.bytes_without_remat, self.target.hbm_bytes
+        return None if without is None or hbm is None else without > hbm
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What does not grow with the batch: training state and program."""
+        return self.state_bytes + (self.program.code_bytes if self.program else 0)
 
     @property
     def images_at_a_time(self) -> int:
@@ -226,11 +252,11 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     flops = training_flops(
         model, images, (rows, stage.patch_size), options.optimizer, options.ema_decay
     )
-    compiled = functools.partial(_compiled, options, model, mesh, stage)
-    program, needed = compiled(stage.batch_size)
+    compiled = functools.partial(_compiled, options, mesh, stage)
+    program, needed = compiled(model, stage.batch_size)
     plan = Plan(
         options, model, target, stage, len(options.stages), program, needed, None,
-        state_bytes(options, mesh), flops,
+        None, state_bytes(options, mesh), flops,
     )  # fmt: skip
     hbm = target.hbm_bytes
     if program is None or target.platform != "tpu" or hbm is None:
@@ -238,16 +264,28 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     planned = plan.images_at_a_time
     # Without the program itself, which is most of a small network's memory: it would hide how
     # little an image needs, and a batch that is not beyond the memory takes long to compile.
-    fixed = plan.state_bytes + program.code_bytes
-    seems_to_fit = largest_batch(hbm, (0, fixed), (planned, program.memory_bytes))
+    seems_to_fit = largest_batch(hbm, (0, plan.fixed_bytes), (planned, program.memory_bytes))
     factor = max(math.ceil(BEYOND * seems_to_fit / planned), 2)
-    _, more = compiled(factor * stage.batch_size)
-    larger = (factor * planned, more) if more else None
-    return dataclasses.replace(plan, larger=larger)
+    _, more = compiled(model, factor * stage.batch_size)
+    if more is None:
+        return plan
+    without = None
+    if recomputed(model, target.platform) and not model.unroll:
+        _, without = compiled(dataclasses.replace(model, remat=False), factor * stage.batch_size)
+    return dataclasses.replace(plan, larger=(factor * planned, more), larger_without_remat=without)
+
+
+def recomputed(model: DRSformerConfig, platform: str) -> bool:
+    """Whether blocks are computed again in the backward pass; by default not on GPU.
+
+    Blocks that are written out always are.
+    """
+    written_out = platform == "cpu" if model.unroll is None else model.unroll
+    return written_out or (platform != "gpu" if model.remat is None else model.remat)
 
 
 def _compiled(
-    options: TrainingOptions, model: DRSformerConfig, mesh: Mesh, stage: Stage, batch: int
+    options: TrainingOptions, mesh: Mesh, stage: Stage, model: DRSformerConfig, batch: int
 ) -> tuple[Program | None, int | None]:
     """The training step, or None if it does not fit; and the bytes it needs, as far as known."""
     try:

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from drsformer_jax.planning.plan import Plan
+from drsformer_jax.planning.plan import Plan, recomputed
 
 PACKAGES = ("jax", "jaxlib", "libtpu")
 GIB = 2**30
@@ -39,7 +39,9 @@ def document(plan: Plan) -> dict[str, Any]:
         "accumulation_steps": plan.options.accumulation_steps,
         "ema": plan.options.ema_decay > 0,
         "dtype": plan.model.dtype,
-        "recomputed": recomputed(plan),
+        "recomputed": recomputed(plan.model, target.platform),
+        "remat_needed": plan.remat_needed,
+        "bytes_without_remat": plan.bytes_without_remat,
         "state_bytes": plan.state_bytes,
         "scratch_bytes": program.scratch_bytes if program else None,
         "code_bytes": program.code_bytes if program else None,
@@ -71,17 +73,6 @@ def text(plan: Plan) -> str:
     }
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:<{width}}{line}" for name, line in lines.items())
-
-
-def recomputed(plan: Plan) -> bool:
-    """Whether blocks are computed again in the backward pass; by default not on GPU.
-
-    Blocks that are written out always are.
-    """
-    written_out, remat = plan.model.unroll, plan.model.remat
-    if written_out is None:
-        written_out = plan.target.platform == "cpu"
-    return written_out or (plan.target.platform != "gpu" if remat is None else remat)
 
 
 def _memory(plan: Plan) -> str:
@@ -116,11 +107,18 @@ def _larger(plan: Plan) -> dict[str, int] | None:
 
 
 def _recomputation(plan: Plan) -> str:
-    if not recomputed(plan):
+    if not recomputed(plan.model, plan.target.platform):
+        if plan.fits is False:
+            return "no; with --config.model.remat=True blocks need less memory"
         return "no"
     if plan.model.unroll:
         return "yes, as always where blocks are written out (config.model.unroll)"
-    return "yes, of blocks in the backward pass; --config.model.remat=False plans without"
+    yes = "yes, of blocks in the backward pass"
+    needed, without = plan.remat_needed, plan.bytes_without_remat
+    if needed is None or without is None:
+        return f"{yes}; --config.model.remat=False plans without"
+    verdict = "needed" if needed else "not needed (--config.model.remat=False plans without)"
+    return f"{yes}; without it about {without / GIB:.2f} GiB a device (estimate): {verdict}"
 
 
 def _messages(plan: Plan) -> str:

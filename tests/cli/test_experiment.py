@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drsformer_jax.cli.experiment import parse_flags, run_experiment
+from drsformer_jax.cli.experiment import run_experiment
+from drsformer_jax.cli.experiment_flags import parse_flags
 
 CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'demo.py'}"
 

@@ -10,9 +10,9 @@ from reference.miniature_sets import MINIATURES, clean, rain200, save
 
 from drsformer_jax.data import sets
 from drsformer_jax.data.build import build
-from drsformer_jax.data.builders.pairs import open_split
 from drsformer_jax.data.layout import find_splits
 from drsformer_jax.data.records import RecordedPairs
+from drsformer_jax.data.sources import open_split
 from drsformer_jax.errors import UserError
 
 

@@ -18,6 +18,7 @@ from drsformer_jax.evaluation.dataset import (
     score_folders,
 )
 from drsformer_jax.evaluation.metrics import psnr, ssim
+from drsformer_jax.inference.batches import Restored, restore_one_by_one
 
 
 def photograph(seed: int, height: int = 16, width: int = 20) -> np.ndarray:
@@ -39,15 +40,15 @@ def less_six(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("protocol", ["rain200", "did_ddn", "basicsr"])
 def test_evaluate_scores_restored_and_rainy_images(protocol: str) -> None:
     source = rainy_source(3)
-    seen: list[tuple[ImageScore, np.ndarray]] = []
-    score = evaluate(
-        less_six, source, protocol, on_image=lambda image, restored: seen.append((image, restored))
-    )
+    seen: list[tuple[ImageScore, Restored]] = []
+    # In the order of their numbers, whatever comes first.
+    restorations = reversed(list(restore_one_by_one(less_six, enumerate(source))))
+    score = evaluate(restorations, protocol, on_image=lambda *both: seen.append(both))
     assert score.protocol == protocol
-    assert [image for image, _ in seen] == list(score.images)
+    assert [image for image, _ in reversed(seen)] == list(score.images)
     assert all(
-        np.array_equal(restored, less_six(pair["input"]))
-        for pair, (_, restored) in zip(source, seen, strict=True)
+        np.array_equal(restored.image, less_six(pair["input"]))
+        for pair, (_, restored) in zip(source, reversed(seen), strict=True)
     )
     for pair, image in zip(source, score.images, strict=True):
         restored = less_six(pair["input"])
@@ -66,7 +67,7 @@ def test_seconds_are_those_of_the_restoration() -> None:
         time.sleep(0.05)
         return image
 
-    score = evaluate(slow, rainy_source(2), "basicsr")
+    score = evaluate(restore_one_by_one(slow, enumerate(rainy_source(2))), "basicsr")
     assert all(image.seconds >= 0.05 for image in score.images)
     assert score.mean.seconds == pytest.approx(np.mean([image.seconds for image in score.images]))
 
@@ -87,20 +88,23 @@ def test_a_source_that_cannot_be_scored() -> None:
     source = rainy_source(2)
     source[1]["target"] = source[1]["target"][:12]
     with pytest.raises(UserError, match=r"001: .* it is 20 x 16 pixels, its target 20 x 12"):
-        evaluate(less_six, source, "rain200")
+        evaluate(restore_one_by_one(less_six, enumerate(source)), "rain200")
     with pytest.raises(UserError, match="no image pairs"):
-        evaluate(less_six, [], "rain200")
+        evaluate(restore_one_by_one(less_six, enumerate([])), "rain200")
     small = [{"input": photograph(0, 8, 8), "target": photograph(1, 8, 8), "name": "tiny"}]
     with pytest.raises(UserError, match=r"tiny: .* at least 11 x 11"):
-        evaluate(less_six, small, "rain200")
-    assert len(evaluate(less_six, small, "basicsr").images) == 1
+        evaluate(restore_one_by_one(less_six, enumerate(small)), "rain200")
+    assert len(evaluate(restore_one_by_one(less_six, enumerate(small)), "basicsr").images) == 1
 
 
 def test_a_restoration_of_another_size_or_type() -> None:
+    source = list(enumerate(rainy_source(1)))
     with pytest.raises(ValueError, match="000: it is 20 x 8 pixels, its target 20 x 16"):
-        evaluate(lambda image: image[:8], rainy_source(1), "rain200")
+        evaluate(restore_one_by_one(lambda image: image[:8], source), "rain200")
     with pytest.raises(ValueError, match=r"000: .* uint8 arrays, got float64"):
-        evaluate(lambda image: image / 255, rainy_source(1), "rain200")
+        evaluate(
+            restore_one_by_one(lambda image: image / 255, enumerate(rainy_source(1))), "rain200"
+        )
 
 
 def test_unknown_protocol_before_any_work() -> None:
@@ -108,7 +112,7 @@ def test_unknown_protocol_before_any_work() -> None:
         raise AssertionError("restored an image for an unknown protocol")
 
     with pytest.raises(ValueError, match="unknown protocol"):
-        evaluate(never, rainy_source(1), "niqe")
+        evaluate(restore_one_by_one(never, enumerate(rainy_source(1))), "niqe")
 
 
 @pytest.fixture

@@ -40,14 +40,16 @@ def config(**changes: Any) -> dict[str, Any]:
 def one_chip(monkeypatch: pytest.MonkeyPatch, compiled: Any) -> Target:
     """A v5e whose compiler gives `compiled`, or raises it.
 
-    It refuses a larger batch, too, which would need 1 GiB and three 16ths for every image.
+    It refuses a larger batch, too, which would need 1 GiB and three 16ths for every image, and
+    another quarter of a GiB if blocks are not computed again.
     """
     planned: list[int] = []
 
     def compile_training(model: Any, mesh: Any, batch: int, *args: Any, **kwargs: Any) -> Program:
         planned.append(batch)
         if batch > planned[0]:
-            needed = SCRATCH.replace("1.5T", f"{1 + batch * 3 / 16}G")
+            image = 3 / 16 if model.remat is None else 7 / 16
+            needed = SCRATCH.replace("1.5T", f"{1 + batch * image}G")
             raise jax.errors.JaxRuntimeError(needed)
         if isinstance(compiled, Exception):
             raise compiled
@@ -69,6 +71,34 @@ def test_estimates_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     # By proportion 63 images would seem to fit.
     assert found["larger"] == {"batch_per_chip": 192, "bytes_per_chip": 37 * GIB}
     assert found["largest_batch_per_chip"] == int((15.75 - 1) * 16 / 3)
+
+
+@pytest.mark.parametrize(("images", "gib", "needed"), [(16, 8, False), (64, 20, True)])
+def test_whether_recomputation_is_needed(
+    images: int, gib: int, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program([], GIB, GIB, GIB, 3 * GIB, 0, 1.0, 1.0, 1.0)
+    options = planned_options(config(global_batch=images), None)
+    planned = make_plan(options, one_chip(monkeypatch, program))
+    found = document(planned)
+    # A quarter of a GiB more an image.
+    assert found["bytes_without_remat"] == gib * GIB
+    assert found["remat_needed"] is needed
+    assert f"without it about {gib}.00 GiB a device (estimate): {'' if needed else 'not '}" in text(
+        planned
+    )
+
+
+def test_recomputation_that_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program([], GIB, GIB, GIB, 3 * GIB, 0, 1.0, 1.0, 1.0)
+    settings = config()
+    settings["model"]["remat"] = False
+    options = planned_options(settings, None)
+    found = document(make_plan(options, one_chip(monkeypatch, program)))
+    assert (found["recomputed"], found["remat_needed"]) == (False, False)
+    refused = make_plan(options, one_chip(monkeypatch, jax.errors.JaxRuntimeError(ALL)))
+    assert document(refused)["remat_needed"] is None
+    assert "--config.model.remat=True" in text(refused)
 
 
 def test_a_large_program_does_not_hide_how_little_an_image_needs(

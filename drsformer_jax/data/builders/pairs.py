@@ -13,9 +13,9 @@ from PIL import Image
 
 from drsformer_jax.data.decoding import decode_image
 from drsformer_jax.data.images import read_rgb
-from drsformer_jax.data.layout import Split, find_splits
+from drsformer_jax.data.layout import find_splits
 from drsformer_jax.data.sets import get_set
-from drsformer_jax.data.sources import HalvedImages, PairedFolder
+from drsformer_jax.data.sources import HalvedImages, PairedFolder, open_split
 from drsformer_jax.errors import UserError
 
 ENCODED, RAW = "encoded", "raw"
@@ -94,13 +94,6 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                 yield index, dict(source[index])
             else:
                 yield index, _encoded(source, index)
-
-
-def open_split(split: Split, *, verify: bool) -> PairedFolder | HalvedImages:
-    """The pairs of a folder; UserError names all files that are not as they must be."""
-    if split.input_dir is None:
-        return HalvedImages(split.root, verify=verify)
-    return PairedFolder(split.root, split.input_dir, split.target_dir, verify=verify)
 
 
 def check_counts(name: str, root: Path, found: Mapping[str, int]) -> None:

@@ -1,0 +1,96 @@
+"""What an evaluation looks like: the best and the worst images with their errors, a histogram."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
+from drsformer_jax.files import atomic_path
+
+# Largest difference of a channel that an error map tells apart, of 255: white.
+LARGEST_ERROR = 64
+
+_MARGIN, _LINE = 8, 20
+_TITLES = ("rainy", "restored", "clean", f"error, black 0 to white {LARGEST_ERROR} of 255")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One image in a sheet: its score, and uint8 `H W 3` rainy, restored and clean."""
+
+    score: ImageScore
+    rainy: np.ndarray
+    restored: np.ndarray
+    target: np.ndarray
+
+
+def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """uint8 `H W 3`: the largest difference of the channels as heat, LARGEST_ERROR as white."""
+    difference = np.abs(restored.astype(np.int16) - target.astype(np.int16)).max(axis=2)
+    heat = np.clip(difference / LARGEST_ERROR, 0, 1)[..., None]
+    # Black, red, yellow, white.
+    return np.rint(255 * np.clip(3 * heat - np.array([0, 1, 2]), 0, 1)).astype(np.uint8)
+
+
+def sheet(rows: Sequence[Shown]) -> np.ndarray:
+    """uint8 `H W 3`: a row an image, pixel by pixel: rainy, restored, clean, error."""
+    widths = [max(row.target.shape[1] for row in rows)] * len(_TITLES)
+    width = sum(widths) + _MARGIN * (len(widths) + 1)
+    height = sum(row.target.shape[0] + _LINE + _MARGIN for row in rows) + _LINE + _MARGIN
+    canvas = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    lefts = np.cumsum([_MARGIN, *(width + _MARGIN for width in widths[:-1])])
+    for left, title in zip(lefts, _TITLES, strict=True):
+        draw.text((int(left), _MARGIN // 2), title, "black", font)
+    top = _LINE + _MARGIN // 2
+    for row in rows:
+        draw.text((_MARGIN, top + 2), _caption(row.score), "black", font)
+        top += _LINE
+        errors = error_map(row.restored, row.target)
+        for left, image in zip(lefts, (row.rainy, row.restored, row.target, errors), strict=True):
+            canvas.paste(Image.fromarray(np.ascontiguousarray(image)), (int(left), top))
+        top += row.target.shape[0] + _MARGIN
+    return np.asarray(canvas)
+
+
+def _caption(score: ImageScore) -> str:
+    ssim = "" if score.ssim is None else f", SSIM {score.ssim:.4f}"
+    rainy = "" if score.input_psnr is None else f" (rainy: {score.input_psnr:.2f} dB)"
+    return f"{score.name}: {score.psnr:.2f} dB{ssim}{rainy}"
+
+
+def can_draw_histogram() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def write_histogram(path: Path, score: DatasetScore, title: str) -> None:
+    """How many images have a PSNR, restored and rainy, as PNG. OSError if it cannot be written."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    restored = [image.psnr for image in score.images if np.isfinite(image.psnr)]
+    rainy = [value for image in score.images if np.isfinite(value := image.input_psnr or np.inf)]
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    ends = (*restored, *rainy) or (0.0,)
+    bins = np.linspace(np.floor(min(ends)), np.ceil(max(ends)) + 1e-6, 25).tolist()
+    for values, colour, label in ((rainy, "#D55E00", "rainy"), (restored, "#0072B2", "restored")):
+        if values:
+            axes.hist(values, bins, color=colour, alpha=0.65, label=label)
+            axes.axvline(float(np.mean(values)), color=colour, linestyle="--")
+    axes.set(xlabel=f"PSNR, dB ({score.protocol}); dashed: means", ylabel="images", title=title)
+    axes.locator_params(axis="y", integer=True)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)

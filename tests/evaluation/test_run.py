@@ -1,0 +1,160 @@
+"""A run's data sets, scored with everything that is written about them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.miniature_sets import ddn, rain200, rain800
+from reference.small import quick_jit
+
+from drsformer_jax.cli.experiment import run_experiment
+from drsformer_jax.data.build import build
+from drsformer_jax.data.configured import split_for_test
+from drsformer_jax.data.images import read_rgb
+from drsformer_jax.data.sets import SETS
+from drsformer_jax.errors import UserError
+from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
+from drsformer_jax.inference import batches, derainer
+from drsformer_jax.inference.batches import restore_grouped, restore_one_by_one
+from drsformer_jax.inference.derainer import Derainer
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import init_params
+
+CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'rain200h.py'}"
+
+
+def dimmed(params: dict, image: jax.Array) -> jax.Array:
+    """In the place of the network: the darker, the further right and down in its view."""
+    height, width = image.shape[1:3]
+    ramp = jnp.linspace(1, 0.5, height)[:, None] * jnp.linspace(1, 0.7, width)
+    return image * ramp[None, ..., None]
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a run whose network is `dimmed`."""
+    derain = Derainer(DRSformerConfig(), {}, restore=dimmed)
+    monkeypatch.setattr(Derainer, "load", lambda workdir: derain)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    return tmp_path / "run"
+
+
+def evaluate(workdir: Path, *flags: str) -> int:
+    return run_experiment("evaluate", ["eval.py", CONFIG, f"--workdir={workdir}", *flags], "")
+
+
+def test_several_sets_in_one_table(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rain200(tmp_path / "h")
+    rain800(tmp_path / "eight")
+    ddn(tmp_path / "ddn")
+    build("ddn", tmp_path / "ddn", tmp_path / "sets", form="raw", partial=True)
+    sets = {"rain200h": "h", "rain800": "eight", "ddn": "sets/ddn", "mine": "h/train"}
+    flags = [f"--set={name}={tmp_path / folder}" for name, folder in sets.items()]
+    assert evaluate(workdir, *flags) == 0
+    printed = capsys.readouterr().out
+    assert "mine, protocol rain200" in printed
+    assert "Rain200H: 2 images, but the test split has 200" in printed
+    evaluation = workdir / "evaluation"
+    document = json.loads((evaluation / "results.json").read_text())
+    assert [
+        (one["name"], one["images"], one["protocol"]) for one in document["results"]
+    ] == [
+        ("rain200h", 2, "rain200"), ("rain800", 2, "rain200"), ("ddn", 14, "did_ddn"),
+        ("mine", 4, "rain200"),
+    ]  # fmt: skip
+    assert "| DDN-Data | 14 | did_ddn |" in (evaluation / "results.md").read_text()
+    for name in sets:
+        for picture in ("worst", "best", "histogram"):
+            assert (evaluation / name / f"{picture}.png").is_file()
+    rows = list(csv.DictReader((evaluation / "mine" / "scores.csv").open()))
+    assert [row["name"] for row in rows] == ["1", "2", "3", "4"]
+    restored = read_rgb(evaluation / "mine" / "restored" / "2.png")
+    rainy = read_rgb(tmp_path / "h/train/input/2.png")
+    np.testing.assert_array_equal(restored, Derainer.load(workdir)(rainy))
+
+
+def test_pictures_of_an_earlier_evaluation_do_not_stay(workdir: Path, tmp_path: Path) -> None:
+    rain200(tmp_path / "h")
+    own = f"--config.data.val={tmp_path / 'h/train'}"
+    assert evaluate(workdir, own) == 0
+    restored = workdir / "evaluation" / "restored"
+    assert {path.name for path in restored.iterdir()} == {f"{i}.png" for i in (1, 2, 3, 4)}
+    assert evaluate(workdir, f"--config.data.val={tmp_path / 'h/test'}") == 0
+    assert {path.name for path in restored.iterdir()} == {"1.png", "2.png"}
+
+
+def test_how_images_were_restored_is_told_and_matters(workdir: Path, tmp_path: Path) -> None:
+    rain200(tmp_path / "h")
+    task = Task("h", split_for_test(tmp_path / "h", None), "rain200")
+    psnr = {}
+    for options in (Options(), Options(tile=24, overlap=8), Options(ensemble=True)):
+        text = evaluate_workdir(workdir, [task], options, own=True)
+        found = json.loads((workdir / "evaluation" / "results.json").read_text())
+        psnr[options] = found["results"][0]["psnr"]
+        assert found["setting"]["ensemble"] == options.ensemble
+        assert ("tiles of 24 pixels, overlap 8" in text) == bool(options.tile)
+        assert ("eight flips" in text) == options.ensemble
+    assert len(set(psnr.values())) == 3
+
+
+def test_images_of_one_size_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The optimised program would take longer to compile than the test to run.
+    monkeypatch.setattr(batches, "compiled_for_inference", quick_jit)
+    monkeypatch.setattr(derainer, "compiled_for_inference", quick_jit)
+    rain200(tmp_path / "h")
+    source = split_for_test(tmp_path / "h/train", SETS["rain200h"])
+    pairs = [(index, source[index]) for index in range(4)]
+    config = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 1, 1, 1), use_mefc=False)
+    params = quick_jit(lambda: init_params(config, jax.random.key(0)))()
+    one_by_one = Derainer(config, params)
+    # Two of each size.
+    together = batches.BatchDerainer(config, params, per_device=2)
+    assert together.images_at_a_time == 2 * jax.local_device_count()
+    grouped = {one.index: one.image for one in restore_grouped(one_by_one, together, iter(pairs))}
+    assert grouped.keys() == {0, 1, 2, 3}
+    for one in restore_one_by_one(one_by_one, iter(pairs)):
+        difference = grouped[one.index].astype(int) - one.image
+        assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set=rain200h"], "--set rain200h: must be NAME=FOLDER"),
+        (["--set=../x=/tmp"], "--set ../x=/tmp: must be NAME=FOLDER"),
+        (["--set=a=/tmp", "--set=a=/var"], "--set a=/var: a is there twice"),
+        (["--set=a=/nowhere"], "/nowhere: no such folder"),
+        (["--tile=12"], "--tile must be a positive multiple of 8"),
+        (["--tile=16", "--overlap=16"], "--overlap must be smaller than --tile"),
+        (["--config.eval.batch_size=0"], "config.eval.batch_size: must be at least 1"),
+        (["--config.eval.data_set=rain"], "unknown data set 'rain'"),
+        (["--config.eval.protocol=ssim"], "config.eval.protocol: unknown protocol 'ssim'"),
+    ],
+)
+def test_mistakes(
+    flags: list[str],
+    message: str,
+    workdir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rain200(tmp_path / "h")
+    assert evaluate(workdir, f"--config.data.val={tmp_path / 'h/test'}", *flags) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_split_that_is_missing(tmp_path: Path) -> None:
+    rain200(tmp_path / "h")
+    (tmp_path / "h/test").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="h: holds no test split, only train"):
+        split_for_test(tmp_path / "h", None)
