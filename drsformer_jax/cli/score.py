@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 USAGE = """
   drsformer score RESULTS TARGETS --protocol PROTOCOL [--json FILE] [--csv FILE]
   drsformer score [NAME=]RESULTS [NAME=]RESULTS ... TARGETS --protocol PROTOCOL
-  drsformer score [NAME=]RESULTS ... --no-reference niqe"""
+  drsformer score [NAME=]RESULTS ... --no-reference niqe [--niqe-model FILE]"""
 
 NO_REFERENCE = ("niqe",)
 
@@ -61,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a score of photographs that have no target, instead of a protocol",
     )
     parser.add_argument(
+        "--niqe-model",
+        metavar="FILE",
+        type=Path,
+        help="pristine model of NIQE, as tools/estimate_niqe_model.py writes it (default: the one "
+        "that comes with the package)",
+    )
+    parser.add_argument(
         "--json", metavar="FILE", type=Path, help="write the means and every image's score as JSON"
     )
     parser.add_argument(
@@ -79,8 +86,10 @@ def run(args: argparse.Namespace) -> int:
     for flag, path in (("--json", args.json), ("--csv", args.csv)):
         check_destination(flag, path)
     if args.no_reference:
-        _report(_without_targets(paths), args)
+        _report(_without_targets(paths, args.niqe_model), args)
         return 0
+    if args.niqe_model:
+        raise UserError("--niqe-model goes with --no-reference niqe, not with --protocol")
     if len(paths) < 2:
         raise UserError(
             f"RESULTS and TARGETS are needed, but only {paths[0]} is given: add the folder of "
@@ -142,17 +151,18 @@ def _with_targets(paths: list[str], protocol: str) -> Comparison:
         return compare_with_targets(methods, pairs, protocol, on_image=lambda _: bar.update())
 
 
-def _without_targets(paths: list[str]) -> Comparison:
+def _without_targets(paths: list[str], model_file: Path | None) -> Comparison:
     from tqdm import tqdm
 
     from drsformer_jax.evaluation.comparison import compare_niqe
     from drsformer_jax.evaluation.methods import named_methods, without_targets
-    from drsformer_jax.evaluation.niqe_model import packaged
+    from drsformer_jax.evaluation.niqe_model import load, packaged
 
+    model = packaged() if model_file is None else load(model_file)
     methods = named_methods(paths)
     pairs = without_targets(methods)
     with tqdm(total=sum(map(len, pairs)), unit="image", leave=False, disable=None) as bar:
-        return compare_niqe(methods, pairs, packaged(), on_image=lambda _: bar.update())
+        return compare_niqe(methods, pairs, model, on_image=lambda _: bar.update())
 
 
 def _report(comparison: Comparison, args: argparse.Namespace) -> None:

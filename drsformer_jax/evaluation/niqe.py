@@ -116,9 +116,8 @@ def grey(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"NIQE is defined on uint8 arrays, got {kind}")
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected an RGB image (H, W, 3), got shape {image.shape}")
-    # Nothing is negative, so that halves that go up go away from zero. The weights add up to one
-    # but for rounding, and without the small number grey of (g, g, g) could be g - 1.
-    return np.floor(image @ GREY_WEIGHTS + (0.5 + ROUNDING))
+    # Nothing is negative, so that halves that go up go away from zero, as MATLAB rounds.
+    return np.floor(image @ GREY_WEIGHTS + 0.5)
 
 
 def normalised(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from PIL import Image
 from drsformer_jax.cli.main import main
 from drsformer_jax.evaluation.metrics import psnr
 from drsformer_jax.evaluation.niqe import niqe
-from drsformer_jax.evaluation.niqe_model import packaged
+from drsformer_jax.evaluation.niqe_model import PristineModel, packaged, save
 
 
 @pytest.fixture
@@ -199,6 +199,22 @@ def test_photographs_without_a_target(
         printed = capsys.readouterr().out
         assert f"{means['clean']:.3f}" in printed
         assert "difference" not in printed
+
+
+def test_another_pristine_model(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = PristineModel(np.zeros(36), np.eye(36), {"origin": "nothing at all"})
+    file = photographs / "model.safetensors"
+    save(file, model)
+    clean, flags = photographs / "clean", ("--no-reference", "niqe", "--niqe-model", file)
+    assert score(clean, *flags) == 0
+    printed = capsys.readouterr().out
+    image = np.asarray(Image.open(clean / "street.png"))
+    assert f"{niqe(image, model.mean, model.covariance):.3f}" in printed
+    assert "pristine model: nothing at all" in printed
+    assert score(clean, clean, "--protocol", "rain200", "--niqe-model", file) == 2
+    assert "--niqe-model goes with --no-reference" in capsys.readouterr().err
+    assert score(clean, *flags[:-1], clean / "street.png") == 2
+    assert "street.png: no model of NIQE" in capsys.readouterr().err
 
 
 def test_mistakes_with_several_methods(methods: Path, capsys: pytest.CaptureFixture[str]) -> None:
