@@ -24,15 +24,19 @@ from scipy import ndimage
 
 from drsformer_jax.data.images import list_images, read_rgb
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.niqe import grey, niqe
+from drsformer_jax.evaluation.niqe import grey, half_size, niqe
 from drsformer_jax.evaluation.niqe_model import PristineModel, packaged
 
 
 class Library(NamedTuple):
-    """BasicSR's parameters, and its score of a grey float32 (H, W) on the 0..255 scale."""
+    """BasicSR's parameters, and its score of a grey image (H, W) on the 0..255 scale.
+
+    `score` computes in float32 as BasicSR does, `exact` in float64 and without rounding errors.
+    """
 
     model: PristineModel
     score: Callable[[np.ndarray], float]
+    exact: Callable[[np.ndarray], float]
 
 
 class Scores(NamedTuple):
@@ -41,6 +45,7 @@ class Scores(NamedTuple):
     packaged: float
     authors: float
     library: float
+    exact: float
 
 
 def load_library(folder: Path) -> Library:
@@ -56,8 +61,29 @@ def load_library(folder: Path) -> Library:
             score = runpy.run_path(str(package / "metrics" / "niqe.py"))["niqe"]
     except (OSError, KeyError) as error:
         raise UserError(f"{folder}: no source distribution of BasicSR ({error})") from error
-    model = PristineModel(mean.ravel(), covariance)
-    return Library(model, lambda plane: float(score(plane, mean, covariance, window)))
+    precise = _without_rounding(score)
+    return Library(
+        PristineModel(mean.ravel(), covariance),
+        lambda plane: float(score(plane.astype(np.float32), mean, covariance, window)),
+        lambda plane: float(precise(plane, mean, covariance, window)),
+    )
+
+
+def _without_rounding(score: types.FunctionType) -> types.FunctionType:
+    """The same function with its filter and its reduction in float64, to nine decimals.
+
+    In flat areas rounding errors are all there is, and distributions are fitted to them.
+    """
+
+    def convolve(plane: np.ndarray, window: np.ndarray, mode: str) -> np.ndarray:
+        return np.round(ndimage.convolve(plane, window, mode=mode), 9)
+
+    def imresize(plane: np.ndarray, scale: float, antialiasing: bool) -> np.ndarray:
+        return np.round(half_size(plane * 255), 9) / 255
+
+    replaced = {"convolve": convolve, "imresize": imresize}
+    names = score.__globals__ | replaced
+    return types.FunctionType(score.__code__, names, argdefs=score.__defaults__)
 
 
 @contextmanager
@@ -96,15 +122,16 @@ def score_image(path: Path, library: Library) -> Scores:
     return Scores(
         niqe(image, ours.mean, ours.covariance),
         niqe(image, authors.mean, authors.covariance),
-        library.score(grey(image).astype(np.float32)),
+        library.score(grey(image)),
+        library.exact(grey(image)),
     )
 
 
 def summary(scores: list[Scores]) -> str:
     """Means, differences and correlations, one line each."""
     table = np.array(scores)
-    ours, authors, library = table.T
-    apart = np.abs(authors - library)
+    ours, authors, library, exact = table.T
+    apart, exactly_apart = np.abs(authors - library), np.abs(authors - exact)
     lines = [
         f"  mean NIQE: packaged model {ours.mean():.3f}, authors' {authors.mean():.3f}, "
         f"BasicSR {library.mean():.3f}",
@@ -112,6 +139,8 @@ def summary(scores: list[Scores]) -> str:
         f"{(ours - authors).min():+.3f} to {(ours - authors).max():+.3f}",
         f"  authors' model, this code - BasicSR: median {np.median(apart):.1e}, "
         f"largest {apart.max():.1e}",
+        f"  the same without BasicSR's rounding errors: median {np.median(exactly_apart):.1e}, "
+        f"largest {exactly_apart.max():.1e}",
     ]
     if len(scores) > 2:
         pearson = np.corrcoef(ours, authors)[0, 1]
