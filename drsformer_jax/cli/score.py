@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from drsformer_jax.evaluation.comparison import Comparison
     from drsformer_jax.evaluation.pairing import FilePair
 
-USAGE = """
-  drsformer score RESULTS TARGETS --protocol PROTOCOL [--json FILE] [--csv FILE]
-  drsformer score [NAME=]RESULTS [NAME=]RESULTS ... TARGETS --protocol PROTOCOL
-  drsformer score [NAME=]RESULTS ... --no-reference niqe [--niqe-model FILE]"""
+USAGE = """drsformer score RESULTS TARGETS --protocol PROTOCOL [--json FILE] [--csv FILE]
+       drsformer score [NAME=]RESULTS [NAME=]RESULTS ... TARGETS --protocol PROTOCOL
+       drsformer score [NAME=]RESULTS ... --no-reference niqe [--niqe-model FILE]"""
 
 NO_REFERENCE = ("niqe",)
 

@@ -135,7 +135,7 @@ def _distinct(chosen: Sequence[str], paths: Sequence[Path]) -> list[str]:
 
     def end(path: Path, length: int) -> str:
         own = path if path.is_dir() else path.with_suffix("")
-        return "/".join(own.parts[-length:])
+        return str(Path(*own.parts[-length:]))
 
     names = list(chosen)
     for length in range(1, max(len(path.parts) for path in paths) + 1):

@@ -41,8 +41,11 @@ GREY_WEIGHTS = np.linalg.inv([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.106
 # below any true difference, for the window's smallest weight is 1.6e-4.
 ROUNDING = 1e-9
 
-# A pixel's products are those with the pixel above, to the left, and on both diagonals.
+# A pixel's products are those with the pixels to the left, above, and on both diagonals.
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+# Bounds the memory of large photographs, and stays near the cache.
+BLOCKS_AT_A_TIME = 32
 
 SMALLEST_SHAPE, LARGEST_SHAPE, SHAPE_STEP = 0.2, 10.0, 0.001
 
@@ -105,7 +108,11 @@ def block_features(image: np.ndarray) -> BlockFeatures:
         if scale == 1:
             sharpness = _blocks(deviation, BLOCK).mean(axis=(1, 2))
             plane = half_size(plane)
-        values.append(_features(_blocks(coefficients, BLOCK // scale)))
+        blocks = _blocks(coefficients, BLOCK // scale)
+        parts = range(0, len(blocks), BLOCKS_AT_A_TIME)
+        values.append(
+            np.concatenate([_features(blocks[start : start + BLOCKS_AT_A_TIME]) for start in parts])
+        )
     return BlockFeatures(np.concatenate(values, axis=1), sharpness)
 
 

@@ -238,6 +238,14 @@ def test_blocks_at_an_edge_see_it_repeated() -> None:
     assert len(found.values) == 3
 
 
+def test_all_blocks_of_a_large_image_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = textured(96 * 5, 96 * 8)
+    found = block_features(image).values
+    assert found.shape == (40, 36)
+    monkeypatch.setattr("drsformer_jax.evaluation.niqe.BLOCKS_AT_A_TIME", 1000)
+    np.testing.assert_array_equal(found, block_features(image).values)
+
+
 def test_flat_blocks_are_no_evidence() -> None:
     """A white sky: exactly nothing there, at any scale, rather than rounding errors."""
     image = np.full((96, 384, 3), 255, np.uint8)
