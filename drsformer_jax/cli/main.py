@@ -3,7 +3,8 @@
 A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the exit code). It is
 imported only when it is the one asked for, and imports what is slow (jax, the network) inside
 `run`, so that `--help` answers at once. One that reads a configuration sets the default
-`takes_changes`, and gets what is no argument of its own (--config.KEY=VALUE) as `args.changes`.
+`takes_changes`, and gets what is no argument of its own (--config.KEY=VALUE) as `args.changes`; so
+does one that takes any number of paths, for argparse leaves those behind a flag over.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "data": Command("drsformer_jax.cli.data", "check a data set, build it, or render rain"),
     "plan": Command("drsformer_jax.cli.plan", "find out what training needs on TPUs not there"),
-    "score": Command("drsformer_jax.cli.score", "measure PSNR and SSIM of derained images"),
+    "score": Command("drsformer_jax.cli.score", "measure PSNR, SSIM or NIQE of derained images"),
 }
 
 

@@ -21,6 +21,7 @@ from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.metrics import psnr, ssim
 from drsformer_jax.evaluation.pairing import FilePair, pair_folders
 from drsformer_jax.evaluation.protocols import get_protocol
+from drsformer_jax.evaluation.statistics import Interval, mean_interval
 from drsformer_jax.inference.batches import Restored
 
 
@@ -80,6 +81,20 @@ class DatasetScore:
         """Mean PSNR in dB over the images not in `identical`; None if all are in it."""
         finite = [image.psnr for image in self.images if math.isfinite(image.psnr)]
         return _mean(finite) if finite else None
+
+    @property
+    def intervals(self) -> dict[str, Interval | None]:
+        """Confidence intervals of the mean 'psnr' and, where the protocol has it, 'ssim'.
+
+        See `statistics.mean_interval`: None below its `MIN_IMAGES`, and where the mean is infinite.
+        """
+        columns = {
+            "psnr": [image.psnr for image in self.images],
+            "ssim": [image.ssim for image in self.images if image.ssim is not None],
+        }
+        return {
+            field: mean_interval(np.array(column)) for field, column in columns.items() if column
+        }
 
 
 def evaluate(

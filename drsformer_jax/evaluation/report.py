@@ -62,8 +62,9 @@ def format_table(score: DatasetScore, *, per_image: bool = False) -> str:
 def to_json(score: DatasetScore) -> str:
     """The score as a JSON object, unrounded.
 
-    Keys: protocol, used_for, count, mean, finite_mean_psnr, identical, images; a mean and an image
-    have the fields of `ImageScore`, null where there is no value, "inf" where infinite.
+    Keys: protocol, used_for, count, mean, finite_mean_psnr, identical, images, intervals; a mean
+    and an image have the fields of `ImageScore`, null where there is no value, "inf" where
+    infinite; an interval of the mean is [low, high], or null.
     """
     protocol = get_protocol(score.protocol)
     document: dict[str, Any] = {
@@ -74,6 +75,10 @@ def to_json(score: DatasetScore) -> str:
         "finite_mean_psnr": score.finite_mean_psnr,
         "identical": list(score.identical),
         "images": [_json_fields(image) for image in score.images],
+        "intervals": {
+            field: [interval.low, interval.high] if interval else None
+            for field, interval in score.intervals.items()
+        },
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -81,7 +81,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "required: COMMAND"),
         (["rain"], "invalid choice: 'rain'"),
         (["--rain"], "required: COMMAND"),
-        (["score"], "required: RESULTS, TARGETS, --protocol"),
+        (["score"], "required: RESULTS ... TARGETS"),
         (["score", "a", "b", "--protocol", "ssim"], "invalid choice: 'ssim'"),
     ],
 )

@@ -75,6 +75,32 @@ def test_identical_folders_score_infinity(
     assert json.loads(json_file.read_text())["mean"]["psnr"] == "inf"
 
 
+def test_the_mean_has_an_interval(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(*folders, "--protocol", "rain200") == 0
+    assert "no 95 % interval of the mean: 2 images" in capsys.readouterr().out
+    for folder, offset in zip(folders, (3, 0), strict=True):
+        for i in range(2, 7):
+            target = np.random.default_rng(i).integers(0, 200, (16, 20, 3)).astype(np.uint8)
+            Image.fromarray(target + np.uint8(offset)).save(folder / f"{i}.png")
+    assert score(*folders, "--protocol", "rain200") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("mean of 7 ")
+    assert lines[3].startswith("95 % interval of the mean: PSNR ")
+
+
+def test_either_a_protocol_or_no_reference(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(*folders) == 2
+    assert "one of the arguments --protocol --no-reference is required" in capsys.readouterr().err
+    assert score(*folders, "--protocol", "rain200", "--no-reference", "niqe") == 2
+    assert "not allowed with" in capsys.readouterr().err
+    assert score(*folders, "--no-reference", "brisque") == 2
+    assert "invalid choice: 'brisque'" in capsys.readouterr().err
+
+
 def test_users_mistakes(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,4 +149,6 @@ def test_real_rain(shared_dir: Path, capsys: pytest.CaptureFixture[str]) -> None
     """The rainy validation images of Rain100L score 27.19 dB on average."""
     folder = shared_dir / "data" / "rain100l" / "val"
     assert score(folder / "input", folder / "target", "--protocol", "rain200") == 0
-    assert "27.19" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "27.19" in printed
+    assert "95 % interval of the mean: PSNR 25.61 to 28.94 dB, SSIM 0.8045 to 0.8757" in printed

@@ -83,6 +83,21 @@ def test_json_is_strict_and_complete() -> None:
     assert json.loads(to_json(PSNR_ONLY))["mean"]["ssim"] is None
 
 
+def test_json_has_the_intervals_of_the_means() -> None:
+    images = tuple(ImageScore(str(i), 30.0 + i * i, 0.9 + i / 100) for i in range(7))
+    intervals = json.loads(to_json(DatasetScore("rain200", images)))["intervals"]
+    assert intervals.keys() == {"psnr", "ssim"}
+    for field, (low, high) in intervals.items():
+        values = [getattr(image, field) for image in images]
+        assert min(values) < low < sum(values) / 7 < high < max(values)
+    infinite = (*images[:6], ImageScore("6", math.inf, 1.0))
+    intervals = json.loads(to_json(DatasetScore("rain200", infinite)))["intervals"]
+    assert intervals["psnr"] is None
+    assert intervals["ssim"] is not None
+    # Too few images, and no SSIM.
+    assert json.loads(to_json(PSNR_ONLY))["intervals"] == {"psnr": None}
+
+
 def test_csv_has_a_row_an_image(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     write_csv(path, WITH_INFINITE)
