@@ -115,7 +115,8 @@ def _build(args: argparse.Namespace) -> int:
 def _make_rain(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from drsformer_jax.data.images import write_png
+    from drsformer_jax.data.images import list_images, write_png
+    from drsformer_jax.data.sources import names_used_twice, raise_problems
     from drsformer_jax.data.synthetic import SyntheticRain
     from drsformer_jax.files import atomic_folder
 
@@ -123,6 +124,8 @@ def _make_rain(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: is there already and not an empty folder: name another one")
     if not args.out.absolute().parent.is_dir():
         raise UserError(f"{args.out}: there is no folder {args.out.parent}, make it first")
+    # Only here do names matter: two photographs of one name would become one file.
+    raise_problems(args.clean, names_used_twice(list_images(args.clean)))
     source = SyntheticRain(args.clean, args.level, args.seed, args.versions, cache=False)
     try:
         with atomic_folder(args.out) as folder:

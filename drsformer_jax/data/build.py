@@ -13,6 +13,9 @@ from drsformer_jax.errors import UserError
 
 FORMS = ("encoded", "raw")
 
+# Of ArrayRecord's RuntimeError.
+_NOT_WRITTEN = "write() failed"
+
 
 def build(
     name: str, source: Path, out: Path, *, form: str = "encoded", partial: bool = False
@@ -61,11 +64,11 @@ def build(
                 download_dir=downloads,
                 download_config=tfds.download.DownloadConfig(manual_dir=source),
             )
-    except OSError as error:
+    except BaseException as error:
         _remove(new)
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
-    except BaseException:
-        _remove(new)
+        if isinstance(error, OSError) or _NOT_WRITTEN in str(error):
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(f"{out}: cannot be written ({reason})") from error
         raise
     return written
 

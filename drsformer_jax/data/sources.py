@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -199,10 +199,12 @@ class HalvedImages:
         self._decode = image_cache(cache)
         self._paths = _images(self.root)
         self.names = [path.stem for path in self._paths]
+        problems = names_used_twice(self._paths)
         if verify:
             with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
                 halved = functools.partial(self.of_file, decode=self._decode)
-                raise_problems(self.root, undecodable(self._paths, halved, pool))
+                problems += undecodable(self._paths, halved, pool)
+        raise_problems(self.root, problems)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -228,6 +230,16 @@ def open_split(split: Split, *, verify: bool) -> PairedFolder | HalvedImages:
     if split.input_dir is None:
         return HalvedImages(split.root, verify=verify)
     return PairedFolder(split.root, split.input_dir, split.target_dir, verify=verify)
+
+
+def names_used_twice(paths: Sequence[Path]) -> list[str]:
+    """Those of `paths` whose name, without suffix, one before them has; as problems."""
+    first: dict[str, Path] = {}
+    return [
+        f"{path}: {first[path.stem].name} has the same name without suffix"
+        for path in paths
+        if first.setdefault(path.stem, path) is not path
+    ]
 
 
 def _images(folder: Path) -> list[Path]:

@@ -78,6 +78,7 @@ def test_levels_are_those_of_the_generator() -> None:
         (["make-rain", "clean", "no/out"], "no/out: there is no folder no"),
         (["make-rain", "clean", "out", "--versions", "0"], "must be positive"),
         (["make-rain", "empty", "out"], "empty: no images"),
+        (["make-rain", "twice", "out"], "twice/1.png: 1.bmp has the same name without suffix"),
     ],
 )
 def test_mistakes(
@@ -89,9 +90,11 @@ def test_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "clean" / "1.png", clean(0))
+    save(tmp_path / "twice" / "1.png", clean(0))
+    save(tmp_path / "twice" / "1.bmp", clean(1))
     (tmp_path / "empty").mkdir()
     assert main(["data", *arguments]) == 2
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"clean", "empty"}
+    assert {path.name for path in tmp_path.iterdir()} == {"clean", "empty", "twice"}

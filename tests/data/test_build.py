@@ -74,6 +74,22 @@ def test_faults_leave_nothing_behind(tmp_path: Path) -> None:
         build("rain200h", tmp_path / "good", tmp_path / "file", partial=True)
 
 
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ArrayRecord tells it."""
+    import tensorflow_datasets as tfds
+
+    def full(*args: object, **kwargs: object) -> None:
+        (tmp_path / "sets/rain200h/.config").mkdir(parents=True)
+        raise RuntimeError("Failed to finalize: write() failed: No space left on device;\nat byte")
+
+    monkeypatch.setattr(tfds.core.GeneratorBasedBuilder, "download_and_prepare", full)
+    rain200(tmp_path / "unpacked")
+    with pytest.raises(UserError, match=r"sets: cannot be written .*No space left") as caught:
+        build("rain200h", tmp_path / "unpacked", tmp_path / "sets", partial=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sets").exists()
+
+
 def test_built_twice(tmp_path: Path) -> None:
     rain200(tmp_path / "unpacked")
     build("rain200h", tmp_path / "unpacked", tmp_path / "sets", partial=True)

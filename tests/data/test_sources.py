@@ -172,6 +172,10 @@ def test_halves_of_one_file(tmp_path: Path) -> None:
     assert len(halves) == 2
     np.testing.assert_array_equal(halves[1]["input"], image(1))
     np.testing.assert_array_equal(halves[1]["target"], image(101))
+    Image.fromarray(image(0, 12, 18)).save(tmp_path / "1.bmp")
+    with pytest.raises(UserError, match=r"1\.png: 1\.bmp has the same name"):
+        HalvedImages(tmp_path, verify=False)
+    (tmp_path / "1.bmp").unlink()
     write_png(tmp_path / "odd.png", image(0, 12, 17))
     truncate(tmp_path / "0.png")
     with pytest.raises(UserError, match=r"0\.png.*odd\.png: is 17 pixels wide: no two halves"):
