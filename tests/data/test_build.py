@@ -11,8 +11,9 @@ from reference.miniature_sets import MINIATURES, clean, rain200, save
 from drsformer_jax.data import sets
 from drsformer_jax.data.build import build
 from drsformer_jax.data.layout import find_splits
+from drsformer_jax.data.pipeline import Stage, training_batches
 from drsformer_jax.data.records import RecordedPairs
-from drsformer_jax.data.sources import open_split
+from drsformer_jax.data.sources import PairedFolder, open_split
 from drsformer_jax.errors import UserError
 
 
@@ -105,6 +106,23 @@ def test_tensorflow_datasets_reads_them_by_name(tmp_path: Path) -> None:
     build("rain200h", tmp_path / "unpacked", tmp_path / "sets", form="raw", partial=True)
     pairs = tfds.data_source("rain200h/raw", data_dir=tmp_path / "sets", split="test")
     np.testing.assert_array_equal(pairs[1]["target"], clean(5))
+
+
+def test_training_sees_the_same_batches_as_from_the_folder(tmp_path: Path) -> None:
+    rain200(tmp_path / "unpacked")
+    build("rain200h", tmp_path / "unpacked", tmp_path / "sets", form="raw", partial=True)
+    sources = (
+        PairedFolder(tmp_path / "unpacked" / "train"),
+        RecordedPairs(tmp_path / "sets" / "rain200h", "train"),
+    )
+    folder, records = (
+        training_batches(source, seed=3, stages=[Stage(None, 3, 16)], num_threads=2)
+        for source in sources
+    )
+    for _ in range(4):
+        ours, theirs = next(folder), next(records)
+        for side in ("input", "target"):
+            np.testing.assert_array_equal(ours[side], theirs[side])
 
 
 def test_records_that_are_not_there(tmp_path: Path) -> None:
