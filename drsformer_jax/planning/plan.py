@@ -128,7 +128,10 @@ class Plan:
     @property
     def bytes_without_remat(self) -> int | None:
         """An estimate, if blocks were not computed again: what an image of a larger batch, which
-        was refused with as without, needs more, times the images of this one."""
+        was refused with as without, needs more, times the images of this one.
+
+        The full network in bfloat16 on v5e, 4 images a chip: 9.9 GiB, compiled it takes 11.0.
+        """
         if self.program is None or self.larger is None or self.larger_without_remat is None:
             return None
         images, needed = self.larger
