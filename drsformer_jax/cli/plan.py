@@ -16,10 +16,10 @@ HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
 _EPILOG = """\
 The training step is compiled as train.py does it, for TPUs on any Linux machine (pip install
-'drsformer_jax[tpu]'); the full network takes ten minutes to half an hour. Any key of the configuration can be
-changed, as with train.py: --config.model.dtype=bfloat16. Memory and messages are those of the
-compiled program; times are estimates, and so is the largest batch. Exit code 0: planned, whether it
-fits or not; 2: it could not be planned.
+'drsformer_jax[tpu]'); the full network takes ten minutes to half an hour. Any key of the
+configuration can be changed, as with train.py: --config.model.dtype=bfloat16. Memory and messages
+are those of the compiled program; times are estimates, and so is the largest batch. Exit code 0:
+planned, whether it fits or not; 2: it could not be planned.
 """
 
 
