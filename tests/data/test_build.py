@@ -99,13 +99,19 @@ def test_built_twice(tmp_path: Path) -> None:
     assert len(RecordedPairs(tmp_path / "sets/rain200h", "test")) == 2
 
 
-def test_tensorflow_datasets_reads_them_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["encoded", "raw"])
+def test_tensorflow_datasets_reads_them_by_name(form: str, tmp_path: Path) -> None:
     import tensorflow_datasets as tfds
 
-    rain200(tmp_path / "unpacked")
-    build("rain200h", tmp_path / "unpacked", tmp_path / "sets", form="raw", partial=True)
-    pairs = tfds.data_source("rain200h/raw", data_dir=tmp_path / "sets", split="test")
-    np.testing.assert_array_equal(pairs[1]["target"], clean(5))
+    MINIATURES["spa"][0](tmp_path / "unpacked")
+    build("spa", tmp_path / "unpacked", tmp_path / "sets", form=form, partial=True)
+    for split, count in MINIATURES["spa"][1].items():
+        source = PairedFolder(tmp_path / "unpacked" / split)
+        pairs = tfds.data_source(f"spa/{form}", data_dir=tmp_path / "sets", split=split)
+        assert len(pairs) == count
+        for pair, expected in zip(pairs, source, strict=True):
+            np.testing.assert_array_equal(pair["input"], expected["input"])
+            np.testing.assert_array_equal(pair["target"], expected["target"])
 
 
 def test_training_sees_the_same_batches_as_from_the_folder(tmp_path: Path) -> None:

@@ -76,12 +76,14 @@ def ddn(root: Path) -> None:
 
 
 def spa(root: Path) -> None:
-    """The training split a PNG, a grey PNG and one with alpha."""
+    """Of the training PNGs one is grey and one has alpha; a test one has a palette."""
     _two_folders(root, {"train": 3, "test": 2}, lambda i: f"{i}.png")
     for side in ("input", "target"):
         second, third = (root / "train" / side / f"{i}.png" for i in (2, 3))
         Image.open(second).convert("L").save(second)
         Image.open(third).convert("RGBA").save(third)
+    palette = root / "test" / "input" / "2.png"
+    Image.open(palette).quantize(16).save(palette)
 
 
 def rain800(root: Path) -> None:
