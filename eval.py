@@ -1,7 +1,8 @@
 """Scores a training run: `python eval.py --config configs/rain100l.py --workdir runs/rain100l`.
 
-Restores the validation images of the configuration with the newest checkpoint of the workdir, and
-writes the scores and the restored images to WORKDIR/evaluation.
+Restores the validation images of the configuration, or the test images of the data sets named by
+--set, with the newest checkpoint of the workdir. Scores, restored images and pictures of the best
+and the worst go to WORKDIR/evaluation.
 """
 
 from __future__ import annotations

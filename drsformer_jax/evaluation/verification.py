@@ -194,13 +194,13 @@ def _read(group: _Group, protocol: str) -> None:
             target, halves = pair["target"], pair["input"]
     except UserError as error:
         group.faults.append(("unreadable", (group.target,), str(error)))
+        for path in group.inputs:
+            _note_unreadable(group, path)
         return
     group.picture = picture(target)
     for path in group.inputs or [group.target]:
-        try:
-            rainy = read_rgb(path) if halves is None else halves
-        except UserError as error:
-            group.faults.append(("unreadable", (path,), str(error)))
+        rainy = _note_unreadable(group, path) if halves is None else halves
+        if rainy is None:
             continue
         if rainy.shape != target.shape:
             sizes = f"{path} is {_size(rainy)} but {group.target} is {_size(target)}"
@@ -212,6 +212,15 @@ def _read(group: _Group, protocol: str) -> None:
             group.faults.append(("no_rain", (path,), f"{path}: is its target, pixel by pixel"))
         else:
             group.scores.append(psnr(rainy, target, protocol))
+
+
+def _note_unreadable(group: _Group, path: Path) -> np.ndarray | None:
+    """The image of a file; None, and a fault of the group, if there is none in it."""
+    try:
+        return read_rgb(path)
+    except UserError as error:
+        group.faults.append(("unreadable", (path,), str(error)))
+        return None
 
 
 def _size(image: np.ndarray) -> str:
@@ -239,6 +248,8 @@ def _report(
 
 
 def _against_known(name: str, report: SplitReport, protocol: str) -> Iterator[Fault]:
+    if report.expected is None and not report.pairs:
+        yield Fault("count", name, (), f"{name}: no readable pairs")
     if report.expected is not None and report.pairs != report.expected:
         message = f"{name}: {report.pairs:,} readable pairs, not {report.expected:,}"
         yield Fault("count", name, (), message)

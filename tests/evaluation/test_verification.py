@@ -78,6 +78,20 @@ def test_files_that_cannot_be_read(root: Path) -> None:
     assert verify(root).splits["train"].pairs == 2
 
 
+def test_a_broken_clean_image_does_not_hide_its_rainy_one(root: Path) -> None:
+    for side in ("input", "target"):
+        (root / f"train/{side}/2.png").write_bytes(b"not an image")
+    assert [message.partition(":")[0] for message in faults(root, "unreadable")] == [
+        "train/target/2.png", "train/input/2.png",
+    ]  # fmt: skip
+
+
+def test_empty_folders(tmp_path: Path) -> None:
+    for side in ("input", "target"):
+        (tmp_path / "train" / side).mkdir(parents=True)
+    assert faults(tmp_path, "count") == ["train: no readable pairs"]
+
+
 def test_sizes(root: Path) -> None:
     with Image.open(root / "train/input/2.png") as image:
         image.crop((0, 0, 40, 33)).save(root / "train/input/2.png")

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from drsformer_jax.data.decoding import decode_image
-from drsformer_jax.data.images import read_rgb
+from drsformer_jax.data.images import as_rgb
 from drsformer_jax.data.layout import find_splits
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.data.sources import HalvedImages, PairedFolder, open_split
@@ -129,7 +129,8 @@ def _encoded(source: PairedFolder | HalvedImages, index: int) -> dict[str, Any]:
 
 def _file(path: Path) -> io.BytesIO:
     """A file's bytes, if any decoder gets the same 8-bit RGB image out of it, or else a PNG."""
-    samples = decode_image(path).samples
+    decoded = decode_image(path)
+    samples = decoded.samples
     with Image.open(path) as image:
         plain = (
             image.format in _KEPT_FORMATS
@@ -138,7 +139,7 @@ def _file(path: Path) -> io.BytesIO:
         )
     if plain and samples.dtype == np.uint8 and samples.shape[2] == 3:
         return io.BytesIO(path.read_bytes())
-    return _png(read_rgb(path))
+    return _png(as_rgb(decoded))
 
 
 def _png(image: np.ndarray) -> io.BytesIO:
