@@ -26,7 +26,6 @@ from demo_pictures import (
     draw_score_table,
     draw_training_curve,
 )
-
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from demo_pictures import Panel, draw_before_after
-
 from demo import DETAIL, PHOTOGRAPH
+from demo_pictures import Panel, draw_before_after
 from drsformer_jax.data.configured import VALIDATION_RAIN_SEED
 from drsformer_jax.data.photographs import embedded_photographs
 from drsformer_jax.data.synthetic import SyntheticRain

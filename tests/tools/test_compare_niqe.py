@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import compare_niqe
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
 
+import compare_niqe
 from drsformer_jax.evaluation.niqe import half_size, niqe
 from drsformer_jax.evaluation.niqe_model import packaged
 

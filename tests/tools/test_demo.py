@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("matplotlib", reason="the pictures are drawn by matplotlib (extra: demo)")
 
 import demo
-
 from drsformer_jax.errors import UserError
 
 

@@ -19,7 +19,6 @@ from demo_pictures import (
     draw_score_table,
     draw_training_curve,
 )
-
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import estimate_niqe_model
 import numpy as np
 import pytest
 from PIL import Image
 
+import estimate_niqe_model
 from drsformer_jax.evaluation.niqe_model import load
 
 
