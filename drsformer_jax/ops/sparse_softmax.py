@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from drsformer_jax.ops.outlining import called
 
 
 def masks_by_top_k(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
@@ -38,6 +40,16 @@ def masks_by_rank(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
     return [rank < k for k in ks]
 
 
+@functools.cache
+def _called_masks_by_rank(ks: tuple[int, ...]) -> Callable[[jax.Array], list[jax.Array]]:
+    """As a call, so that each logit is one number in memory.
+
+    XLA would compute it anew on both sides of the comparison. Compiled with sums in any order, as
+    training is (`training.step`), the two may then differ, and an entry is ranked behind itself.
+    """
+    return called(functools.partial(masks_by_rank, ks=ks))
+
+
 def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
     """For each k, the mask of exactly the k largest entries of each row.
 
@@ -55,7 +67,7 @@ def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
     logits = jnp.where(logits == 0, 0.0, lax.stop_gradient(logits))
     masks: list[jax.Array] = lax.platform_dependent(
         logits,
-        cpu=functools.partial(masks_by_rank, ks=ks),
+        cpu=_called_masks_by_rank(tuple(ks)),
         default=functools.partial(masks_by_top_k, ks=ks),
     )
     return masks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +16,7 @@ from drsformer_jax.ops.sparse_softmax import (
     masks_by_top_k,
     top_k_masks,
 )
+from drsformer_jax.training.step import CPU_OPTIONS
 
 KS = (4, 6, 6, 7)
 WEIGHTS = np.array([0.2, -0.3, 0.5, 1.1])
@@ -103,6 +105,21 @@ def test_both_forms_make_the_same_masks(rows: np.ndarray, dtype: type) -> None:
         by_rank = jax.jit(masks_by_rank, static_argnums=1)(rows, ks)
     np.testing.assert_array_equal(np.stack(by_rank), np.stack(by_top_k))
     assert [int(mask.sum()) for mask in by_rank] == [k * rows[..., 0].size for k in ks]
+
+
+def test_sums_in_any_order_rank_each_logit_as_one_number() -> None:
+    """Logits that are computed on the way must not be computed twice, rounded otherwise."""
+    random = np.random.default_rng(3)
+    products = random.normal(size=(2, 16, 16)).astype(np.float32)
+    lengths = random.uniform(0.1, 9, (2, 2, 16)).astype(np.float32)
+
+    @functools.partial(jax.jit, compiler_options=CPU_OPTIONS)
+    def masks(products: jax.Array, lengths: jax.Array, scale: jax.Array) -> list[jax.Array]:
+        cosines = products / lengths[0][:, :, None] / lengths[1][:, None, :]
+        return top_k_masks(cosines * scale, range(1, 17))
+
+    for k, mask in enumerate(masks(products, lengths, jnp.float32(1.7)), 1):
+        np.testing.assert_array_equal(mask.sum(-1), k)
 
 
 def test_dropped_entries_are_exactly_zero_and_have_no_gradient() -> None:
