@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import trivial_programs
 
-from benchmarks.pairs import Spread, Worker, largest_difference, ratio, take_turns, warm_up
+from benchmarks.pairs import (
+    AGREEMENT,
+    Spread,
+    Worker,
+    ratio,
+    relative_difference,
+    take_turns,
+    warm_up,
+)
 from drsformer_jax.errors import UserError
 
 
@@ -96,6 +104,14 @@ def test_spread_and_ratio() -> None:
 
 def test_differences() -> None:
     one, other = {"x": np.array([1.0, 2.0])}, {"x": np.array([1.0, 4.0])}
-    assert largest_difference(one, other) == 0.5
+    assert relative_difference(one, other) == pytest.approx(2 / 17**0.5)
     with pytest.raises(RuntimeError, match="outputs differ"):
-        largest_difference(one, {"y": np.array([1.0, 4.0])})
+        relative_difference(one, {"y": np.array([1.0, 4.0])})
+
+
+def test_single_pixels_may_differ_but_not_an_image() -> None:
+    image = np.random.default_rng(0).uniform(size=(1, 64, 64, 3)).astype(np.float32)
+    pixel, tinted = image.copy(), image * np.float32(1.005)
+    pixel[0, 9, 9] += 0.02
+    assert relative_difference({"x": pixel}, {"x": image}) < AGREEMENT
+    assert relative_difference({"x": tinted}, {"x": image}) > AGREEMENT
