@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.inputs import SEED, rainy_image, training_pair
 from benchmarks.pairs import Program
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
-from drsformer_jax.models.drsformer import restore
+from drsformer_jax.models.drsformer import blocks_apart, restore
 from drsformer_jax.parity.random_weights import random_weights
 
 GEMM_SIZES = {"cpu": (1024, 1536, 2048), "gpu": (4096, 8192), "tpu": (4096, 8192)}
@@ -62,7 +62,7 @@ def forward(
     choose_device(device, cache)
     from drsformer_jax.inference.derainer import compiled_for_inference
 
-    params = jax.device_put(random_weights(config, SEED).params)
+    params = jax.device_put(blocks_apart(config, random_weights(config, SEED).params))
     image = jax.device_put(rainy_image(batch, size))
     program, facts = _compiled(
         compiled_for_inference(functools.partial(restore, config)), params, image

@@ -23,7 +23,7 @@ from drsformer_jax.inference import memory
 from drsformer_jax.inference.derainer import Derainer, compiled_for_inference, quantise
 from drsformer_jax.inference.tiles import pad_to_multiple, padded_size
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import Params, restore
+from drsformer_jax.models.drsformer import Params, blocks_apart, restore
 
 _AXIS = "image"
 
@@ -68,12 +68,16 @@ class BatchDerainer:
                 check_vma=False,
             )
         )
-        self._params: Any = jax.device_put(params, NamedSharding(self._mesh, whole))
+        self._params: Any = self._on_devices(params)
+
+    def _on_devices(self, params: Params) -> Any:
+        params = blocks_apart(self.config, params)
+        return jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
 
     def with_params(self, params: Params) -> BatchDerainer:
         """The same network with other parameters, sharing what is compiled."""
         other = copy.copy(self)
-        other._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+        other._params = self._on_devices(params)
         return other
 
     @property

@@ -82,10 +82,9 @@ class Derainer:
           UserError: there are not so many devices.
           ValueError: another function than the network's on several devices.
         """
-        import jax
-
         self.config = config
         self.devices = devices
+        self._is_network = restore is None
         self._params_sharding = None
         if devices != 1:
             from drsformer_jax.inference.split import SplitForward
@@ -101,7 +100,16 @@ class Derainer:
 
                 restore = functools.partial(network, config)
             self._forward = compiled_for_inference(restore)
-        self._params = jax.device_put(params, self._params_sharding)
+        self._params = self._on_device(params)
+
+    def _on_device(self, params: Any) -> Any:
+        import jax
+
+        if self._is_network:
+            from drsformer_jax.models.drsformer import blocks_apart
+
+            params = blocks_apart(self.config, params)
+        return jax.device_put(params, self._params_sharding)
 
     @classmethod
     def load(
@@ -134,15 +142,13 @@ class Derainer:
 
     @property
     def params(self) -> Any:
-        """The parameters, as they are on the device."""
+        """The parameters, as they are on the device (see `models.drsformer.blocks_apart`)."""
         return self._params
 
     def with_params(self, params: Any) -> Derainer:
         """The same network with other parameters, sharing what is compiled."""
-        import jax
-
         other = copy.copy(self)
-        other._params = jax.device_put(params, self._params_sharding)
+        other._params = self._on_device(params)
         return other
 
     def __call__(

@@ -57,8 +57,12 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def block_params(stacked: dict[str, Any], index: int) -> dict[str, Any]:
-    """The parameters of one of the modules that are stacked on a leading axis."""
+def block_params(
+    stacked: dict[str, Any] | tuple[dict[str, Any], ...], index: int
+) -> dict[str, Any]:
+    """The parameters of one of several modules, stacked on a leading axis or one after another."""
+    if isinstance(stacked, tuple):
+        return stacked[index]
     params: dict[str, Any] = jax.tree.map(lambda stack: stack[index], stacked)
     return params
 
