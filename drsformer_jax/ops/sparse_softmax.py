@@ -44,8 +44,8 @@ def masks_by_rank(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
 def _called_masks_by_rank(ks: tuple[int, ...]) -> Callable[[jax.Array], list[jax.Array]]:
     """As a call, so that each logit is one number in memory.
 
-    XLA would compute it anew on both sides of the comparison. Compiled with sums in any order
-    (`xla_cpu_enable_fast_math`), the two may then differ, and an entry is ranked behind itself.
+    XLA would compute it anew on both sides of the comparison. Compiled with sums in any order, as
+    training is (`training.step`), the two may then differ, and an entry is ranked behind itself.
     """
     return called(functools.partial(masks_by_rank, ks=ks))
 

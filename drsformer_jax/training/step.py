@@ -30,6 +30,10 @@ from drsformer_jax.training.state import TrainState
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
+# On CPU, sums may be taken in any order: those of kernel gradients then run on vector registers, a
+# tenth of a step. NaN, infinity and divisions stay what they are (XLA's xla_cpu_fast_math_honor_*).
+CPU_OPTIONS = {"xla_cpu_enable_fast_math": True}
+
 
 def loss_and_metrics(
     config: DRSformerConfig, params: Params, batch: Batch, rows: RowShards | None = None
@@ -196,7 +200,9 @@ def compile_train_step(
 
     Args:
       state: a state of the run, or its shapes.
+      compiler_options: of XLA, besides `CPU_OPTIONS` on CPU.
     """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     step = functools.partial(
         train_step,
         config=config,
@@ -212,5 +218,5 @@ def compile_train_step(
         in_shardings=(layout, batch_sharding(mesh)),
         out_shardings=(layout, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options,
+        compiler_options=(CPU_OPTIONS if on_cpu else {}) | (compiler_options or {}),
     )

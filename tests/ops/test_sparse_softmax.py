@@ -16,8 +16,7 @@ from drsformer_jax.ops.sparse_softmax import (
     masks_by_top_k,
     top_k_masks,
 )
-
-ANY_ORDER = {"xla_cpu_enable_fast_math": True}
+from drsformer_jax.training.step import CPU_OPTIONS
 
 KS = (4, 6, 6, 7)
 WEIGHTS = np.array([0.2, -0.3, 0.5, 1.1])
@@ -114,7 +113,7 @@ def test_sums_in_any_order_rank_each_logit_as_one_number() -> None:
     products = random.normal(size=(2, 16, 16)).astype(np.float32)
     lengths = random.uniform(0.1, 9, (2, 2, 16)).astype(np.float32)
 
-    @functools.partial(jax.jit, compiler_options=ANY_ORDER)
+    @functools.partial(jax.jit, compiler_options=CPU_OPTIONS)
     def masks(products: jax.Array, lengths: jax.Array, scale: jax.Array) -> list[jax.Array]:
         cosines = products / lengths[0][:, :, None] / lengths[1][:, None, :]
         return top_k_masks(cosines * scale, range(1, 17))
