@@ -4,12 +4,15 @@
 
 Every point is a pair of fresh processes that run in turn: ours, and PyTorch in the variant that
 was the best of its eager ones. Whole images whose forward would not fit in this machine's memory by
-the estimate that `drsformer derain` uses are left out. Tiles, of the largest image, are ours alone.
+the estimate that `drsformer derain` uses are left out, and PyTorch where twice that would not fit:
+it takes 1.7 times as much (`benchmarks.memory`, 512x512). Tiles, of the largest image, are ours
+alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -22,6 +25,8 @@ from drsformer_jax.models.config import PRESETS, DRSformerConfig
 
 Point = dict[str, Any]
 
+TORCH_MEMORY = 2  # times ours, rounded up
+
 
 def measure_whole(args: argparse.Namespace, config: DRSformerConfig) -> list[Point]:
     """A point for each size, and for each batch of images of `--batch-size`."""
@@ -31,16 +36,20 @@ def measure_whole(args: argparse.Namespace, config: DRSformerConfig) -> list[Poi
     asked += [(args.batch_size, n) for n in args.batches if (args.batch_size, n) not in asked]
     points = []
     for size, batch in asked:
-        if batch * forward_bytes(config, size, size) > budget_bytes():
+        needed, there = batch * forward_bytes(config, size, size), budget_bytes()
+        if needed > there:
             print(f"{batch} x {size} x {size}: left out, would not fit in memory")
             continue
         settings = {"config": config, "batch": batch, "size": size, "device": "cpu"}
-        with (
-            Worker(jax_programs.forward, **settings, cache=None) as ours,
-            Worker(torch_programs.forward, **settings, variant=args.variant) as theirs,
-        ):
-            workers = {OURS: ours, args.variant: theirs}
-            warm_up(workers, args.variant, AGREEMENT)
+        with contextlib.ExitStack() as processes:
+            ours = Worker(jax_programs.forward, **settings, cache=None)
+            workers = {OURS: processes.enter_context(ours)}
+            if TORCH_MEMORY * needed > there:
+                print(f"{batch} x {size} x {size}: PyTorch left out, would not fit in memory")
+            else:
+                theirs = Worker(torch_programs.forward, **settings, variant=args.variant)
+                workers[args.variant] = processes.enter_context(theirs)
+            warm_up(workers, list(workers)[-1], AGREEMENT)
             seconds = take_turns(workers, args.runs)
         points.append(point(size, batch, None, seconds))
         print(row(points[-1]), flush=True)

@@ -19,6 +19,7 @@ SIGNAL_BASE = 128  # of the exit codes of programs that a signal ended
 # XLA's CPU compiler orders a program for concurrency and keeps every intermediate result alive:
 # five times the memory and twice the time in a training step.
 CPU_SCHEDULER_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
+CPU_DISPATCH_OPTION = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
 
 
 def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
@@ -70,11 +71,35 @@ def end_program(code: int) -> NoReturn:
 
 
 def prepare_cpu() -> None:
-    """Sets XLA's flag for training on CPU where the user has not, and says so."""
+    """Sets XLA's and JAX's options for training on CPU where the user has not, and says so.
+
+    They are read when JAX is first used.
+    """
     if CPU_SCHEDULER_FLAG not in os.environ.get("XLA_FLAGS", ""):
         setting = f"{CPU_SCHEDULER_FLAG}=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {setting}".strip()
         print(f"added to XLA_FLAGS: {setting} (less memory and time on CPU)", flush=True)
+    # Then a step runs in the main thread, whose memory can be kept for the next one.
+    os.environ.setdefault(CPU_DISPATCH_OPTION, "false")
+
+
+def keep_cpu_memory() -> None:
+    """On CPU, keeps the memory of a step for the next one where steps run in the main thread.
+
+    They do as `prepare_cpu` sets it, and on a single device.
+    """
+    import jax
+
+    from drsformer_jax.training.host_memory import keep_freed_memory
+
+    if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+        return
+    if os.environ.get(CPU_DISPATCH_OPTION) == "false" and keep_freed_memory():
+        print(
+            "a step's memory is kept for the next one (less time on CPU; "
+            f"{CPU_DISPATCH_OPTION}=true switches it off)",
+            flush=True,
+        )
 
 
 def checked(build: Callable[[], Any], what: str) -> Any:
@@ -92,6 +117,7 @@ def _train(given: Flags) -> None:
 
     if given.distributed is not None:
         join(**given.distributed)
+    keep_cpu_memory()
 
     from drsformer_jax.data.configured import training_source, validation_source
     from drsformer_jax.evaluation.validation import Validator

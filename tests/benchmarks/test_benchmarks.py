@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import input_pipeline, torch_programs
+from benchmarks import input_pipeline, scaling, torch_programs
+from drsformer_jax.inference.memory import forward_bytes
+from drsformer_jax.models.config import PRESETS
 
 PNG = b"\x89PNG"
 
@@ -74,6 +76,19 @@ def test_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     flags = ("--preset=tiny", "--sizes", "40", "--batches", "--tiles", "40", "64", "--runs=1")
     (point,) = run(monkeypatch, tmp_path, "scaling", *flags)["points"]
     assert set(point["seconds_per_megapixel"]) == {"ours", "channels_last"}
+
+
+def test_scaling_leaves_out_what_does_not_fit_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enough = int(1.5 * forward_bytes(PRESETS["tiny"], 40, 40))
+    monkeypatch.setattr(scaling, "budget_bytes", lambda: enough)
+    flags = ("--preset=tiny", "--sizes", "40", "64", "--batches", "--tiles", "--runs=1")
+    (point,) = run(monkeypatch, tmp_path, "scaling", *flags)["points"]
+    assert set(point["seconds_per_megapixel"]) == {"ours"}
+    told = capsys.readouterr().out
+    assert "1 x 40 x 40: PyTorch left out, would not fit in memory" in told
+    assert "1 x 64 x 64: left out, would not fit in memory" in told
 
 
 def test_input_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ from drsformer_jax.training import loop, processes, state, step
 from drsformer_jax.training.interruption import Interrupted
 
 
+def show_only_python_output() -> None:
+    """Drops what C++ libraries print: Gloo's threads write into each other's lines."""
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
 def in_float64() -> None:
     """Float64 parameters, and images."""
     jax.config.update("jax_enable_x64", True)
@@ -54,6 +62,7 @@ def validate(params: Any, attempt: Any) -> loop.Validation:
 
 
 def main(run: dict[str, Any]) -> int:
+    show_only_python_output()
     quiet_orbax()
     if run["processes"] > 1:
         processes.join(f"127.0.0.1:{run['port']}", run["processes"], run["process"], 60)
