@@ -19,7 +19,6 @@ SIGNAL_BASE = 128  # of the exit codes of programs that a signal ended
 # XLA's CPU compiler orders a program for concurrency and keeps every intermediate result alive:
 # five times the memory and twice the time in a training step.
 CPU_SCHEDULER_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
-CPU_DISPATCH_OPTION = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
 
 
 def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
@@ -71,35 +70,28 @@ def end_program(code: int) -> NoReturn:
 
 
 def prepare_cpu() -> None:
-    """Sets XLA's and JAX's options for training on CPU where the user has not, and says so.
-
-    They are read when JAX is first used.
-    """
+    """Sets XLA's flag for training on CPU where the user has not, and says so."""
     if CPU_SCHEDULER_FLAG not in os.environ.get("XLA_FLAGS", ""):
         setting = f"{CPU_SCHEDULER_FLAG}=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {setting}".strip()
         print(f"added to XLA_FLAGS: {setting} (less memory and time on CPU)", flush=True)
-    # Then a step runs in the main thread, whose memory can be kept for the next one.
-    os.environ.setdefault(CPU_DISPATCH_OPTION, "false")
 
 
 def keep_cpu_memory() -> None:
-    """On CPU, keeps the memory of a step for the next one where steps run in the main thread.
+    """On a single CPU device, keeps the memory of a step for the next one, and says so.
 
-    They do as `prepare_cpu` sets it, and on a single device.
+    To be called before JAX's first computation: it chooses the thread that steps run in.
     """
     import jax
 
     from drsformer_jax.training.host_memory import keep_freed_memory
 
+    # Steps then run in the main thread, the only one whose memory can be kept.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return
-    if os.environ.get(CPU_DISPATCH_OPTION) == "false" and keep_freed_memory():
-        print(
-            "a step's memory is kept for the next one (less time on CPU; "
-            f"{CPU_DISPATCH_OPTION}=true switches it off)",
-            flush=True,
-        )
+    if keep_freed_memory():
+        print("a step's memory is kept for the next one (less time on CPU)", flush=True)
 
 
 def checked(build: Callable[[], Any], what: str) -> Any:

@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     A step of the full network allocates 650 MB of scratch. By default malloc maps as much anew for
     every step, and the system clears each of its 160,000 pages when it is first touched. It holds
     for large blocks of the main thread alone, for other threads' heaps are small and map them: a
-    step must run there (JAX_CPU_ENABLE_ASYNC_DISPATCH=false).
+    step must run there (jax_cpu_enable_async_dispatch off).
 
     Returns:
       Whether this process's malloc can be told so.
