@@ -61,6 +61,28 @@ def block_convolution(
     )
 
 
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """`jax.nn.relu`, its gradient g sign(ReLU(x)) instead of a choice by x > 0.
+
+    TPU's compiler packs the mask of such a choice into bits, which takes longer than a convolution
+    of blocks; the result is kept anyway, for the kernel gradient behind it.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = jnp.maximum(x, 0)
+    return y, y
+
+
+def _relu_backward(y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (gradient * jnp.sign(y),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
 def space_to_blocks(x: jax.Array, phases: int, size: int = LANES) -> jax.Array:
     """B H W C -> B H/p W/p G size: squares of p x p pixels, `size` / p**2 channels a block.
 
@@ -172,10 +194,20 @@ def mix_blocks(
 ) -> jax.Array:
     """A 1x1 convolution between blocks of squares: B H W G L with C D or B C D -> B H W G' L.
 
-    The result is in at least float32.
+    The blocks of the result are axes of the product: as one axis that is split afterwards, its
+    gradient would change layout twice. The result is in at least float32.
     """
-    y = from_blocks(x, mixing_matrix(weight, phases, x.shape[-1]), precision)
-    return y.reshape(*y.shape[:3], -1, x.shape[-1])
+    blocks, size = x.shape[3:]
+    matrix = mixing_matrix(weight, phases, size)
+    matrix = matrix.reshape(*matrix.shape[:-2], blocks, size, -1, size).astype(x.dtype)
+    matrices = "bglij" if matrix.ndim == 5 else "glij"
+    return jnp.einsum(
+        f"bhwgl,{matrices}->bhwij",
+        x,
+        matrix,
+        precision=precision,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )
 
 
 def to_blocks(x: jax.Array, weight: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:

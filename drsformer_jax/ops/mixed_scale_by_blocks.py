@@ -29,6 +29,7 @@ from drsformer_jax.ops.block_convolution import (
     into_blocks,
     mix_blocks,
     pair_kernel,
+    relu,
     space_to_blocks,
     to_blocks,
 )
@@ -242,11 +243,11 @@ def _follow(
     if inside is not None and path.expand.bias is not None:
         y = clear_rows(y, inside, phases)
     y = block_convolution(y, diagonal_kernel(path.depthwise.kernel, 1, phases), precision=precision)
-    y = jax.nn.relu(_add(y, path.depthwise.bias, phases))
+    y = relu(_add(y, path.depthwise.bias, phases))
     if inside is not None:
         y = clear_rows(y, inside, phases)
     y = block_convolution(y, pair_kernel(path.pairs.kernel, phases), precision=precision)
-    y = jax.nn.relu(_add(y, path.pairs.bias, phases))
+    y = relu(_add(y, path.pairs.bias, phases))
     if phases == 1:
         return from_blocks(y, project, precision)
     return mix_blocks(y, project, phases, precision)

@@ -21,6 +21,7 @@ from drsformer_jax.ops.block_convolution import (
     diagonal_kernel,
     into_blocks,
     mix_blocks,
+    relu,
     space_to_blocks,
 )
 from drsformer_jax.ops.rows import (
@@ -73,13 +74,13 @@ def mixture_by_blocks(
         feature, first, last = wide, kernels["pointwise0"][0, 0], kernels.get("pointwise1")
         feature, first = convolve(feature, kernels["depthwise0"][:, :, 0], dilation, first)
         if last is not None:
-            feature = jax.nn.relu(mix(feature, first).astype(state.dtype))
+            feature = relu(mix(feature, first).astype(state.dtype))
             feature = feature if rows is None else clear_rows(feature, inside, PHASES)
             feature, first = convolve(feature, kernels["depthwise1"][:, :, 0], 1, last[0, 0])
         feature = feature if rows is None else without_neighbours(feature, halo, axis=1)
         merged = jnp.matmul(first, out[i], precision=precision)
         update = update + gate[:, i] * mix(feature, merged)
-    return jax.nn.relu(jax.nn.relu(update.astype(state.dtype)) + state)
+    return relu(relu(update.astype(state.dtype)) + state)
 
 
 def _depthwise(

@@ -19,6 +19,7 @@ from drsformer_jax.ops.block_convolution import (
     into_blocks,
     mix_blocks,
     pair_kernel,
+    relu,
     space_to_blocks,
     to_blocks,
 )
@@ -54,6 +55,17 @@ def assert_same(
             for a, b in zip(results, value_and_gradients(other, *given), strict=True):
                 assert a.dtype == b.dtype == dtype
                 np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1, np.abs(b).max()))
+
+
+def test_relu_and_its_gradient_are_jax_own_bit_for_bit() -> None:
+    with jax.enable_x64(True):
+        for dtype in (np.float64, np.float32, jnp.bfloat16):
+            x = jnp.asarray(draw(64), dtype).at[:3].set(jnp.asarray([0.0, -0.0, 1e-30], dtype))
+            for one, other in zip(
+                value_and_gradients(relu, x), value_and_gradients(jax.nn.relu, x), strict=True
+            ):
+                assert one.dtype == other.dtype
+                np.testing.assert_array_equal(one, other)
 
 
 def depthwise_in_squares(x: jax.Array, kernel: jax.Array, dilation: int, size: int) -> jax.Array:
