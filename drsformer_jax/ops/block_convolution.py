@@ -201,13 +201,7 @@ def mix_blocks(
     matrix = mixing_matrix(weight, phases, size)
     matrix = matrix.reshape(*matrix.shape[:-2], blocks, size, -1, size).astype(x.dtype)
     matrices = "bglij" if matrix.ndim == 5 else "glij"
-    return jnp.einsum(
-        f"bhwgl,{matrices}->bhwij",
-        x,
-        matrix,
-        precision=precision,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-    )
+    return _product(f"bhwgl,{matrices}->bhwij", x, matrix, precision)
 
 
 def to_blocks(x: jax.Array, weight: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
@@ -218,21 +212,22 @@ def to_blocks(x: jax.Array, weight: jax.Array, precision: lax.PrecisionLike = No
 def from_blocks(x: jax.Array, weight: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
     """A 1x1 convolution out of blocks: B H W G L with C D or B C D, C <= G L -> B H W D.
 
-    Channels from C on are left out. The result is in at least float32, so that a sum of several is
-    rounded once.
+    Channels from C on are left out. The result is in at least float32.
     """
     blocks, size = x.shape[3:]
     missing = blocks * size - weight.shape[-2]
     padded = jnp.pad(weight, [(0, 0)] * (weight.ndim - 2) + [(0, missing), (0, 0)])
     weight = padded.reshape(*weight.shape[:-2], blocks, size, weight.shape[-1]).astype(x.dtype)
     rows = "bgld" if weight.ndim == 4 else "gld"
-    return jnp.einsum(
-        f"bhwgl,{rows}->bhwd",
-        x,
-        weight,
-        precision=precision,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-    )
+    return _product(f"bhwgl,{rows}->bhwd", x, weight, precision)
+
+
+def _product(
+    equation: str, x: jax.Array, weight: jax.Array, precision: lax.PrecisionLike
+) -> jax.Array:
+    """`jnp.einsum` with a result in at least float32, so that a sum of several is rounded once."""
+    accumulator = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.einsum(equation, x, weight, precision=precision, preferred_element_type=accumulator)
 
 
 def depthwise_by_blocks(
