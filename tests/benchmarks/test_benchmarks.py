@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from benchmarks import input_pipeline, scaling, torch_programs
+from configs import base
 from drsformer_jax.inference.memory import forward_bytes
 from drsformer_jax.models.config import PRESETS
+from drsformer_jax.parity import torch_drsformer
 
 PNG = b"\x89PNG"
 
@@ -50,6 +52,21 @@ def test_forward(
     assert ours["cached_compile_seconds"] > 0
     assert result["flops"] == torch_programs.forward_flops("tiny", 1, 16)
     assert "channels_last" in capsys.readouterr().out
+
+
+def test_a_compiled_variant_is_compared_by_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes a step; without the compiler it is eager's."""
+    monkeypatch.setattr("torch.compile", lambda module: module)
+    # The program sets it, and other tests want the reference's own.
+    monkeypatch.setattr(torch_drsformer, "normalize", torch_drsformer.normalize)
+    recipe = {**base.get_config().optimizer, "learning_rate": 0.01}
+
+    def first_step(variant: str) -> dict[str, Any]:
+        program = torch_programs.training_step(PRESETS["tiny"], recipe, 1, 16, "cpu", variant)
+        program.run()
+        return program.output()
+
+    assert first_step("compile") == first_step("eager")
 
 
 @pytest.mark.slow
