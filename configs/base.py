@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"  # or "bfloat16" (parameters stay float32)
     config.model.precision = "default"  # of matrix products: "default", "high" or "highest"
     config.model.unroll = False  # write the blocks of a level out: slow to compile
-    config.model.remat = placeholder(bool)  # recompute blocks backwards; None: on CPU, TPU
+    config.model.remat = placeholder(bool)  # recompute blocks backwards; None: do
 
     # Devices along each axis of the mesh; -1: all that are left. A run may go on with other ones.
     config.mesh = ConfigDict()

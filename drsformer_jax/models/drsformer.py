@@ -54,7 +54,7 @@ class SparseTransformerBlock(nn.Module):
         feed_forward = MixedScaleFeedForward(
             config.hidden_channels(x.shape[1]),
             **options,
-            shares_padding=target_platform(config) == "cpu",
+            shares_padding=target_platform(config) != "tpu",
             name="ffn",
         )
         x = x + attention(LayerNorm(with_bias, name="norm1")(x))
@@ -169,8 +169,8 @@ def unrolls_blocks(config: DRSformerConfig) -> bool:
 
 
 def recomputes_blocks(config: DRSformerConfig) -> bool:
-    """Whether loops over blocks run them again in the backward pass; left open, not on GPU."""
-    return target_platform(config) != "gpu" if config.remat is None else config.remat
+    """Whether loops over blocks run them again in the backward pass; left open, they do."""
+    return config.remat is not False
 
 
 def target_platform(config: DRSformerConfig) -> str:

@@ -35,7 +35,7 @@ class MixedScaleFeedForward(nn.Module):
     """Two depthwise scales, their halves crossed, two scales again, and back to C channels.
 
     shares_padding: the expanded image is padded once for both depthwise scales, and these write
-    the padding of the next two: faster on CPU, where each padding is a pass over memory.
+    the padding of the next two: faster on CPU and GPU, where each padding is a pass over memory.
     by_blocks takes the form for TPU, for which one layer is not computed after the other: while
     the values of modules are captured, it is not taken.
     rows: how the rows of the image are split over devices. Both rounds of convolutions then work

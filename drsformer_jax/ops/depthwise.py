@@ -109,8 +109,20 @@ def _on_cpu(
     return geometry.clear(_called(convolve)(padded, kernel))
 
 
+def _on_gpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
+    """Shift-and-add of an image that is padded in memory.
+
+    XLA would compute the padding, and with it whatever made the image, anew for every kernel
+    element.
+    """
+    before, after = geometry.borders
+    enough = max(before, after + geometry.reach(kernel), geometry.padding)
+    padded = lax.optimization_barrier(with_border(x, before, enough))
+    return geometry.clear(_shift_and_add(geometry.dilation, enough - after)(padded, kernel))
+
+
 def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    """XLA's grouped convolution with one channel a group: cuDNN on GPU."""
+    """XLA's grouped convolution with one channel a group."""
     dilation, (before, after), precision = geometry[:3]
     rows, columns, members, groups = kernel.shape
     row_padding, column_padding = (
@@ -152,8 +164,8 @@ def _convolve(
 ) -> jax.Array:
     on_cpu = functools.partial(_on_cpu, geometry=geometry, differentiated=differentiated)
     on_tpu = functools.partial(_on_tpu, geometry=geometry)
-    library = functools.partial(_library_convolution, geometry=geometry)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, tpu=on_tpu, default=library)
+    on_gpu = functools.partial(_on_gpu, geometry=geometry)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -222,8 +234,8 @@ def depthwise_conv(
       precision: of the products where a platform's convolution library has a choice.
       borders: what x carries, and what the result is to carry. The cotangent of the result must
         be zero in its border, as that of another such convolution is.
-      padding: pixels of zeros that x is padded with at least, where it is padded at all (on CPU):
-        the most that one of several convolutions of the same image needs.
+      padding: pixels of zeros that x is padded with at least, where it is padded at all (not on TPU): the
+        most that one of several convolutions of the same image needs.
       has_halo: the borders are rows above and below, of an image that goes on there; neither x
         nor the result has more columns than the image.
 

@@ -279,12 +279,12 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
 
 
 def recomputed(model: DRSformerConfig, platform: str) -> bool:
-    """Whether blocks are computed again in the backward pass; by default not on GPU.
+    """Whether blocks are computed again in the backward pass; by default they are.
 
     Blocks that are written out always are.
     """
     written_out = platform == "cpu" if model.unroll is None else model.unroll
-    return written_out or (platform != "gpu" if model.remat is None else model.remat)
+    return written_out or model.remat is not False
 
 
 def _compiled(
