@@ -234,8 +234,8 @@ def depthwise_conv(
       precision: of the products where a platform's convolution library has a choice.
       borders: what x carries, and what the result is to carry. The cotangent of the result must
         be zero in its border, as that of another such convolution is.
-      padding: pixels of zeros that x is padded with at least, where it is padded at all (not on TPU): the
-        most that one of several convolutions of the same image needs.
+      padding: pixels of zeros that x is padded with at least, where it is padded at all (not on
+        TPU): the most that one of several convolutions of the same image needs.
       has_halo: the borders are rows above and below, of an image that goes on there; neither x
         nor the result has more columns than the image.
 
