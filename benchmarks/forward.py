@@ -5,7 +5,7 @@
 Same weights, same images, one process a program. The outputs must agree before anything is timed.
 The floor is what the network's multiply-adds would take at the rate of one large matrix product,
 measured in the same turns. torch.compile takes minutes and is measured when asked for:
-`--variants eager channels_last compile`. `--device gpu` was not run yet.
+`--variants eager channels_last compile`. `--device gpu` was not run as a command yet.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ backward, clipping, AdamW. PyTorch's is the authors' loop. Same weights, same ba
 program; loss and gradient norm of the first step must agree before anything is timed. Peak memory
 is what the process held at most in its steps (on a GPU: of the GPU), after compilation; the floor
 is three forwards at the rate of a matrix product, for each product has two gradients of its size.
-`--device gpu` was not run yet.
+`--device gpu` was not run as a command yet.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class DRSformerConfig:
         compiled function (fast on CPU), or run by one loop. None chooses by platform. Written out,
         a block runs again in the backward pass, as with remat.
       remat: in loops, recompute the inside of each block in the backward pass instead of storing
-        it. None: on all platforms, for that takes no more time than the memory does.
+        it. None: do; it takes no more time than storing.
       platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
         they differ. None: the one that JAX runs on; name it to compile for another one.
 

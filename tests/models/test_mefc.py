@@ -150,7 +150,7 @@ def test_zero_features(looped: Any, params: Any, example: Any) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="convolutions are padded on CPU alone")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it reads the program for CPU")
 def test_all_experts_share_one_padded_image() -> None:
     """Written down once for each, the padding is found to be the same by the compiler."""
     state, weights = jnp.ones((1, CHANNELS, 16, 16)), jnp.ones((1, EXPERTS))
