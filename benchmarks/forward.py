@@ -2,7 +2,8 @@
 
     python -m benchmarks.forward --sizes 128 256 --json forward.json
 
-Same weights, same images, one process a program. The outputs must agree before anything is timed.
+Same weights, same images, one process a program. Before anything is timed, ours must agree with
+PyTorch's network in float64; how far the others are from it is told.
 The floor is what the network's multiply-adds would take at the rate of one large matrix product,
 measured in the same turns. torch.compile takes minutes and is measured when asked for:
 `--variants eager channels_last compile`. `--device gpu` was not run as a command yet.
@@ -15,29 +16,28 @@ import sys
 from typing import Any
 
 from benchmarks import comparison, plots, records
-from benchmarks.pairs import AGREEMENT
-
-# Relative to the largest value. In bfloat16 the top-k choices of near ties differ, too.
-TOLERANCES = {"float32": AGREEMENT, "bfloat16": 0.1}
+from benchmarks.comparison import exact_forward
 
 
 def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
     """All programs at one size."""
     from benchmarks import jax_programs, torch_programs
 
+    settings = {
+        "config": jax_programs.network(args.preset, args.dtype, args.matmul_precision),
+        "batch": args.batch,
+        "size": size,
+        "device": args.device,
+    }
     return comparison.compare(
         jax_programs.forward,
         torch_programs.forward,
-        {
-            "config": jax_programs.network(args.preset, args.dtype, args.matmul_precision),
-            "batch": args.batch,
-            "size": size,
-            "device": args.device,
-        },
+        settings,
         variants=args.variants,
         flops=torch_programs.forward_flops(args.preset, args.batch, size),
-        tolerance=TOLERANCES[args.dtype],
+        limit=comparison.forward_limit(settings["config"], args.device),
         runs=args.runs,
+        exact=exact_forward(**settings),
     )
 
 

@@ -25,10 +25,7 @@ from drsformer_jax.errors import UserError
 # Threads of a program that has just finished may spin for a moment, waiting for more work.
 PAUSE_SECONDS = 0.2
 
-# How far float32 programs may differ (relative L2) and still be the same program. A top-k choice
-# between logits that tie to rounding moves a whole channel a little (docs/parity.md), in PyTorch's
-# own variants, too: on 256x256 with random weights its two formats are 5e-3 apart.
-AGREEMENT = 1e-2
+Outputs = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass
@@ -44,7 +41,7 @@ class Program:
     """
 
     run: Callable[[], float | None]
-    output: Callable[[], dict[str, np.ndarray]] = dict
+    output: Callable[[], Outputs] = dict
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     device_peak_bytes: Callable[[], int] | None = None
 
@@ -108,9 +105,9 @@ class Worker:
         """Runs the program once; the seconds it took."""
         return float(self._ask("run"))
 
-    def output(self) -> dict[str, np.ndarray]:
+    def output(self) -> Outputs:
         """What the last run computed."""
-        result: dict[str, np.ndarray] = self._ask("output")
+        result: Outputs = self._ask("output")
         return result
 
     def peak_bytes(self) -> int:
@@ -169,29 +166,39 @@ def _serve(connection: Connection, build: Callable[..., Program], settings: Any)
         connection.send((RuntimeError(traceback.format_exc()), None))
 
 
-def warm_up(
-    workers: Mapping[str, Worker], reference: str, tolerance: float
-) -> dict[str, dict[str, Any]]:
-    """Runs every program once, and checks that their outputs agree with the reference's.
+def warm_up(workers: Mapping[str, Worker]) -> dict[str, float]:
+    """Runs every program once; seconds by name."""
+    return {name: worker.run() for name, worker in workers.items()}
+
+
+def check(
+    workers: Mapping[str, Worker],
+    expected: Outputs,
+    source: str,
+    limits: Mapping[str, float],
+) -> dict[str, float]:
+    """Holds what every program computed last against what is expected.
+
+    Args:
+      expected: by name, as `Worker.output` tells it.
+      source: what computed that, for the message.
+      limits: the most that the `relative_difference` of a program may be, by program. Of one that
+        is not named it is only told.
 
     Returns:
-      By program: "first_run_seconds", "difference" of its output, and "reference" where it is it.
+      The relative differences by program.
 
     Raises:
       UserError: a program computes something else; timing it would be worth nothing.
     """
-    found: dict[str, dict[str, Any]] = {
-        name: {"first_run_seconds": worker.run(), "reference": name == reference}
-        for name, worker in workers.items()
+    found = {
+        name: relative_difference(worker.output(), expected) for name, worker in workers.items()
     }
-    expected = workers[reference].output()
-    for name, worker in workers.items():
-        difference = relative_difference(worker.output(), expected)
-        found[name]["difference"] = difference
-        if not difference <= tolerance:
+    for name, limit in limits.items():
+        if not found[name] <= limit:
             raise UserError(
-                f"{name} and {reference} disagree: relative difference {difference:.2g}, at most "
-                f"{tolerance:g} may be"
+                f"{name} disagrees with {source}: relative difference {found[name]:.2g}, at most "
+                f"{limit:g} may be"
             )
     return found
 
@@ -211,7 +218,7 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
     return Spread.of(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def relative_difference(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
+def relative_difference(one: Outputs, other: Outputs) -> float:
     """The largest over all outputs of |one - other| / |other|, both in the L2 norm.
 
     Raises:

@@ -3,10 +3,11 @@
     python -m benchmarks.scaling --sizes 64 128 256 512 1024 --json scaling.json
 
 Every point is a pair of fresh processes that run in turn: ours, and PyTorch in the variant that
-was the best of its eager ones. Whole images whose forward would not fit in this machine's memory by
-the estimate that `drsformer derain` uses are left out, and PyTorch where twice that would not fit:
-it takes 1.7 times as much (`benchmarks.memory`, 512x512). Tiles, of the largest image, are ours
-alone.
+was the best of its eager ones. Before, PyTorch's network has run in float64: ours must agree with
+it, and how far PyTorch's variant is from it is told. Whole images whose forward would not fit in
+this machine's memory by the estimate that `drsformer derain` uses are left out, and PyTorch where
+twice that would not fit, in float64 four times: it takes 1.7 times as much (`benchmarks.memory`,
+512x512). Tiles, of the largest image, are ours alone.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks import plots, records
-from benchmarks.comparison import OURS
-from benchmarks.pairs import AGREEMENT, Spread, Worker, take_turns, warm_up
+from benchmarks.comparison import EXACT, OURS, exact_forward, forward_limit
+from benchmarks.pairs import Spread, Worker, check, take_turns, warm_up
 from drsformer_jax.inference.memory import budget_bytes, forward_bytes
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 
 Point = dict[str, Any]
 
-TORCH_MEMORY = 2  # times ours, rounded up
+TORCH_MEMORY, FLOAT64_MEMORY = 2, 4  # times ours, rounded up
 
 
 def measure_whole(args: argparse.Namespace, config: DRSformerConfig) -> list[Point]:
@@ -37,21 +38,35 @@ def measure_whole(args: argparse.Namespace, config: DRSformerConfig) -> list[Poi
     points = []
     for size, batch in asked:
         needed, there = batch * forward_bytes(config, size, size), budget_bytes()
+        what = f"{batch} x {size} x {size}"
         if needed > there:
-            print(f"{batch} x {size} x {size}: left out, would not fit in memory")
+            print(f"{what}: left out, would not fit in memory")
             continue
-        settings = {"config": config, "batch": batch, "size": size, "device": "cpu"}
+        settings: dict[str, Any] = {
+            "config": config,
+            "batch": batch,
+            "size": size,
+            "device": "cpu",
+        }
+        exact = None
+        if FLOAT64_MEMORY * needed > there:
+            print(f"{what}: not held against {EXACT}, which would not fit in memory")
+        else:
+            exact = exact_forward(**settings)
         with contextlib.ExitStack() as processes:
             ours = Worker(jax_programs.forward, **settings, cache=None)
             workers = {OURS: processes.enter_context(ours)}
             if TORCH_MEMORY * needed > there:
-                print(f"{batch} x {size} x {size}: PyTorch left out, would not fit in memory")
+                print(f"{what}: PyTorch left out, would not fit in memory")
             else:
                 theirs = Worker(torch_programs.forward, **settings, variant=args.variant)
                 workers[args.variant] = processes.enter_context(theirs)
-            warm_up(workers, list(workers)[-1], AGREEMENT)
+            warm_up(workers)
+            differences = None
+            if exact is not None:
+                differences = check(workers, exact, EXACT, {OURS: forward_limit(config, "cpu")})
             seconds = take_turns(workers, args.runs)
-        points.append(point(size, batch, None, seconds))
+        points.append({**point(size, batch, None, seconds), "differences": differences})
         print(row(points[-1]), flush=True)
     return points
 
@@ -93,7 +108,10 @@ def row(point: Point) -> str:
     costs = point["seconds_per_megapixel"]
     told = "  ".join(f"{name} {seconds:8.1f} s/MP" for name, seconds in costs.items())
     others = [seconds / costs[OURS] for name, seconds in costs.items() if name != OURS]
-    return f"{what:<32}{told}" + "".join(f"  {times:5.2f} times ours" for times in others)
+    line = f"{what:<32}{told}" + "".join(f"  {times:5.2f} times ours" for times in others)
+    if differences := point.get("differences"):
+        line += "  difference " + " and ".join(f"{value:.0e}" for value in differences.values())
+    return line
 
 
 def series(points: Iterable[Point], key: str) -> dict[str, list[tuple[float, float]]]:

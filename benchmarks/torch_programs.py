@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +27,22 @@ from drsformer_jax.parity.random_weights import random_weights
 from drsformer_jax.parity.torch_reference import build_reference
 from drsformer_jax.parity.torch_update import adamw, update
 
-# name: (memory format, compiled). The first is the authors' program as it is.
-VARIANTS: dict[str, tuple[torch.memory_format, bool]] = {
-    "eager": (torch.contiguous_format, False),
-    "channels_last": (torch.channels_last, False),
-    "compile": (torch.contiguous_format, True),
-    "compile_channels_last": (torch.channels_last, True),
+
+class Variant(NamedTuple):
+    """How the authors' network is executed."""
+
+    memory_format: torch.memory_format = torch.contiguous_format
+    is_compiled: bool = False
+    dtype: torch.dtype = torch.float32  # of parameters and images
+
+
+# The first is the authors' program as it is, the last is there to hold the others against.
+VARIANTS = {
+    "eager": Variant(),
+    "channels_last": Variant(torch.channels_last),
+    "compile": Variant(is_compiled=True),
+    "compile_channels_last": Variant(torch.channels_last, is_compiled=True),
+    "float64": Variant(dtype=torch.float64),
 }
 
 
@@ -60,23 +70,23 @@ def _reference(
     config: DRSformerConfig, device: str, variant: str
 ) -> tuple[nn.Module, Callable[..., Tensor]]:
     """The authors' network with the random weights of all benchmarks, and how to put images in."""
-    memory_format, _ = VARIANTS[variant]
+    memory_format, _, dtype = VARIANTS[variant]
     # As in the authors' program. The reference for parity sums the squares in float64.
     torch_drsformer.normalize = lambda x: F.normalize(x, dim=-1)
     tensors = from_tree(random_weights(config, SEED).params, config)
-    module = build_reference(config, tensors).to(device)
+    module = build_reference(config, tensors).to(device, dtype)
     module.to(memory_format=memory_format)  # type: ignore[call-overload]  # PyTorch's stub lacks it
 
     def as_input(image: np.ndarray) -> Tensor:
         first = torch.from_numpy(image).permute(0, 3, 1, 2)
-        return first.contiguous(memory_format=memory_format).to(device)
+        return first.contiguous(memory_format=memory_format).to(device, dtype)
 
     return module, as_input
 
 
 def _compiled(module: nn.Module, variant: str) -> Callable[[Tensor], Tensor]:
     """The module; of a variant that is compiled, something that is so at its first call."""
-    return torch.compile(module) if VARIANTS[variant][1] else module
+    return torch.compile(module) if VARIANTS[variant].is_compiled else module
 
 
 def _autocast(config: DRSformerConfig, device: str) -> Callable[[], Any]:
@@ -96,7 +106,7 @@ def _measured(
 ) -> Program:
     """The program; a variant that is compiled is so now, at its first run."""
     facts: dict[str, Any] = {"device": device, "threads": torch.get_num_threads()}
-    if VARIANTS[variant][1]:
+    if VARIANTS[variant].is_compiled:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as cache:
             # Or what an earlier benchmark compiled would be found.
@@ -125,7 +135,7 @@ def forward(config: DRSformerConfig, batch: int, size: int, device: str, variant
         _wait(device)
 
     def output() -> dict[str, np.ndarray]:
-        return {"restored": last[0].float().permute(0, 2, 3, 1).cpu().numpy()}
+        return {"restored": last[0].double().permute(0, 2, 3, 1).cpu().numpy()}
 
     return _measured(run, output, device, variant)
 

@@ -20,7 +20,7 @@ from benchmarks import comparison, plots, records
 from drsformer_jax.cli.experiment import prepare_cpu
 
 # Of loss and gradient norm.
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
+LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
 FORWARDS_IN_A_STEP = 3
 
 
@@ -47,7 +47,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         },
         variants=args.variants,
         flops=FORWARDS_IN_A_STEP * forward,
-        tolerance=TOLERANCES[args.dtype],
+        limit=LIMITS[args.dtype],
         runs=args.runs,
     )
     return {**result, "execution": execution}

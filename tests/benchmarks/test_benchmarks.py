@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import input_pipeline, scaling, torch_programs
@@ -48,7 +49,9 @@ def test_forward(
     (result,) = run(monkeypatch, tmp_path, "forward", *flags)["results"]
     ours = result["programs"]["ours"]
     assert len(ours["runs"]) == 2
-    assert ours["difference"] < 1e-5
+    assert 0 < ours["difference"] < 1e-6
+    assert 0 < result["programs"]["channels_last"]["difference"] < 1e-6
+    assert result["difference_from"] == "PyTorch in float64"
     assert ours["cached_compile_seconds"] > 0
     assert result["flops"] == torch_programs.forward_flops("tiny", 1, 16)
     assert "channels_last" in capsys.readouterr().out
@@ -93,6 +96,23 @@ def test_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     flags = ("--preset=tiny", "--sizes", "40", "--batches", "--tiles", "40", "64", "--runs=1")
     (point,) = run(monkeypatch, tmp_path, "scaling", *flags)["points"]
     assert set(point["seconds_per_megapixel"]) == {"ours", "channels_last"}
+    assert all(0 < difference < 1e-6 for difference in point["differences"].values())
+
+
+@pytest.mark.parametrize("name", ["forward", "scaling"])
+def test_another_network_than_pytorchs_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    exact = {"restored": np.full((1, 16, 16, 3), 0.5)}
+    monkeypatch.setattr(f"benchmarks.{name}.exact_forward", lambda **settings: exact)
+    argv = [name, "--preset=tiny", "--sizes", "16", f"--json={tmp_path / name}.json"]
+    monkeypatch.setattr("sys.argv", argv)
+    assert importlib.import_module(f"benchmarks.{name}").main() == 2
+    assert "error: ours disagrees with PyTorch in float64" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scaling_leaves_out_what_does_not_fit_in_memory(
@@ -103,7 +123,9 @@ def test_scaling_leaves_out_what_does_not_fit_in_memory(
     flags = ("--preset=tiny", "--sizes", "40", "64", "--batches", "--tiles", "--runs=1")
     (point,) = run(monkeypatch, tmp_path, "scaling", *flags)["points"]
     assert set(point["seconds_per_megapixel"]) == {"ours"}
+    assert point["differences"] is None
     told = capsys.readouterr().out
+    assert "1 x 40 x 40: not held against PyTorch in float64, which would not fit" in told
     assert "1 x 40 x 40: PyTorch left out, would not fit in memory" in told
     assert "1 x 64 x 64: left out, would not fit in memory" in told
 
