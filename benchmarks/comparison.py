@@ -23,7 +23,7 @@ from benchmarks.pairs import (
 from drsformer_jax.models.config import DRSformerConfig
 
 PYTORCH_VARIANTS = ("eager", "channels_last", "compile", "compile_channels_last")
-OURS, FLOOR = "ours", "matrix product"
+OURS, FLOOR, MEMORY = "ours", "matrix product", "memory pass"
 EXACT = "PyTorch in float64"
 # Of a forward, from the exact one. Where products are float32, ours is 3e-7 away at 512x512. Where
 # they are less, logits that tie let top-k choose other channels, each of which moves a little.
@@ -76,8 +76,9 @@ def compare(
       exact: what all should compute, as `exact_forward` does.
 
     Returns:
-      The matrix-product floor, and figures by program: "runs" and "seconds", "times_ours" and
-      "times_floor", "peak_bytes" while it ran, and what building and checking told.
+      The matrix-product floor, on a GPU the memory floor of ours, and figures by program: "runs"
+      and "seconds", "times_ours" and "times_floor", "peak_bytes" while it ran, and what building
+      and checking told.
     """
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
@@ -98,7 +99,11 @@ def compare(
             expected, source, held = exact, EXACT, [OURS]
         differences = check(workers, expected, source, dict.fromkeys(held, limit))
         floor = stack.enter_context(_matrix_product(settings["config"], settings["device"]))
-        seconds = take_turns({**workers, FLOOR: floor}, runs)
+        measured = {**workers, FLOOR: floor}
+        if "traffic_bytes" in workers[OURS].facts:
+            memory = Worker(jax_programs.memory_pass, device=settings["device"])
+            measured[MEMORY] = stack.enter_context(memory)
+        seconds = take_turns(measured, runs)
         facts = {
             name: {
                 **worker.facts,
@@ -112,12 +117,21 @@ def compare(
         cached[name] = compiled[name]
     facts[OURS] |= cached
     rate = floor.facts["flops"] / min(seconds[FLOOR])
+    memory_floor = {}
+    if MEMORY in measured:
+        bandwidth = measured[MEMORY].facts["bytes"] / min(seconds[MEMORY])
+        traffic = facts[OURS]["traffic_bytes"]
+        memory_floor = {
+            "memory_pass": {"bytes_per_second": bandwidth},
+            "memory_floor_seconds": traffic / bandwidth,
+        }
     return {
         **{name: settings[name] for name in ("batch", "size")},
         "flops": flops,
         "difference_from": source,
         "matrix_product": {"size": floor.facts["size"], "flops_per_second": rate},
         "floor_seconds": flops / rate,
+        **memory_floor,
         "programs": {
             name: {
                 **facts[name],
@@ -166,12 +180,21 @@ def text(result: dict[str, Any]) -> str:
         "difference",
     )
     product, ours = result["matrix_product"], result["programs"][OURS]
+    memory = ""
+    if "memory_floor_seconds" in result:
+        memory = (
+            f"ours moves {ours['traffic_bytes'] / 1e9:.1f} GB between its kernels: at the "
+            f"{result['memory_pass']['bytes_per_second'] / 1e9:.0f} GB/s of one large pass "
+            f"{result['memory_floor_seconds']:.3g} s, "
+            f"{result['memory_floor_seconds'] / ours['seconds']['median']:.0%} of its time\n"
+        )
     return (
         f"\n{result['batch']} x {result['size']} x {result['size']}: "
         f"{result['flops'] / 1e9:.1f} GFLOP; a matrix product of {product['size']} runs at "
         f"{product['flops_per_second'] / 1e9:.0f} GFLOP/s: floor {result['floor_seconds']:.3g} s\n"
         f"{records.table(header, rows)}\n"
         f"difference: relative, from {result['difference_from']}\n"
+        f"{memory}"
         f"ours compiles in {ours['compile_seconds']:.1f} s, and in "
         f"{ours['cached_compile_seconds']:.1f} s in a process that finds it in the cache"
     )

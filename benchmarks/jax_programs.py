@@ -14,12 +14,14 @@ import numpy as np
 
 from benchmarks.inputs import SEED, rainy_image, training_pair
 from benchmarks.pairs import Program
+from benchmarks.traffic import traffic_bytes
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import blocks_apart, restore
 from drsformer_jax.parity.random_weights import random_weights
 
 GEMM_SIZES = {"cpu": (1024, 1536, 2048), "gpu": (4096, 8192), "tpu": (4096, 8192)}
 GEMM_TRIES = 3
+PASS_BYTES = {"cpu": 2**28, "gpu": 2**31, "tpu": 2**30}  # of the array; beyond any cache
 
 
 def choose_device(device: str, cache: str | None) -> None:
@@ -44,6 +46,8 @@ def _compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
     memory = program.memory_analysis()
     if memory is not None:
         facts["scratch_bytes"] = memory.temp_size_in_bytes
+    if jax.default_backend() == "gpu":  # elsewhere caches make nothing of it
+        facts["traffic_bytes"] = traffic_bytes(program.as_text())
     return program, facts
 
 
@@ -163,6 +167,20 @@ def matrix_product(dtype: str, precision: str, device: str) -> Program:
 
     size = max(GEMM_SIZES[jax.default_backend()], key=rate)
     return Program(product(size), facts={"size": size, "flops": 2 * size**3})
+
+
+def memory_pass(device: str) -> Program:
+    """Reads a large array and writes one as large. Facts: "bytes", of both."""
+    choose_device(device, None)
+    size = PASS_BYTES[jax.default_backend()]
+    array = jnp.zeros(size // 4, jnp.float32)
+    increment = jax.jit(lambda x: x + 1)
+    increment(array).block_until_ready()
+
+    def run() -> None:
+        increment(array).block_until_ready()
+
+    return Program(run, facts={"bytes": 2 * size})
 
 
 def network(preset: str, dtype: str, precision: str, **execution: Any) -> DRSformerConfig:

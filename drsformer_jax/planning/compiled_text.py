@@ -24,7 +24,8 @@ COLLECTIVES = (
 BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
-_INSTRUCTION = re.compile(
+_ENTRY = re.compile(r"^ENTRY %?([\w.\-]+) \(.*\) -> .*\{$", re.MULTILINE)
+INSTRUCTION = re.compile(
     r"^  (?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>.*?) (?P<opcode>[a-z][\w\-]*)\("
 )
 _ARRAY = re.compile(r"\b(?P<dtype>pred|token|opaque|bf16|[fsuc]\d+\w*)\[(?P<sizes>[\d,]*)\]")
@@ -51,6 +52,7 @@ class Operation:
       runs: how often a run of the program runs it.
       cycles: the compiler's estimate for one run; 0 where it gives none.
       bytes: size of its result.
+      computation: the one in whose text it stands.
       chain: names the one communication that several fusions advance between other work (TPU), or
         "".
     """
@@ -61,6 +63,7 @@ class Operation:
     runs: int
     cycles: int
     bytes: int
+    computation: str = ""
     chain: str = ""
 
     @property
@@ -84,11 +87,11 @@ def operations(text: str) -> list[Operation]:
     Raises:
       ValueError: the text is no compiled program, or a loop does not say how often it runs.
     """
-    computations = _computations(text)
-    entry = next((name for name, (_, is_entry) in computations.items() if is_entry), None)
+    found_computations = computations(text)
+    entry = _ENTRY.search(text)
     if entry is None:
         raise ValueError("no ENTRY computation: this is not the text of a compiled XLA program")
-    found = _run({name: lines for name, (lines, _) in computations.items()}, entry, 1)
+    found = _run(found_computations, entry[1], 1)
     chains: set[tuple[str, str]] = set()
     kept = []
     for operation in found:
@@ -99,14 +102,14 @@ def operations(text: str) -> list[Operation]:
     return kept
 
 
-def _computations(text: str) -> dict[str, tuple[list[str], bool]]:
-    """By name: the lines of a computation, and whether the program starts there."""
-    found: dict[str, tuple[list[str], bool]] = {}
+def computations(text: str) -> dict[str, list[str]]:
+    """The lines of all computations, by name: one line an operation."""
+    found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
             lines = []
-            found[match["name"]] = (lines, line.startswith("ENTRY"))
+            found[match["name"]] = lines
         elif line.startswith("  "):
             lines.append(line)
     return found
@@ -114,11 +117,11 @@ def _computations(text: str) -> dict[str, tuple[list[str], bool]]:
 
 def _run(computations: dict[str, list[str]], name: str, runs: int) -> Iterator[Operation]:
     for line in computations[name]:
-        match = _INSTRUCTION.match(line)
+        match = INSTRUCTION.match(line)
         if match is None:
             continue
         opcode = match["opcode"]
-        yield _operation(line, match, runs)
+        yield _operation(line, match, runs, name)
         if opcode == "fusion":
             yield from _communication_inside(computations, line, runs)
         elif opcode == "while":
@@ -142,12 +145,12 @@ def _communication_inside(
 ) -> Iterator[Operation]:
     for called in _CALLED.findall(fusion):
         for line in computations.get(called, []):
-            match = _INSTRUCTION.match(line)
+            match = INSTRUCTION.match(line)
             if match is None:
                 continue
             if match["opcode"] == "fusion":
                 yield from _communication_inside(computations, line, runs)
-            operation = _operation(line, match, runs)
+            operation = _operation(line, match, runs, called)
             if operation.collective:
                 chain = _CHAIN.search(line)
                 yield dataclasses.replace(operation, cycles=0, chain=chain[1] if chain else "")
@@ -167,7 +170,7 @@ def _trips(computations: dict[str, list[str]], loop: str) -> int | None:
     return None
 
 
-def _operation(line: str, match: re.Match[str], runs: int) -> Operation:
+def _operation(line: str, match: re.Match[str], runs: int, computation: str) -> Operation:
     cycles, source = _CYCLES.search(line), _SOURCE.search(line)
     return Operation(
         match["name"],
@@ -175,11 +178,12 @@ def _operation(line: str, match: re.Match[str], runs: int) -> Operation:
         source[1] if source else "",
         runs,
         int(cycles[1]) if cycles else 0,
-        _bytes_of(match["shape"]),
+        bytes_of(match["shape"]),
+        computation,
     )
 
 
-def _bytes_of(shape: str) -> int:
+def bytes_of(shape: str) -> int:
     """Of an array or a tuple of arrays, as XLA writes it: `f32[2,3]{1,0}`."""
     total = 0
     for array in _ARRAY.finditer(shape):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import numpy as np
 
@@ -64,3 +65,16 @@ def breaks_later() -> Program:
 
 def dies() -> Program:
     return Program(lambda: os._exit(7))
+
+
+def on_an_accelerator(result: float, cache: str | None = None, **settings: Any) -> Program:
+    """As one of ours on a GPU tells of itself."""
+    return Program(
+        lambda: 0.5,
+        lambda: {"restored": np.array([result])},
+        {"compile_seconds": 1.0, "traffic_bytes": 10**9},
+    )
+
+
+def of_pytorch(result: float, variant: str, **settings: Any) -> Program:
+    return Program(lambda: 1.0, lambda: {"restored": np.array([result])})

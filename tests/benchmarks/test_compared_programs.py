@@ -1,0 +1,75 @@
+"""Programs against their floors, with programs that compute next to nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import trivial_programs
+
+from benchmarks.comparison import compare, forward_limit, text
+from drsformer_jax.errors import UserError
+from drsformer_jax.models.config import PRESETS, DRSformerConfig
+
+SETTINGS = {"config": PRESETS["tiny"], "batch": 1, "size": 16, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.pairs.PAUSE_SECONDS", 0)
+
+
+def compared(result: float, **given: Any) -> dict[str, Any]:
+    return compare(
+        trivial_programs.on_an_accelerator,
+        trivial_programs.of_pytorch,
+        {**SETTINGS, "result": result},
+        variants=["eager"],
+        flops=10**9,
+        limit=0.1,
+        runs=2,
+        **given,
+    )
+
+
+def test_a_program_is_told_with_its_floors() -> None:
+    result = compared(1.05, exact={"restored": np.array([1.0])})
+    ours, eager = (result["programs"][name] for name in ("ours", "eager"))
+    assert eager["times_ours"]["median"] == 2
+    assert ours["difference"] == pytest.approx(0.05)
+    bandwidth = result["memory_pass"]["bytes_per_second"]
+    assert bandwidth > 1e8
+    assert result["memory_floor_seconds"] == 1e9 / bandwidth
+    share = 1e9 / bandwidth / 0.5
+    told = text(result)
+    assert re.search(rf"ours moves 1.0 GB .* {share:.0%} of its time", told)
+    assert "difference: relative, from PyTorch in float64" in told
+
+
+def test_without_an_exact_result_the_first_variant_is_what_all_are_held_against() -> None:
+    result = compared(1.05)
+    assert result["difference_from"] == "eager"
+    assert result["programs"]["eager"]["difference"] == 0
+
+
+def test_another_result_is_not_timed() -> None:
+    with pytest.raises(UserError, match="ours disagrees with PyTorch in float64"):
+        compared(1.2, exact={"restored": np.array([1.0])})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "device", "limit"),
+    [
+        ("float32", "default", "cpu", 1e-5),
+        ("float32", "default", "gpu", 0.1),  # TF32
+        ("float32", "highest", "gpu", 1e-5),
+        ("bfloat16", "highest", "cpu", 0.1),
+    ],
+)
+def test_how_far_a_forward_may_be_from_the_exact_one(
+    dtype: str, precision: str, device: str, limit: float
+) -> None:
+    config = DRSformerConfig(dtype=dtype, precision=precision)
+    assert forward_limit(config, device) == limit
