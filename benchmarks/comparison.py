@@ -25,9 +25,10 @@ from drsformer_jax.models.config import DRSformerConfig
 PYTORCH_VARIANTS = ("eager", "channels_last", "compile", "compile_channels_last")
 OURS, FLOOR, MEMORY = "ours", "matrix product", "memory pass"
 EXACT = "PyTorch in float64"
-# Of a forward, from the exact one. Where products are float32, ours is 3e-7 away at 512x512. Where
-# they are less, logits that tie let top-k choose other channels, each of which moves a little.
-FLOAT32_LIMIT, LESS_LIMIT = 1e-5, 0.1
+# Of a forward, from the exact one. In float32, ours is 3e-7 away where top-k chooses as in float64,
+# and 2e-3 where it takes another channel for one that ties to rounding (docs/parity.md). Where
+# products are less than float32, it does so more often.
+FLOAT32_LIMIT, LESS_LIMIT = 1e-2, 0.1
 
 Build = Callable[..., Program]
 
@@ -35,8 +36,8 @@ Build = Callable[..., Program]
 def exact_forward(config: DRSformerConfig, batch: int, size: int, device: str) -> Outputs:
     """What PyTorch's eager network computes in float64, from the weights and images of the others.
 
-    In float32 no variant of PyTorch will do: top-k chooses other channels where logits tie to
-    rounding, and at 512x512 with random weights eager is 6e-3 away from this.
+    In float32 no variant of PyTorch will do: with random weights top-k meets ties, and at 512x512
+    eager is 6e-3 away from this, channels_last 1e-2.
     """
     from benchmarks import torch_programs
 
