@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import trivial_programs
 
-from benchmarks.comparison import compare, forward_limit, text
+from benchmarks.comparison import FLOAT32_LIMIT, compare, forward_limit, text
+from benchmarks.pairs import relative_difference
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 
@@ -73,3 +74,11 @@ def test_how_far_a_forward_may_be_from_the_exact_one(
 ) -> None:
     config = DRSformerConfig(dtype=dtype, precision=precision)
     assert forward_limit(config, device) == limit
+
+
+def test_single_pixels_may_differ_but_not_an_image() -> None:
+    image = np.random.default_rng(0).uniform(size=(1, 64, 64, 3)).astype(np.float32)
+    pixel, tinted = image.copy(), image * np.float32(1.05)
+    pixel[0, 9, 9] += 0.1
+    assert relative_difference({"x": pixel}, {"x": image}) < FLOAT32_LIMIT
+    assert relative_difference({"x": tinted}, {"x": image}) > FLOAT32_LIMIT
