@@ -25,9 +25,10 @@ from drsformer_jax.models.config import DRSformerConfig
 PYTORCH_VARIANTS = ("eager", "channels_last", "compile", "compile_channels_last")
 OURS, FLOOR, MEMORY = "ours", "matrix product", "memory pass"
 EXACT = "PyTorch in float64"
-# Of a forward, from the exact one. In float32, ours is 3e-7 away where top-k chooses as in float64,
-# and one other choice at a near tie moves an image by 2e-3 (float64 itself, if the image changes by
-# 3e-6). Where products are less than float32, there are more of them.
+# Of a forward, from the exact one. In float32, ours is 3e-7 away where top-k chooses as in float64;
+# one other choice between logits that are equal up to rounding moves an image by 2e-3, and with
+# float64's choice the same image is 3e-7 away again. Where products are less than float32, there
+# are more of them.
 FLOAT32_LIMIT, LESS_LIMIT = 1e-2, 0.1
 
 Build = Callable[..., Program]
