@@ -22,6 +22,7 @@ from drsformer_jax.ops.attention_by_blocks import query_key_value_by_blocks
 from drsformer_jax.ops.block_convolution import from_blocks
 from drsformer_jax.ops.depthwise import Borders
 from drsformer_jax.ops.l2_norm import global_cosines, l2_norm
+from drsformer_jax.ops.platform import TPU, target
 from drsformer_jax.ops.pointwise import pointwise_conv
 from drsformer_jax.ops.rows import (
     RowShards,
@@ -71,23 +72,23 @@ class AttendAndProject(nn.Module):
 class TopKSparseAttention(nn.Module):
     """Attention between channels: the map is C/h x C/h, sums run over all pixels.
 
-    by_blocks takes the form for TPU, in which query, key and value are not modules' values: while
-    these are captured, it is not taken.
     rows: how the rows of the image are split over devices; None: they are not.
+    platform: that the program is for, see `ops.platform`. In the form for TPU query, key and value
+    are not modules' values: while these are captured, it is not taken.
     """
 
     heads: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
-    by_blocks: bool = False
     rows: RowShards | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
         channels = x.shape[1]
         options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
-        if self.by_blocks and not is_watched(self):
+        if target(self.platform) == TPU and not is_watched(self):
             params = self.variables["params"]
             cosines, value = query_key_value_by_blocks(
                 x,
@@ -99,7 +100,7 @@ class TopKSparseAttention(nn.Module):
             )
             return AttendAndProject(**options, name="project_out")(self._mixture(cosines), value)
         project = Convolution(channels * 3, 1, **options, name="qkv")
-        depthwise = DepthwiseConvolution(3, **options, name="qkv_dwconv")
+        depthwise = DepthwiseConvolution(3, **options, platform=self.platform, name="qkv_dwconv")
         if self.rows is None:
             qkv = depthwise(project(x))
         else:
@@ -145,4 +146,4 @@ class TopKSparseAttention(nn.Module):
 
     def choose(self, logits: jax.Array) -> list[jax.Array]:
         """What each branch keeps of B heads c c: four masks, bool. Parity checks watch it."""
-        return top_k_masks(logits, branch_sizes(logits.shape[-1]))
+        return top_k_masks(logits, branch_sizes(logits.shape[-1]), self.platform)

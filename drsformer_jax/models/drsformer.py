@@ -25,6 +25,7 @@ from drsformer_jax.models.layers import (
 )
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.outlining import outlined
+from drsformer_jax.ops.platform import CPU, target
 from drsformer_jax.ops.rows import RowShards
 
 SIZE_MULTIPLE = 8
@@ -43,22 +44,21 @@ class SparseTransformerBlock(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, None]:
         """B C H W -> B C H W (and nothing, for the scan)."""
         config = self.config
-        with_bias = config.layer_norm_type == "WithBias"
+        with_bias, platform = config.layer_norm_type == "WithBias", target(config.platform)
         options: dict[str, Any] = {
             "use_bias": config.bias,
             "precision": matmul_precision(config),
-            "by_blocks": target_platform(config) == "tpu",
             "rows": self.rows,
+            "platform": platform,
         }
         attention = TopKSparseAttention(self.heads, **options, name="attn")
         feed_forward = MixedScaleFeedForward(
             config.hidden_channels(x.shape[1]),
             **options,
-            shares_padding=target_platform(config) != "tpu",
             name="ffn",
         )
-        x = x + attention(LayerNorm(with_bias, name="norm1")(x))
-        x = x + feed_forward(LayerNorm(with_bias, name="norm2")(x))
+        x = x + attention(LayerNorm(with_bias, platform, name="norm1")(x))
+        x = x + feed_forward(LayerNorm(with_bias, platform, name="norm2")(x))
         return x, None
 
 
@@ -108,18 +108,15 @@ class DRSformer(nn.Module):
         self, x: jax.Array, features: int, size: int, name: str, use_bias: bool | None = None
     ) -> jax.Array:
         use_bias = self.config.bias if use_bias is None else use_bias
-        precision = matmul_precision(self.config)
-        return Convolution(features, size, use_bias, precision, self.rows, name=name)(x)
+        return Convolution(features, size, use_bias, **self._execution, name=name)(x)
 
     def _down(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` H/2 W/2."""
-        precision = matmul_precision(self.config)
-        return Downsampling(channels // 4, 3, precision=precision, rows=self.rows, name=name)(x)
+        return Downsampling(channels // 4, 3, **self._execution, name=name)(x)
 
     def _up(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` 2H 2W."""
-        precision = matmul_precision(self.config)
-        return Upsampling(channels * 4, 3, precision=precision, rows=self.rows, name=name)(x)
+        return Upsampling(channels * 4, 3, **self._execution, name=name)(x)
 
     def _level(self, x: jax.Array, level: int, name: str) -> jax.Array:
         """All blocks of a level; their parameters are stacked along the leading axis."""
@@ -144,18 +141,17 @@ class DRSformer(nn.Module):
         return x
 
     def _compensator(self, x: jax.Array, name: str) -> jax.Array:
-        config = self.config
-        precision = matmul_precision(config)
-        by_blocks = target_platform(config) == "tpu"
-        compensator = FeatureCompensator(
-            unrolls_blocks(config),
-            recomputes_blocks(config),
-            precision,
-            by_blocks,
-            self.rows,
-            name=name,
-        )
-        return compensator(x)
+        unroll, remat = unrolls_blocks(self.config), recomputes_blocks(self.config)
+        return FeatureCompensator(unroll, remat, **self._execution, name=name)(x)
+
+    @property
+    def _execution(self) -> dict[str, Any]:
+        """What all modules take alike."""
+        return {
+            "precision": matmul_precision(self.config),
+            "rows": self.rows,
+            "platform": target(self.config.platform),
+        }
 
 
 def matmul_precision(config: DRSformerConfig) -> str | None:
@@ -165,17 +161,12 @@ def matmul_precision(config: DRSformerConfig) -> str | None:
 
 def unrolls_blocks(config: DRSformerConfig) -> bool:
     """Whether blocks are written out; where the configuration leaves it open, on CPU only."""
-    return target_platform(config) == "cpu" if config.unroll is None else config.unroll
+    return target(config.platform) == CPU if config.unroll is None else config.unroll
 
 
 def recomputes_blocks(config: DRSformerConfig) -> bool:
     """Whether loops over blocks run them again in the backward pass; left open, they do."""
     return config.remat is not False
-
-
-def target_platform(config: DRSformerConfig) -> str:
-    """The platform that the network is computed on: "cpu", "gpu" or "tpu"."""
-    return config.platform or jax.default_backend()
 
 
 def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:
@@ -203,7 +194,7 @@ def blocks_apart(config: DRSformerConfig, params: Params) -> Params:
       The parameters as `restore` takes them, too; the same ones where blocks are looped, or not on
       CPU.
     """
-    if target_platform(config) != "cpu" or not unrolls_blocks(config):
+    if target(config.platform) != CPU or not unrolls_blocks(config):
         return params
 
     def apart(stacked: Any) -> Any:

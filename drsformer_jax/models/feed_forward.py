@@ -18,6 +18,7 @@ from drsformer_jax.models.layers import (
 from drsformer_jax.ops.block_convolution import LANES, blocks_of
 from drsformer_jax.ops.depthwise import Borders
 from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
+from drsformer_jax.ops.platform import TPU, target
 from drsformer_jax.ops.rows import RowShards, clear_outside, with_neighbours
 
 # The form for TPU takes squares of 2 x 2 pixels for images beyond this size: for small ones, making
@@ -34,36 +35,40 @@ REACH = 2
 class MixedScaleFeedForward(nn.Module):
     """Two depthwise scales, their halves crossed, two scales again, and back to C channels.
 
-    shares_padding: the expanded image is padded once for both depthwise scales, and these write
-    the padding of the next two: faster on CPU and GPU, where each padding is a pass over memory.
-    by_blocks takes the form for TPU, for which one layer is not computed after the other: while
-    the values of modules are captured, it is not taken.
     rows: how the rows of the image are split over devices. Both rounds of convolutions then work
     with one exchange of x, which has the fewest channels: the first one computes for itself what
     the second one needs of the neighbours' rows.
+    platform: that the program is for, see `ops.platform`. On CPU and GPU, where each padding is a
+    pass over memory, the expanded image is padded once for both depthwise scales, and these write
+    the padding of the next two. In the form for TPU one layer is not computed after the other:
+    while the values of modules are captured, it is not taken.
     """
 
     hidden_channels: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
-    shares_padding: bool = False
-    by_blocks: bool = False
     rows: RowShards | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
-        if self.by_blocks and not is_watched(self):
+        for_tpu = target(self.platform) == TPU
+        if for_tpu and not is_watched(self):
             return self._by_blocks(x)
         hidden, rows = self.hidden_channels, self.rows
-        options: dict[str, Any] = {"use_bias": self.use_bias, "precision": self.precision}
+        options: dict[str, Any] = {
+            "use_bias": self.use_bias,
+            "precision": self.precision,
+            "platform": self.platform,
+        }
         halo = 0 if rows is None else REACH
         if rows is not None:
             x = with_neighbours(x, 2 * halo, rows)
         expanded = Convolution(hidden * 2, 1, **options, name="project_in")(x)
         if rows is not None and self.use_bias:
             expanded = clear_outside(expanded, rows, 2 * halo)
-        border = REACH if self.shares_padding or halo else 0
+        border = 0 if for_tpu and rows is None else REACH
         shared: dict[str, Any] = {
             "borders": Borders(2 * halo, border),
             "padding": 2 * border,

@@ -76,6 +76,7 @@ class Convolution(nn.Module):
     """Convolution over all channels, stride 1, zero padding, same size; kernel kh kw C D.
 
     rows: how the rows of the image are split over devices; None: they are not.
+    platform: that the program is for, see `ops.platform`.
     """
 
     features: int
@@ -83,6 +84,7 @@ class Convolution(nn.Module):
     use_bias: bool = False
     precision: lax.PrecisionLike = None
     rows: RowShards | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -91,12 +93,12 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
         if size == 1:
             y = pointwise_conv(x, kernel[0, 0], self.precision)
-        elif self.rows is None:
-            y = convolution(x, kernel, self.precision)
         else:
-            y = convolution(
-                with_neighbours(x, size // 2, self.rows), kernel, self.precision, size // 2
-            )
+            halo = 0
+            if self.rows is not None:
+                halo = size // 2
+                x = with_neighbours(x, halo, self.rows)
+            y = convolution(x, kernel, self.precision, halo, self.platform)
         return add_bias(self, y, math.prod(shape[:-1])) if self.use_bias else y
 
 
@@ -125,12 +127,14 @@ class DepthwiseConvolution(nn.Module):
 
     borders, padding: zeros around the image and around the result, see `ops.depthwise`.
     has_halo: the borders are rows of an image that goes on there.
+    platform: that the program is for, see `ops.platform`.
     """
 
     kernel_size: int
     dilation: int = 1
     use_bias: bool = False
     precision: lax.PrecisionLike = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(
@@ -143,7 +147,14 @@ class DepthwiseConvolution(nn.Module):
         size = self.kernel_size
         kernel = self.param("kernel", uniform_fan_in, (size, size, 1, x.shape[1]), jnp.float32)
         y = depthwise_conv(
-            x, kernel[:, :, 0], self.dilation, self.precision, borders, padding, has_halo
+            x,
+            kernel[:, :, 0],
+            self.dilation,
+            self.precision,
+            borders,
+            padding,
+            has_halo,
+            self.platform,
         )
         if not self.use_bias:
             return y
@@ -156,19 +167,27 @@ class PairedDepthwiseConvolution(nn.Module):
 
     border: zeros around the image, that the result has not; see `ops.depthwise`.
     has_halo: the border is rows of an image that goes on there.
+    platform: that the program is for, see `ops.platform`.
     """
 
     kernel_size: int
     use_bias: bool = False
     precision: lax.PrecisionLike = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, border: int = 0, has_halo: bool = False) -> jax.Array:
         size = self.kernel_size
         shape = (size, size, 2, x.shape[1] // 2)
         kernel = self.param("kernel", uniform_fan_in, shape, jnp.float32)
-        borders = Borders(border, 0)
-        y = paired_depthwise_conv(x, kernel, self.precision, borders, has_halo=has_halo)
+        y = paired_depthwise_conv(
+            x,
+            kernel,
+            self.precision,
+            Borders(border, 0),
+            has_halo=has_halo,
+            platform=self.platform,
+        )
         return add_bias(self, y, size * size * 2) if self.use_bias else y
 
 
@@ -177,9 +196,11 @@ class LayerNorm(nn.Module):
 
     with_bias False is the authors' BiasFree form: the variance is about the mean, but the mean is
     not subtracted from what is divided, and there is a scale only.
+    platform: that the program is for, see `ops.platform`.
     """
 
     with_bias: bool = True
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -190,7 +211,7 @@ class LayerNorm(nn.Module):
         if self.with_bias:
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
             bias = bias.astype(wide.dtype)
-        y = layer_norm(wide, scale.astype(wide.dtype), bias, LAYER_NORM_EPSILON)
+        y = layer_norm(wide, scale.astype(wide.dtype), bias, LAYER_NORM_EPSILON, self.platform)
         return y.astype(x.dtype)
 
 

@@ -26,6 +26,7 @@ from drsformer_jax.ops.block_convolution import blocks_to_space, space_to_blocks
 from drsformer_jax.ops.depthwise import Borders, depthwise_conv
 from drsformer_jax.ops.mixture_by_blocks import PHASES, mixture_by_blocks
 from drsformer_jax.ops.outlining import outlined
+from drsformer_jax.ops.platform import TPU, target
 from drsformer_jax.ops.pointwise import pointwise_conv
 from drsformer_jax.ops.rows import (
     RowShards,
@@ -46,7 +47,9 @@ EXPERTS = len(SEPARABLE_KERNELS) + len(DILATED_KERNELS) + 1  # the last one is t
 GATE_WIDTH = 64
 
 
-def average_pool(x: jax.Array, rows: RowShards | None = None) -> jax.Array:
+def average_pool(
+    x: jax.Array, rows: RowShards | None = None, platform: str | None = None
+) -> jax.Array:
     """3x3 mean, stride 1, over the pixels inside the image only; B C H W -> B C H W.
 
     With `rows`, x is a band between `REACH` rows of its neighbours, which the result has not.
@@ -60,6 +63,7 @@ def average_pool(x: jax.Array, rows: RowShards | None = None) -> jax.Array:
         borders=borders,
         padding=REACH,
         has_halo=rows is not None,
+        platform=platform,
     )
 
     def inside(position: jax.Array, size: int) -> jax.Array:
@@ -118,29 +122,31 @@ class Expert(nn.Module):
     behind the concatenation of all experts.
 
     rows: x is a band between `REACH` rows of its neighbours, which the features have not.
+    platform: that the program is for, see `ops.platform`.
     """
 
     kernel_size: int
     separable: bool
     precision: lax.PrecisionLike = None
     rows: RowShards | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         channels = x.shape[1]
         dilation = 1 if self.separable else DILATION
-        conv_options: dict[str, Any] = {"precision": self.precision}
+        options: dict[str, Any] = {"precision": self.precision, "platform": self.platform}
         rows, has_halo = self.rows, self.rows is not None
         # What the second convolution needs of the neighbours' rows, the first one computes.
         halo = self.kernel_size // 2 if has_halo and self.separable else 0
-        x = DepthwiseConvolution(self.kernel_size, dilation, **conv_options, name="depthwise0")(
+        x = DepthwiseConvolution(self.kernel_size, dilation, **options, name="depthwise0")(
             x, Borders(REACH if has_halo else 0, halo), padding=REACH, has_halo=has_halo
         )
         if self.separable:
-            x = nn.relu(Convolution(channels, 1, **conv_options, name="pointwise0")(x))
+            x = nn.relu(Convolution(channels, 1, **options, name="pointwise0")(x))
             if rows is not None:
                 x = clear_outside(x, rows, halo)
-            x = DepthwiseConvolution(self.kernel_size, **conv_options, name="depthwise1")(
+            x = DepthwiseConvolution(self.kernel_size, **options, name="depthwise1")(
                 x, Borders(halo, 0), has_halo=has_halo
             )
         last = PointwiseKernel(channels, name="pointwise1" if self.separable else "pointwise0")
@@ -168,6 +174,7 @@ class MixtureStep(nn.Module):
     precision: lax.PrecisionLike = None
     by_blocks: bool = False
     rows: RowShards | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, state: jax.Array, weights: jax.Array) -> tuple[jax.Array, None]:
@@ -189,11 +196,13 @@ class MixtureStep(nn.Module):
         # All experts share one exchange with the neighbours.
         wide = state if self.rows is None else with_neighbours(state, REACH, self.rows)
         for i, (size, separable) in enumerate(kinds):
-            expert = Expert(size, separable, self.precision, self.rows, name=f"expert{i}")
+            expert = Expert(
+                size, separable, self.precision, self.rows, self.platform, name=f"expert{i}"
+            )
             feature, last = expert(wide)
             features.append(feature)
             matrices.append(jnp.matmul(last, out_parts[i], precision=self.precision))
-        features.append(average_pool(wide, self.rows))
+        features.append(average_pool(wide, self.rows, self.platform))
         matrices.append(out_parts[-1])
         update = self.mix(features, matrices, weights)
         return nn.relu(nn.relu(update) + state), None
@@ -223,10 +232,10 @@ class MixtureStep(nn.Module):
 
 @functools.lru_cache(maxsize=8)
 def _outlined_step(
-    precision: lax.PrecisionLike, rows: RowShards | None
+    precision: lax.PrecisionLike, rows: RowShards | None, platform: str
 ) -> Callable[..., jax.Array]:
     """A step as a function of its parameters, state and weights: each use is a call."""
-    step = MixtureStep(precision, rows=rows)
+    step = MixtureStep(precision, rows=rows, platform=platform)
     return outlined(
         lambda params, state, weights: step.apply({"params": params}, state, weights)[0]
     )
@@ -235,24 +244,25 @@ def _outlined_step(
 class FeatureCompensator(nn.Module):
     """Gate, 1x1 convolution, and four steps of the mixture.
 
-    by_blocks takes the form for TPU, in which an expert is no module: while the values of modules
-    are captured, it is not taken.
     rows: how the rows of the image are split over devices; None: they are not.
+    platform: that the program is for, see `ops.platform`. In the form for TPU an expert is no
+    module: while the values of modules are captured, it is not taken.
     """
 
     unroll: bool = True
     remat: bool = False
     precision: lax.PrecisionLike = None
-    by_blocks: bool = False
     rows: RowShards | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """B C H W -> B C H W."""
+        platform = target(self.platform)
         weights = Gate(self.precision, self.rows, name="gate")(x)
         state = nn.relu(Convolution(x.shape[1], 1, precision=self.precision, name="preprocess")(x))
-        if self.unroll and not self.by_blocks and not self.is_initializing():
-            outlined_step = _outlined_step(self.precision, self.rows)
+        if self.unroll and platform != TPU and not self.is_initializing():
+            outlined_step = _outlined_step(self.precision, self.rows, platform)
             stacked = self.variables["params"]["steps"]
             for i in range(STEPS):
                 state = outlined_step(block_params(stacked, i), state, weights[:, i])
@@ -266,11 +276,10 @@ class FeatureCompensator(nn.Module):
             in_axes=1,
             length=STEPS,
         )
-        if is_watched(self) or not self.by_blocks:
-            state, _ = steps(self.precision, rows=self.rows, name="steps")(state, weights)
+        options: dict[str, Any] = {"rows": self.rows, "platform": platform, "name": "steps"}
+        if is_watched(self) or platform != TPU:
+            state, _ = steps(self.precision, **options)(state, weights)
             return state
         blocks = space_to_blocks(jnp.moveaxis(state, 1, -1), PHASES)
-        blocks, _ = steps(self.precision, by_blocks=True, rows=self.rows, name="steps")(
-            blocks, weights
-        )
+        blocks, _ = steps(self.precision, by_blocks=True, **options)(blocks, weights)
         return jnp.moveaxis(blocks_to_space(blocks, PHASES, state.shape[1]), -1, 1)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drsformer_jax.ops.platform import CPU, target
 from drsformer_jax.ops.taps import tap
 
 
@@ -29,9 +30,13 @@ def _library_convolution(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolution(
-    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None, halo: int = 0
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: lax.PrecisionLike = None,
+    halo: int = 0,
+    platform: str | None = None,
 ) -> jax.Array:
     """Stride 1, zero padding, same size.
 
@@ -40,6 +45,7 @@ def convolution(
       kernel: kh kw C D, both sizes odd.
       precision: of the products.
       halo: rows that x has above and below those of the result (see `ops.rows`).
+      platform: that the program is for, see `ops.platform`.
 
     Returns:
       B D H W in the dtype of x.
@@ -48,7 +54,11 @@ def convolution(
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike, halo: int
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: lax.PrecisionLike,
+    halo: int,
+    platform: str | None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _library_convolution(x, kernel, precision, halo), (x, kernel)
 
@@ -91,17 +101,17 @@ def _gradient_by_shifts(
 def _backward(
     precision: lax.PrecisionLike,
     halo: int,
+    platform: str | None,
     residuals: tuple[jax.Array, jax.Array],
     cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     convolve = functools.partial(_library_convolution, precision=precision, halo=halo)
     x_gradient = jax.vjp(lambda x: convolve(x, kernel), x)[1](cotangent)[0]
-    library = functools.partial(_library_gradient, precision=precision, halo=halo)
-    by_shifts = functools.partial(_gradient_by_shifts, precision=precision, halo=halo)
     # What is copied for every kernel element should be the smaller of the two.
-    on_cpu = by_shifts if kernel.shape[3] < kernel.shape[2] else library
-    return x_gradient, lax.platform_dependent(x, kernel, cotangent, cpu=on_cpu, default=library)
+    by_shifts = target(platform) == CPU and kernel.shape[3] < kernel.shape[2]
+    kernel_gradient = _gradient_by_shifts if by_shifts else _library_gradient
+    return x_gradient, kernel_gradient(x, kernel, cotangent, precision, halo)
 
 
 convolution.defvjp(_forward, _backward)

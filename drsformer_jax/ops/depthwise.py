@@ -2,7 +2,7 @@
 
 XLA's own grouped convolution is 10 to 30 times slower than memory allows on CPU, and a grouped
 convolution with two inputs a group makes the partitioner gather the whole batch. So there is one
-operation, whose form is chosen when it is lowered for a platform, with a hand-written VJP. MSFN's
+operation, which takes another form on each platform, with a hand-written VJP. MSFN's
 grouped convolution, with two neighbouring channels to an output, is the same with two members.
 
 Images may carry a border of zeros, so that convolutions in a row share one padding: what would be
@@ -26,6 +26,7 @@ from jax import lax
 from drsformer_jax.ops.block_convolution import depthwise_by_blocks
 from drsformer_jax.ops.depthwise_gradient import kernel_gradient
 from drsformer_jax.ops.outlining import called
+from drsformer_jax.ops.platform import CPU, TPU, target
 from drsformer_jax.ops.taps import accumulation_dtype, clear_border, tap, with_border
 
 
@@ -45,8 +46,9 @@ class _Geometry(NamedTuple):
     dilation: int
     borders: Borders
     precision: lax.PrecisionLike
-    padding: int = 0
-    is_filled: bool = False  # the border is not zero
+    padding: int
+    is_filled: bool  # the border is not zero
+    platform: str
 
     def clear(self, x: jax.Array) -> jax.Array:
         """x with its border as the result is to carry it."""
@@ -121,51 +123,26 @@ def _on_gpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     return geometry.clear(_shift_and_add(geometry.dilation, enough - after)(padded, kernel))
 
 
-def _library_convolution(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    """XLA's grouped convolution with one channel a group."""
-    dilation, (before, after), precision = geometry[:3]
-    rows, columns, members, groups = kernel.shape
-    row_padding, column_padding = (
-        (size // 2) * dilation + after - before for size in (rows, columns)
-    )
-    parts = [
-        lax.conv_general_dilated(
-            x[:, p::members],
-            kernel[:, :, p, None, :].astype(x.dtype),
-            window_strides=(1, 1),
-            padding=((row_padding, row_padding), (column_padding, column_padding)),
-            rhs_dilation=(dilation, dilation),
-            dimension_numbers=("NCHW", "HWIO", "NCHW"),
-            feature_group_count=groups,
-            precision=precision,
-        )
-        for p in range(members)
-    ]
-    return geometry.clear(functools.reduce(jnp.add, parts))
-
-
 def _on_tpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    dilation, borders, precision = geometry[:3]
-    if borders != NO_BORDERS and not geometry.is_filled:
-        return _library_convolution(x, kernel, geometry)
+    dilation, (before, after), precision = geometry[:3]
     members = kernel.shape[2]
-    widest = max(borders)
-    x = with_border(x, borders.before, widest)
+    # A border of zeros is what the convolution pads with by itself.
+    kept = max(before, after) if geometry.is_filled else 0
+    x = with_border(x, before, kept)
     parts = [
         depthwise_by_blocks(x[:, p::members], kernel[:, :, p], dilation, precision)
         for p in range(members)
     ]
-    return with_border(functools.reduce(jnp.add, parts), widest, borders.after)
+    return with_border(functools.reduce(jnp.add, parts), kept, after)
 
 
 @functools.partial(jax.jit, static_argnames=("geometry", "differentiated"))
 def _convolve(
     x: jax.Array, kernel: jax.Array, geometry: _Geometry, differentiated: bool
 ) -> jax.Array:
-    on_cpu = functools.partial(_on_cpu, geometry=geometry, differentiated=differentiated)
-    on_tpu = functools.partial(_on_tpu, geometry=geometry)
-    on_gpu = functools.partial(_on_gpu, geometry=geometry)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
+    if geometry.platform == CPU:
+        return _on_cpu(x, kernel, geometry, differentiated)
+    return (_on_tpu if geometry.platform == TPU else _on_gpu)(x, kernel, geometry)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -185,32 +162,22 @@ def _grouped_conv_backward(
     geometry: _Geometry, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    dilation, borders, precision, padding, is_filled = geometry
+    borders = geometry.borders
     # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
-    turned = _Geometry(
-        dilation, Borders(borders.after, borders.before), precision, is_filled=is_filled
-    )
+    turned = geometry._replace(borders=Borders(borders.after, borders.before), padding=0)
     members = [
         _convolve(cotangent, kernel[::-1, ::-1, p, None], turned, differentiated=True)
         for p in range(kernel.shape[2])
     ]
     x_gradient = jnp.stack(members, axis=2).reshape(x.shape)
-
-    def by_taps(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-        # In a border of zeros the cotangent is zero, too.
-        kept = borders.after if is_filled else 0
-        enough = max(borders.before, kept + geometry.reach(kernel), padding)
-        padded = with_border(x, borders.before, enough)
-        return kernel_gradient(
-            padded, with_border(cotangent, borders.after, kept), kernel, dilation
-        )
-
-    def on_tpu(x: jax.Array, cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-        if borders != NO_BORDERS and not is_filled:
-            return by_taps(x, cotangent, kernel)
-        return jax.vjp(lambda k: _on_tpu(x, k, geometry), kernel)[1](cotangent)[0]
-
-    return x_gradient, lax.platform_dependent(x, cotangent, kernel, tpu=on_tpu, default=by_taps)
+    if geometry.platform == TPU:
+        return x_gradient, jax.vjp(lambda k: _on_tpu(x, k, geometry), kernel)[1](cotangent)[0]
+    # In a border of zeros the cotangent is zero, too.
+    kept = borders.after if geometry.is_filled else 0
+    enough = max(borders.before, kept + geometry.reach(kernel), geometry.padding)
+    padded = with_border(x, borders.before, enough)
+    cotangent = with_border(cotangent, borders.after, kept)
+    return x_gradient, kernel_gradient(padded, cotangent, kernel, geometry.dilation)
 
 
 _grouped_conv.defvjp(_grouped_conv_forward, _grouped_conv_backward)
@@ -224,6 +191,7 @@ def depthwise_conv(
     borders: Borders = NO_BORDERS,
     padding: int = 0,
     has_halo: bool = False,
+    platform: str | None = None,
 ) -> jax.Array:
     """Convolves every channel with its own kernel; stride 1, zero padding, same size.
 
@@ -238,6 +206,7 @@ def depthwise_conv(
         TPU): the most that one of several convolutions of the same image needs.
       has_halo: the borders are rows above and below, of an image that goes on there; neither x
         nor the result has more columns than the image.
+      platform: that the program is for, see `ops.platform`.
 
     Returns:
       B C H W with the border asked for, in the dtype of x; shift-and-add sums are taken in at
@@ -254,6 +223,7 @@ def depthwise_conv(
         dilation=dilation,
         padding=padding,
         has_halo=has_halo,
+        platform=platform,
     )
 
 
@@ -266,13 +236,14 @@ def paired_depthwise_conv(
     dilation: int = 1,
     padding: int = 0,
     has_halo: bool = False,
+    platform: str | None = None,
 ) -> jax.Array:
     """Grouped convolution in which output g reads the input channels g * members + p.
 
     Args:
       x: B (members G) H W.
       kernel: kh kw members G; kernel[:, :, p, g] weighs input channel g * members + p.
-      precision, borders, dilation, padding, has_halo: as in `depthwise_conv`.
+      precision, borders, dilation, padding, has_halo, platform: as in `depthwise_conv`.
 
     Returns:
       B G H W in the dtype of x.
@@ -285,7 +256,7 @@ def paired_depthwise_conv(
         raise ValueError(f"kernel sizes must be odd, not {height}x{width}")
     if members * groups != x.shape[1]:
         raise ValueError(f"kernel for {members * groups} channels, image with {x.shape[1]}")
-    geometry = _Geometry(dilation, borders, precision, padding, has_halo)
+    geometry = _Geometry(dilation, borders, precision, padding, has_halo, target(platform))
     if not has_halo:
         return _grouped_conv(x, kernel, geometry)
     # Beside the image there is nothing: zeros, and what a convolution makes of them is cut off.

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drsformer_jax.ops.platform import CPU, target
 from drsformer_jax.ops.pointwise import pointwise_conv
 
 PARTIAL_SUMS = 8
@@ -37,17 +38,15 @@ def _mean_by_product(x: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, jnp.split(sums, parts, axis=1)) / channels
 
 
-def _mean(x: jax.Array) -> jax.Array:
+def _mean(x: jax.Array, platform: str) -> jax.Array:
     """Of the channels: B C H W -> B 1 H W."""
-    return lax.platform_dependent(
-        x, cpu=_mean_by_product, default=lambda x: jnp.mean(x, axis=1, keepdims=True)
-    )
+    return _mean_by_product(x) if platform == CPU else jnp.mean(x, axis=1, keepdims=True)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _statistics(x: jax.Array, epsilon: float) -> Statistics:
-    mean = _mean(x)
-    return mean, 1 / jnp.sqrt(_mean(jnp.square(x - mean)) + epsilon)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _statistics(x: jax.Array, epsilon: float, platform: str) -> Statistics:
+    mean = _mean(x, platform)
+    return mean, 1 / jnp.sqrt(_mean(jnp.square(x - mean), platform) + epsilon)
 
 
 def _apply(
@@ -59,8 +58,14 @@ def _apply(
     return y if bias is None else y + bias[:, None, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def layer_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array | None,
+    epsilon: float,
+    platform: str | None = None,
+) -> jax.Array:
     """Divides each pixel's channels by their standard deviation (biased variance, two-pass).
 
     Args:
@@ -69,25 +74,26 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: 
       bias: C, in the dtype of x. None is the BiasFree form (Restormer, and so DRSformer): the
         variance is about the mean, but the mean is not subtracted from what is divided.
       epsilon: added to the variance.
+      platform: that the program is for, see `ops.platform`.
 
     Returns:
       B C H W.
     """
-    return _apply(x, scale, bias, _statistics(x, epsilon))
+    return _apply(x, scale, bias, _statistics(x, epsilon, target(platform)))
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float, platform: str | None
 ) -> tuple[jax.Array, Residuals]:
-    statistics = _statistics(x, epsilon)
+    statistics = _statistics(x, epsilon, target(platform))
     return _apply(x, scale, bias, statistics), (x, scale, bias, statistics)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _backward(
-    epsilon: float, residuals: Residuals, cotangent: jax.Array
+    epsilon: float, platform: str | None, residuals: Residuals, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    del epsilon
+    del epsilon, platform
     x, scale, bias, (mean, inverse_deviation) = residuals
     centred = (x - mean) * inverse_deviation
     normalized = x * inverse_deviation if bias is None else centred

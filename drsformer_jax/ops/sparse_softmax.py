@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from drsformer_jax.ops.outlining import called
+from drsformer_jax.ops.platform import CPU, target
 
 
 def masks_by_top_k(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
@@ -50,7 +51,9 @@ def _called_masks_by_rank(ks: tuple[int, ...]) -> Callable[[jax.Array], list[jax
     return called(functools.partial(masks_by_rank, ks=ks))
 
 
-def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
+def top_k_masks(
+    logits: jax.Array, ks: Sequence[int], platform: str | None = None
+) -> list[jax.Array]:
     """For each k, the mask of exactly the k largest entries of each row.
 
     The masks are nested, so one ranking serves all: a `lax.top_k` with the largest k, on CPU a
@@ -59,18 +62,16 @@ def top_k_masks(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
     Args:
       logits: ... N, without NaN.
       ks: sizes, each from 1 to N.
+      platform: that the program is for, see `ops.platform`.
 
     Returns:
       One bool array ... N for each k.
     """
     # top_k ranks 0.0 above -0.0, the comparisons here take them for equal: leave one zero only.
     logits = jnp.where(logits == 0, 0.0, lax.stop_gradient(logits))
-    masks: list[jax.Array] = lax.platform_dependent(
-        logits,
-        cpu=_called_masks_by_rank(tuple(ks)),
-        default=functools.partial(masks_by_top_k, ks=ks),
-    )
-    return masks
+    if target(platform) == CPU:
+        return _called_masks_by_rank(tuple(ks))(logits)
+    return masks_by_top_k(logits, ks)
 
 
 def masked_softmax_mixture(

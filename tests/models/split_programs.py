@@ -163,7 +163,7 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
             f"latent block for TPU, {height} rows over {count}",
             functools.partial(block, FOR_TPU, 3, height, count, differentiated=False),
         )
-    yield "compensator for TPU, 40 rows over 4", lambda: compensator(40, 4, by_blocks=True)
+    yield "compensator for TPU, 40 rows over 4", lambda: compensator(40, 4, platform="tpu")
 
 
 if __name__ == "__main__":

@@ -39,10 +39,10 @@ def assert_same(one: Any, other: Any, params: Any, x: jax.Array, tolerance: floa
 
 
 def check_module(make: Any, shape: tuple[int, ...], dtype: Any, tolerance: float) -> None:
-    """A module made with by_blocks False and True."""
+    """A module made for CPU and for TPU."""
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
-        plain, blocks = make(by_blocks=False), make(by_blocks=True)
+        plain, blocks = make(platform="cpu"), make(platform="tpu")
         params = jax.jit(plain.init)(jax.random.key(0), x)["params"]
         params = jax.tree.map(lambda value: value.astype(dtype), params)
 
@@ -62,7 +62,7 @@ def test_attention(heads: int, use_bias: bool, channels: int, dtype: Any, tolera
 
 
 def test_attention_at_zero_has_finite_gradients() -> None:
-    module = TopKSparseAttention(2, by_blocks=True)
+    module = TopKSparseAttention(2, platform="tpu")
     x = jnp.zeros((1, 8, 4, 4))
     params = module.init(jax.random.key(0), x)["params"]
     gradients = jax.grad(lambda p, x: jnp.sum(module.apply({"params": p}, x)), (0, 1))(params, x)
@@ -93,7 +93,7 @@ def test_network() -> None:
 
 def test_watched_values_are_those_of_modules() -> None:
     """Parity checks see every layer, also where the network would be computed in blocks."""
-    module = TopKSparseAttention(2, by_blocks=True)
+    module = TopKSparseAttention(2, platform="tpu")
     x = jnp.ones((1, 8, 4, 4))
     variables = module.init(jax.random.key(0), x)
     _, captured = module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])

@@ -77,5 +77,5 @@ def test_rows_are_part_of_what_is_traced() -> None:
     config = PRESETS["tiny"]
     keys = [None, *(RowShards(axis, 4, height) for axis in "ab" for height in (32, 40))]
     assert len({id(_outlined_block(config, 1, rows)) for rows in keys}) == len(keys)
-    assert len({id(_outlined_step(None, rows)) for rows in keys}) == len(keys)
+    assert len({id(_outlined_step(None, rows, "cpu")) for rows in keys}) == len(keys)
     assert jax.tree.leaves(keys[1]) == [keys[1]]

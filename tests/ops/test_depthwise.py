@@ -1,10 +1,9 @@
-"""Depthwise convolution against loops over its definition, in both forms it is lowered to."""
+"""Depthwise convolution against loops over its definition, in the form of every platform."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -68,14 +67,18 @@ def paired_definition(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def value_and_gradients(
-    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, dilation: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    cotangent: jax.Array,
+    dilation: int = 1,
+    platform: str | None = None,
 ) -> tuple[jax.Array, ...]:
-    y, pull_back = jax.vjp(lambda x, k: depthwise_conv(x, k, dilation), x, kernel)
+    convolve = functools.partial(depthwise_conv, dilation=dilation, platform=platform)
+    y, pull_back = jax.vjp(convolve, x, kernel)
     return (y, *pull_back(cotangent))
 
 
-# What CPU's form is held against; "library" is the one behind TPU's.
-FORMS = {"gpu": depthwise._on_gpu, "library": depthwise._library_convolution}
+PLATFORMS = ["cpu", "gpu", "tpu"]
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -87,14 +90,15 @@ def assert_close(actual: jax.Array, expected: np.ndarray) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("kh", "kw", "dilation", "channels", "height", "width"), CASES)
 def test_values_and_gradients(
-    kh: int, kw: int, dilation: int, channels: int, height: int, width: int
+    kh: int, kw: int, dilation: int, channels: int, height: int, width: int, platform: str
 ) -> None:
     x, cotangent = draw(2, channels, height, width), draw(2, channels, height, width, seed=1)
     kernel = draw(kh, kw, channels)
     with jax.enable_x64(True):
-        function = functools.partial(value_and_gradients, dilation=dilation)
+        function = functools.partial(value_and_gradients, dilation=dilation, platform=platform)
         actual = quick_jit(function)(x, kernel, cotangent)
     for result, expected in zip(actual, definition(x, kernel, dilation, cotangent), strict=True):
         assert_close(result, expected)
@@ -116,25 +120,13 @@ def test_kernel_gradient(
     assert_close(result[:, :, 0], definition(x, kernel, dilation, cotangent)[2])
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("kh", "kw", "dilation", "channels", "height", "width"), CASES)
-def test_all_forms_are_the_same_function(
-    kh: int, kw: int, dilation: int, channels: int, height: int, width: int, form: str
-) -> None:
-    x, kernel = draw(2, channels, height, width), draw(kh, kw, channels)
-    with jax.enable_x64(True):
-        geometry = depthwise._Geometry(dilation, depthwise.NO_BORDERS, None)
-        result = quick_jit(lambda x, k: FORMS[form](x, k[:, :, None], geometry))(x, kernel)
-    assert_close(result, definition(x, kernel, dilation, x)[0])
-
-
 # before, after and padding, from what a convolution of its own needs to what MSFN and MEFC share
-@pytest.mark.parametrize("form", ["cpu", *FORMS])
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(
     "borders", [(0, 1, 0), (1, 0, 0), (4, 2, 0), (3, 0, 0), (1, 3, 0), (0, 2, 4), (0, 0, 6)]
 )
 @pytest.mark.parametrize("size", [3, 5])
-def test_borders(borders: tuple[int, int, int], size: int, form: str) -> None:
+def test_borders(borders: tuple[int, int, int], size: int, platform: str) -> None:
     """What they carry is zero; the inside is the convolution without any, and so its gradients."""
     before, after, padding = borders
     x, kernel = draw(2, 6, 7, 5), draw(size, size, 2, 3)
@@ -147,12 +139,8 @@ def test_borders(borders: tuple[int, int, int], size: int, form: str) -> None:
         return image[:, :, border : image.shape[2] - border, border : image.shape[3] - border]
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        if form == "cpu":
-            return paired_depthwise_conv(
-                x, kernel, borders=depthwise.Borders(before, after), padding=padding
-            )
-        geometry = depthwise._Geometry(1, depthwise.Borders(before, after), None, padding)
-        return FORMS[form](x, kernel, geometry)
+        borders = depthwise.Borders(before, after)
+        return paired_depthwise_conv(x, kernel, None, borders, padding=padding, platform=platform)
 
     def results(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
         y, pull_back = jax.vjp(convolve, x, kernel)
@@ -213,17 +201,18 @@ def test_bfloat16_is_summed_in_float32() -> None:
 
 
 @pytest.mark.parametrize("differentiated", [False, True])
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_form_is_chosen_by_platform(platform: str, differentiated: bool) -> None:
     x = jax.ShapeDtypeStruct((2, 7, 16, 16), jnp.float32)
     kernel = jax.ShapeDtypeStruct((5, 5, 7), jnp.float32)
-    function: Callable[..., object] = depthwise_conv
+    function = functools.partial(depthwise_conv, platform=platform)
     if differentiated:
-        function = jax.grad(lambda x, k: jnp.sum(depthwise_conv(x, k) ** 2), argnums=(0, 1))
-    text = jax.jit(function).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        value = function
+        function = jax.grad(lambda x, k: jnp.sum(value(x, k) ** 2), argnums=(0, 1))
+    text = jax.jit(function).lower(x, kernel).as_text()
     convolutions = text.count("stablehlo.convolution")
     # Of an image that is padded in memory: the one of the value, and that of the cotangent.
-    barriers = {False: 1, True: 2}[differentiated] if platform == "cuda" else 0
+    barriers = {False: 1, True: 2}[differentiated] if platform == "gpu" else 0
     assert text.count("stablehlo.optimization_barrier") == barriers
     if platform == "tpu":  # blocks of channels: no group, which a partitioner would gather
         assert convolutions == (3 if differentiated else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 from reference.small import quick_jit
 
-from drsformer_jax.ops import depthwise
 from drsformer_jax.ops.convolution import _gradient_by_shifts, _library_gradient, convolution
 from drsformer_jax.ops.depthwise import Borders, depthwise_conv, paired_depthwise_conv
 from drsformer_jax.ops.rows import RowShards, clear_padding, with_neighbours, without_neighbours
@@ -97,22 +95,15 @@ def test_convolution_between_neighbours(halo: int, outputs: int) -> None:
     np.testing.assert_allclose(*gradients, rtol=0, atol=1e-12)
 
 
-FORMS = {
-    "cpu": functools.partial(depthwise._on_cpu, differentiated=False),
-    "gpu": depthwise._on_gpu,
-    "tpu": depthwise._on_tpu,
-}
-
-
 # Neighbours' rows before and after: as much as is needed, more, and so that some are left.
 @pytest.mark.parametrize(
     ("size", "dilation", "before", "after"),
     [(3, 1, 1, 0), (5, 1, 4, 2), (3, 1, 4, 2), (3, 2, 6, 0), (5, 1, 6, 3), (1, 1, 6, 0)],
 )
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_depthwise_between_neighbours(
-    size: int, dilation: int, before: int, after: int, monkeypatch: pytest.MonkeyPatch
+    size: int, dilation: int, before: int, after: int, platform: str
 ) -> None:
-    """Values and gradients, and the value in the form of every platform."""
     rng = np.random.default_rng(7)
     x, kernel = rng.normal(size=(2, 4, 5 + 2 * before, 6)), rng.normal(size=(size, size, 4))
 
@@ -121,28 +112,20 @@ def test_depthwise_between_neighbours(
 
     def between(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return depthwise_conv(
-            x, kernel, dilation, borders=Borders(before, after), padding=6, has_halo=True
+            x,
+            kernel,
+            dilation,
+            borders=Borders(before, after),
+            padding=6,
+            has_halo=True,
+            platform=platform,
         )
 
     with jax.enable_x64(True):
         expected = value_and_gradients(by_hand, x, kernel)
         actual = value_and_gradients(between, x, kernel)
-        for a, b in zip(actual, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
-        for form in FORMS.values():
-            monkeypatch.setattr(depthwise, "_convolve", functools.partial(in_form, form))
-            np.testing.assert_allclose(between(x, kernel), expected[0], rtol=0, atol=1e-12)
-
-
-def in_form(
-    form: Callable[..., jax.Array],
-    x: jax.Array,
-    kernel: jax.Array,
-    geometry: Any,
-    differentiated: bool,
-) -> jax.Array:
-    del differentiated
-    return form(x, kernel, geometry=geometry)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
 def test_pairs_between_neighbours() -> None:
