@@ -45,12 +45,7 @@ class SparseTransformerBlock(nn.Module):
         """B C H W -> B C H W (and nothing, for the scan)."""
         config = self.config
         with_bias, platform = config.layer_norm_type == "WithBias", target(config.platform)
-        options: dict[str, Any] = {
-            "use_bias": config.bias,
-            "precision": matmul_precision(config),
-            "rows": self.rows,
-            "platform": platform,
-        }
+        options = {"use_bias": config.bias, **_execution(config, self.rows)}
         attention = TopKSparseAttention(self.heads, **options, name="attn")
         feed_forward = MixedScaleFeedForward(
             config.hidden_channels(x.shape[1]),
@@ -108,15 +103,17 @@ class DRSformer(nn.Module):
         self, x: jax.Array, features: int, size: int, name: str, use_bias: bool | None = None
     ) -> jax.Array:
         use_bias = self.config.bias if use_bias is None else use_bias
-        return Convolution(features, size, use_bias, **self._execution, name=name)(x)
+        return Convolution(
+            features, size, use_bias, **_execution(self.config, self.rows), name=name
+        )(x)
 
     def _down(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` H/2 W/2."""
-        return Downsampling(channels // 4, 3, **self._execution, name=name)(x)
+        return Downsampling(channels // 4, 3, **_execution(self.config, self.rows), name=name)(x)
 
     def _up(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """B C H W -> B `channels` 2H 2W."""
-        return Upsampling(channels * 4, 3, **self._execution, name=name)(x)
+        return Upsampling(channels * 4, 3, **_execution(self.config, self.rows), name=name)(x)
 
     def _level(self, x: jax.Array, level: int, name: str) -> jax.Array:
         """All blocks of a level; their parameters are stacked along the leading axis."""
@@ -142,16 +139,16 @@ class DRSformer(nn.Module):
 
     def _compensator(self, x: jax.Array, name: str) -> jax.Array:
         unroll, remat = unrolls_blocks(self.config), recomputes_blocks(self.config)
-        return FeatureCompensator(unroll, remat, **self._execution, name=name)(x)
+        return FeatureCompensator(unroll, remat, **_execution(self.config, self.rows), name=name)(x)
 
-    @property
-    def _execution(self) -> dict[str, Any]:
-        """What all modules take alike."""
-        return {
-            "precision": matmul_precision(self.config),
-            "rows": self.rows,
-            "platform": target(self.config.platform),
-        }
+
+def _execution(config: DRSformerConfig, rows: RowShards | None) -> dict[str, Any]:
+    """What nearly all modules take alike."""
+    return {
+        "precision": matmul_precision(config),
+        "rows": rows,
+        "platform": target(config.platform),
+    }
 
 
 def matmul_precision(config: DRSformerConfig) -> str | None:

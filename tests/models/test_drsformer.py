@@ -32,6 +32,7 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import (
     DRSformer,
     blocks_apart,
+    init_params,
     recomputes_blocks,
     restore,
     unrolls_blocks,
@@ -272,6 +273,29 @@ class TestBlocksApart:
     def test_elsewhere_they_are_stacked(self, execution: dict[str, Any]) -> None:
         params = self.params()
         assert blocks_apart(dataclasses.replace(self.CONFIG, **execution), params) is params
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_every_operation_is_told_the_platform(
+    platform: str, unroll: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is not would take the form of the machine that compiles."""
+    # Of its own, so that nothing was traced before.
+    config = dataclasses.replace(
+        BIASED, platform=platform, unroll=unroll, ffn_expansion_factor=2.25
+    )
+    params = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+
+    def asked() -> str:
+        raise AssertionError("asked for the platform of this machine")
+
+    def loss(params: Any, image: jax.Array) -> jax.Array:
+        return jnp.sum(restore(config, params, image) ** 2)
+
+    monkeypatch.setattr(jax, "default_backend", asked)
+    image = jax.ShapeDtypeStruct((1, 16, 24, 3), jnp.float32)
+    jax.eval_shape(jax.grad(loss, argnums=(0, 1)), params, image)
 
 
 @pytest.mark.parametrize(("backend", "expected"), [("cpu", True), ("gpu", False), ("tpu", False)])
