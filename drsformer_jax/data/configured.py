@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.data.layout import find_splits
+from drsformer_jax.data.mixed import MixedRain, MixOptions
 from drsformer_jax.data.photographs import embedded_photographs
 from drsformer_jax.data.records import RecordedPairs, is_recorded
 from drsformer_jax.data.sets import DataSet
@@ -15,7 +16,7 @@ from drsformer_jax.data.synthetic import SyntheticRain
 from drsformer_jax.errors import UserError
 
 EMBEDDED = "embedded"
-KINDS = ("folder", "records", "synthetic")
+KINDS = ("folder", "records", "synthetic", "mixed")
 
 # Rain over validation photographs does not depend on the seed of the training run, so that the
 # scores of runs compare.
@@ -38,6 +39,8 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
         return PairedFolder(_existing(data, "train"), cache=data["cache"])
     if kind == "records":
         return RecordedPairs(_existing(data, "train"), "train", cache=data["cache"])
+    if kind == "mixed":
+        return _mixed(data, seed, patch_size)
     return SyntheticRain(
         _photographs(data, "train", "train"),
         data["rain_level"],
@@ -51,12 +54,33 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
 def validation_source(data: Mapping[str, Any]) -> PairSource:
     """The validation pairs, whole images; arguments and errors as for `training_source`."""
     kind = _kind(data)
-    if kind == "folder":
+    if kind in ("folder", "mixed"):
         return PairedFolder(_existing(data, "val"), cache=False)
     if kind == "records":
         return RecordedPairs(_existing(data, "val"), "test")
     photographs = _photographs(data, "val", "test")
     return SyntheticRain(photographs, data["rain_level"], VALIDATION_RAIN_SEED)
+
+
+def _mixed(data: Mapping[str, Any], seed: int, patch_size: int) -> MixedRain:
+    try:
+        options = MixOptions(**{key: _plain(value) for key, value in data["rain"].items()})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.data.rain: {error}") from error
+    clean = data["train"]
+    return MixedRain(
+        [clean] if isinstance(clean, str) else clean,
+        options,
+        seed,
+        data["rain_versions"],
+        crop=patch_size,
+        cache=data["cache"],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Folders and shares without the wrappers of a configuration."""
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def split_for_test(folder: Path, data_set: DataSet | None) -> PairSource:
