@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
 
     config.data.kind = "mixed"
     # Clean photographs; of a folder of pairs, its targets.
-    config.data.train = ("data/rain100l/train", "data/rain800/train", "data/photographs")
+    with config.data.ignore_type():
+        config.data.train = ("data/rain100l/train", "data/rain800/train", "data/photographs")
     config.data.val = "data/val"
     config.data.rain_versions = 1_000_000
     config.data.threads = 2
