@@ -259,13 +259,11 @@ class MixedRain:
 def rain_layer(input: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The grey layer that was added to `target`: uint8 `H W` of two uint8 `H W 3`.
 
-    Where `input` is saturated its difference is only a lower bound: the channels that are not
-    decide, and where all are, the largest.
+    A saturated sample shows less than was added, so that the largest difference is the layer's
+    wherever one channel is not saturated.
     """
-    difference = input.astype(np.int16) - target
-    known = np.where(input < 255, difference, -1).max(axis=-1)
-    layer = np.where((input < 255).any(axis=-1), known, difference.max(axis=-1))
-    return np.clip(layer, 0, 255).astype(np.uint8)
+    difference = (input.astype(np.int16) - target).max(axis=-1)
+    return np.clip(difference, 0, 255).astype(np.uint8)
 
 
 def _layer_of(place: tuple[PairedFolder, int]) -> np.ndarray:
