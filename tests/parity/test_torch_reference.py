@@ -23,7 +23,12 @@ from drsformer_jax.parity.recording import (  # noqa: E402
     loss_weights,
     probes_of,
 )
-from drsformer_jax.parity.torch_recording import record, record_gradients  # noqa: E402
+from drsformer_jax.parity.torch_recording import (  # noqa: E402
+    RUNS_AT_MOST,
+    record,
+    record_gradients,
+    record_repeated,
+)
 from drsformer_jax.parity.torch_reference import build_reference, load_class  # noqa: E402
 
 CONFIG = DRSformerConfig(**TINY)
@@ -167,6 +172,42 @@ def test_programs_that_return_no_image(forward, message: str) -> None:
     module.forward = forward
     with pytest.raises(UserError, match=message):
         record(module, CONFIG, IMAGE)
+
+
+def disturbed(module, runs: set[int] | None) -> list[int]:
+    """Adds noise to one module's value in these of its runs (None: in all); returns the runs."""
+    done: list[int] = []
+
+    def hook(part, inputs, output):
+        done.append(len(done))
+        if runs is None or done[-1] in runs:
+            return output + 1e-9 * (1 + done[-1])
+        return None
+
+    module.get_submodule("latent.0.norm1").register_forward_hook(hook)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("runs", "needed", "unsteady"),
+    [(set(), 2, None), ({0}, 3, "latent.0.norm1"), ({1}, 4, None), ({0, 1}, 4, "latent.0.norm1")],
+)
+def test_the_reference_is_run_until_two_runs_agree(runs, needed, unsteady) -> None:
+    expected = record(build_reference(CONFIG, TENSORS), CONFIG, IMAGE)
+    module = build_reference(CONFIG, TENSORS)
+    done = disturbed(module, runs)
+    kept, name = record_repeated(module, CONFIG, IMAGE)
+    assert (len(done), name) == (needed, unsteady)
+    for probe, value in expected.outputs.items():
+        np.testing.assert_array_equal(kept.outputs[probe], value, err_msg=probe)
+
+
+def test_a_reference_with_a_random_part_is_refused() -> None:
+    module = build_reference(CONFIG, TENSORS)
+    done = disturbed(module, None)
+    with pytest.raises(UserError, match=r"does not repeat itself.*from latent\.0\.norm1 on"):
+        record_repeated(module, CONFIG, IMAGE)
+    assert len(done) == RUNS_AT_MOST
 
 
 def test_load_class_finds_the_class(reference: str) -> None:
