@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drsformer_jax.checkpoints.names import Params, listing, to_tree, torch_names, torch_views
 from drsformer_jax.checkpoints.containers import CONTAINERS, only_tensors
+from drsformer_jax.checkpoints.names import Params, listing, to_tree, torch_names, torch_views
 from drsformer_jax.checkpoints.pytorch import load_file, require_torch, stored_tensors
 from drsformer_jax.checkpoints.states import check_finite, precision_note
 from drsformer_jax.errors import UserError

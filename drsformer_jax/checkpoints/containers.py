@@ -72,9 +72,7 @@ def select_weights(content: Any, path: Path) -> tuple[str, Mapping[str, Any], li
     return _called(place), only_tensors(places[place], path), notes
 
 
-def only_tensors(
-    state: Mapping[Any, Any], path: Path, what: str = "weights"
-) -> Mapping[str, Any]:
+def only_tensors(state: Mapping[Any, Any], path: Path, what: str = "weights") -> Mapping[str, Any]:
     """The state, once it is known to hold nothing but tensors by name; `what` they are.
 
     Raises:

@@ -26,7 +26,9 @@ _POINTERS = {
     b"version https://hawser": ("Git LFS", "git lfs pull"),
     b"/annex/objects/": ("git-annex", "git annex get"),
 }
-_PAGE = re.compile(rb"\s*<(!doctype|html|head|body|title|meta|script|\?xml|!--|error)", re.IGNORECASE)
+_PAGE = re.compile(
+    rb"\s*<(!doctype|html|head|body|title|meta|script|\?xml|!--|error)", re.IGNORECASE
+)
 _TITLE = re.compile(rb"<title[^>]*>([^<]*)", re.IGNORECASE)
 
 _PACKED = "packed: unpack it, and name the file with the weights"
@@ -44,6 +46,7 @@ _OTHERS = {
     b"\xff\xd8\xff": "a picture (JPEG), not weights",
     b"%PDF": "a PDF document, not weights",
 }
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _TAR = slice(257, 262), b"ustar"
 
 
@@ -61,14 +64,15 @@ def kind_of(path: Path) -> Kind | None:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if not head:
         raise UserError(f"{path} is empty: get it again, its download or its writing has failed")
+    # The header's length, whose first byte may be any, and the header.
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= _HEADER_AT_MOST:
+        return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
         return "pytorch"
     # A pickle, which PyTorch wrote without an archive around it before version 1.6.
-    if head[:1] == b"\x80":
+    if head[:2] in _PICKLES:
         return "pytorch"
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= _HEADER_AT_MOST:
-        return "safetensors"
     found = _pointer_or_page(head, size)
     found = found or next((text for magic, text in _OTHERS.items() if head.startswith(magic)), None)
     if found is None and head[_TAR[0]] == _TAR[1]:

@@ -6,6 +6,7 @@ from the network cannot run code. PyTorch itself is optional and imported when a
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pickle
 import re
@@ -92,12 +93,18 @@ def load_file(path: Path) -> Any:
 
     if kind_of(path) == "safetensors":
         raise UserError(f"{path} is a safetensors file, not one that PyTorch's torch.save wrote")
+    # Under this suffix PyTorch takes a name for another kind of file, but not an open file.
+    misnamed = path.suffix == ".safetensors"
     # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
-    mappable = zipfile.is_zipfile(path)
+    mappable = zipfile.is_zipfile(path) and not misnamed
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_scalar_globals()):
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(_scalar_globals()),
+            path.open("rb") if misnamed else contextlib.nullcontext(path) as source,
+        ):
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL |<class ')([\w.]+)", str(error))
         if found is None:

@@ -48,8 +48,9 @@ class Weights:
 def load_weights(path: str | os.PathLike[str]) -> Weights:
     """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder.
 
-    Which of them a file is, its content tells. A folder is a checkpoint written by `save_weights`, a training workdir (its newest good
-    checkpoint; the averaged parameters where there are) or one step of it.
+    Which of them a file is, its content tells. A folder is a checkpoint written by
+    `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
+    there are) or one step of it.
 
     Raises:
       UserError: there is nothing, it may not be read, is of no form we know, damaged, not a

@@ -104,23 +104,18 @@ def record_repeated(
     Raises:
       UserError: as for `record`; or no two of `RUNS_AT_MOST` runs in a row agree.
     """
-    first: dict[str, bytes] | None = None
-    before: dict[str, bytes] | None = None
+    runs: list[dict[str, bytes]] = []
     for _ in range(RUNS_AT_MOST):
         # One recording at a time: of a photograph it takes gigabytes.
         recording = record(module, config, image)
-        found = _digests(recording)
-        if before == found:
-            assert first is not None
-            return recording, _first_change(first, found)
+        runs.append(_digests(recording))
+        if runs[-1] in runs[-2:-1]:
+            return recording, _first_change(runs[0], runs[-1])
         del recording
-        first = found if first is None else first
-        before, last = found, before
-    assert before is not None and last is not None
     raise UserError(
-        f"the reference does not repeat itself: {RUNS_AT_MOST} times it had other values than the "
-        f"time before, at last from {_first_change(last, before)} on; take what is random out of "
-        "it (dropout, noise), and compare again"
+        f"the reference does not repeat itself: in {RUNS_AT_MOST} runs no two in a row agreed, the "
+        f"last two not from {_first_change(runs[-2], runs[-1])} on; take what is random out of it "
+        "(dropout, noise), and compare again"
     )
 
 

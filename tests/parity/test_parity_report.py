@@ -117,8 +117,9 @@ def test_what_the_reference_does_not_show() -> None:
 def test_a_first_run_that_was_left_out_is_told() -> None:
     found = dataclasses.replace(GOOD, unsteady="latent.0.norm1")
     assert found.passed
-    assert "The reference's first run had other bits than its later ones, from latent.0.norm1 on" in (
-        found.text()
+    assert (
+        "The reference's first run had other bits than its later ones, from latent.0.norm1 on"
+        in (found.text())
     )
     assert found.to_json()["unsteady"] == "latent.0.norm1"
     assert "first run" not in GOOD.text()

@@ -15,6 +15,7 @@ from reference.small import TINY  # noqa: E402
 from drsformer_jax.checkpoints.names import from_tree  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
 from drsformer_jax.models.config import DRSformerConfig  # noqa: E402
+from drsformer_jax.parity import torch_recording  # noqa: E402
 from drsformer_jax.parity.random_weights import random_weights  # noqa: E402
 from drsformer_jax.parity.recording import (  # noqa: E402
     RESTORED,
@@ -24,7 +25,6 @@ from drsformer_jax.parity.recording import (  # noqa: E402
     probes_of,
 )
 from drsformer_jax.parity.torch_recording import (  # noqa: E402
-    RUNS_AT_MOST,
     record,
     record_gradients,
     record_repeated,
@@ -174,40 +174,43 @@ def test_programs_that_return_no_image(forward, message: str) -> None:
         record(module, CONFIG, IMAGE)
 
 
-def disturbed(module, runs: set[int] | None) -> list[int]:
-    """Adds noise to one module's value in these of its runs (None: in all); returns the runs."""
-    done: list[int] = []
+def in_turn(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[Recording]:
+    """Has the runs give these values in a module; returns the recordings that are made."""
+    made: list[Recording] = []
 
-    def hook(part, inputs, output):
-        done.append(len(done))
-        if runs is None or done[-1] in runs:
-            return output + 1e-9 * (1 + done[-1])
-        return None
+    def run(*_: object) -> Recording:
+        value = np.array([values[len(made)]])
+        made.append(Recording({"a": np.zeros(2), "b": value}, {"a": np.ones((1, 2), bool)}))
+        return made[-1]
 
-    module.get_submodule("latent.0.norm1").register_forward_hook(hook)
-    return done
+    monkeypatch.setattr(torch_recording, "record", run)
+    return made
 
 
 @pytest.mark.parametrize(
-    ("runs", "needed", "unsteady"),
-    [(set(), 2, None), ({0}, 3, "latent.0.norm1"), ({1}, 4, None), ({0, 1}, 4, "latent.0.norm1")],
+    ("values", "first_change"),
+    [
+        ([1.0, 1.0], None),
+        ([np.nan, np.nan], None),
+        ([1.0 + 1e-15, 1.0, 1.0], "b"),
+        ([-0.0, 0.0, 0.0], "b"),
+        ([1.0, 2.0, 1.0, 1.0], None),
+        ([3.0, 2.0, 1.0, 4.0, 4.0], "b"),
+    ],
 )
-def test_the_reference_is_run_until_two_runs_agree(runs, needed, unsteady) -> None:
-    expected = record(build_reference(CONFIG, TENSORS), CONFIG, IMAGE)
-    module = build_reference(CONFIG, TENSORS)
-    done = disturbed(module, runs)
-    kept, name = record_repeated(module, CONFIG, IMAGE)
-    assert (len(done), name) == (needed, unsteady)
-    for probe, value in expected.outputs.items():
-        np.testing.assert_array_equal(kept.outputs[probe], value, err_msg=probe)
+def test_the_reference_is_run_until_two_runs_agree(monkeypatch, values, first_change) -> None:
+    made = in_turn(monkeypatch, values)
+    kept, name = record_repeated(torch.nn.Identity(), CONFIG, IMAGE)
+    assert kept is made[-1]
+    assert len(made) == len(values)
+    assert name == first_change
 
 
-def test_a_reference_with_a_random_part_is_refused() -> None:
-    module = build_reference(CONFIG, TENSORS)
-    done = disturbed(module, None)
-    with pytest.raises(UserError, match=r"does not repeat itself.*from latent\.0\.norm1 on"):
-        record_repeated(module, CONFIG, IMAGE)
-    assert len(done) == RUNS_AT_MOST
+def test_a_reference_that_never_repeats_itself_is_refused(monkeypatch) -> None:
+    made = in_turn(monkeypatch, [1.0, 2.0, 1.0, 2.0, 1.0, 1.0])
+    with pytest.raises(UserError, match="does not repeat itself: in 5 runs .* from b on"):
+        record_repeated(torch.nn.Identity(), CONFIG, IMAGE)
+    assert len(made) == torch_recording.RUNS_AT_MOST
 
 
 def test_load_class_finds_the_class(reference: str) -> None:
