@@ -208,7 +208,7 @@ def test_the_reference_is_run_until_two_runs_agree(monkeypatch, values, first_ch
 
 def test_a_reference_that_never_repeats_itself_is_refused(monkeypatch) -> None:
     made = in_turn(monkeypatch, [1.0, 2.0, 1.0, 2.0, 1.0, 1.0])
-    with pytest.raises(UserError, match="does not repeat itself: in 5 runs .* from b on"):
+    with pytest.raises(UserError, match=r"does not repeat itself: in 5 runs .* from b on"):
         record_repeated(torch.nn.Identity(), CONFIG, IMAGE)
     assert len(made) == torch_recording.RUNS_AT_MOST
 
