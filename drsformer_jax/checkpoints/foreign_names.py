@@ -41,7 +41,7 @@ def own_names(state: Mapping[str, T], source: str) -> tuple[dict[str, T], list[s
     are; thop's counters are left out. A tensor that is not one of the network's keeps its name.
 
     Raises:
-      UserError: two tensors would have one name.
+      UserError: two tensors would have one name, or they are of two networks by what holds them.
     """
     own: dict[str, T] = {}
     origin: dict[str, str] = {}
@@ -63,6 +63,12 @@ def own_names(state: Mapping[str, T], source: str) -> tuple[dict[str, T], list[s
             f"{source} holds tensors of the network more than once ({listing(twice[:1])}; "
             f"{len(twice)} in all): save one network alone"
         )
+    holders = {_without_wrappers(extra) for extra in taken_off} - {""}
+    if len(holders) > 1:
+        raise UserError(
+            f"{source} holds tensors of several networks ({listing(sorted(holders))}), none of "
+            "which is complete: save one network alone"
+        )
     return own, [note for note in (_prefix_note(taken_off), _counter_note(counters)) if note]
 
 
@@ -79,6 +85,10 @@ def split_name(name: str) -> tuple[str, str] | None:
         return None
     extra = [*parts[:start], *(part for part in parts[start:] if part in _WRAPPERS)]
     return short, "".join(f"{part}." for part in extra)
+
+
+def _without_wrappers(extra: str) -> str:
+    return "".join(f"{part}." for part in extra.split(".") if part and part not in _WRAPPERS)
 
 
 @functools.cache

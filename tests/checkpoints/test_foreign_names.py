@@ -50,13 +50,24 @@ def test_every_name_of_the_network_is_known(config):
 
 def test_prefixes_may_be_mixed(small, random_state):
     state = random_state(small)
-    turns = ["", "module.", "_orig_mod.module.", "net_g.", "model."]
+    turns = ["", "module.", "_orig_mod.module.", "net_g.", "module.net_g."]
     mixed = {turns[i % 5] + name: array for i, (name, array) in enumerate(state.items())}
     own, (note,) = own_names(mixed, "x")
     assert own == state
     assert note.startswith("took 'module.' off ")
     assert "'_orig_mod.module.' off" in note
     assert ", and others off" in note
+
+
+def test_halves_of_two_networks_are_not_made_one(small, random_state):
+    names = list(random_state(small))
+    halves = {
+        ("net_g." if i % 2 else "module.net_d.") + n: np.zeros(1) for i, n in enumerate(names)
+    }
+    with pytest.raises(
+        UserError, match=r"x holds tensors of several networks \(net_d\., net_g\.\)"
+    ):
+        own_names(halves, "x")
 
 
 @pytest.mark.parametrize(
