@@ -66,8 +66,8 @@ def own_names(state: Mapping[str, T], source: str) -> tuple[dict[str, T], list[s
     holders = {_without_wrappers(extra) for extra in taken_off} - {""}
     if len(holders) > 1:
         raise UserError(
-            f"{source} holds tensors of several networks ({listing(sorted(holders))}), none of "
-            "which is complete: save one network alone"
+            f"{source} holds tensors of several networks ({listing(sorted(holders))}): save one "
+            "network alone"
         )
     return own, [note for note in (_prefix_note(taken_off), _counter_note(counters)) if note]
 
