@@ -189,8 +189,8 @@ def _derain_file(
     from drsformer_jax.inference.photo import restore_photo, write_photo
 
     photo = decode_image(source)
-    if photo.frames > 1:
-        tqdm.tqdm.write(f"{source}: the first of {photo.frames} images only", file=sys.stderr)
+    for note in photo.notes:
+        tqdm.tqdm.write(f"{source}: {note}", file=sys.stderr)
     write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
     height, width = photo.samples.shape[:2]
     return height, width

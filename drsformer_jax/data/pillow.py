@@ -1,0 +1,115 @@
+"""Image files of all the kinds that Pillow decodes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from drsformer_jax.data.colour import CMYK, GREY, LAB, RGB, Stored
+from drsformer_jax.data.limits import check_pixels, without_pillows_limit
+
+# What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
+# knows the name of only.
+_NO_PICTURES = frozenset({"BUFR", "EPS", "FLI", "GRIB", "HDF5", "MPEG", "WMF"})
+# Packages that add formats to Pillow, by the function that does; none is needed.
+_PLUGINS = {"pillow_heif": "register_heif_opener"}
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+
+_GREY_MODES = ("1", "L", "LA", "La")
+_ORIENTATION = 0x0112
+_MP_ENTRIES = 0xB002
+_PNG_BIT_DEPTH_AT = 24
+
+
+def _picture_formats() -> set[str]:
+    """The formats of still pictures that can be decoded, by Pillow's names of their decoders."""
+    for package, register in _PLUGINS.items():
+        with contextlib.suppress(ImportError):
+            getattr(importlib.import_module(package), register)()
+    Image.init()
+    return Image.OPEN.keys() - _NO_PICTURES
+
+
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes of those formats, with their dots, in small letters."""
+    # MPO is a JPEG file with more behind it, and has no decoder of its own.
+    formats = _picture_formats() | {"MPO"}
+    return frozenset(
+        suffix for suffix, name in Image.registered_extensions().items() if name in formats
+    )
+
+
+def read_with_pillow(path: Path, max_pixels: int | None = None) -> Stored:
+    """Reads the first image of a file.
+
+    Raises:
+      ValueError: samples that have no 8 or 16 bits; more than `max_pixels`.
+      Exception: Pillow's own, for damaged files and for what is no image.
+    """
+    lifted = without_pillows_limit() if max_pixels is None else contextlib.nullcontext()
+    with lifted, Image.open(path, formats=sorted(_picture_formats())) as image:
+        check_pixels(*image.size, max_pixels)
+        frames = _frames(image)
+        image.load()
+        samples, space = _deep_png(path, image) or _samples(image)
+        return Stored(
+            samples,
+            space,
+            profile=image.info.get("icc_profile"),
+            orientation=image.getexif().get(_ORIENTATION, 1),
+            frames=frames,
+        )
+
+
+def _frames(image: Image.Image) -> int:
+    """How many pictures a file holds; parts and by-products of one picture do not count."""
+    if image.format == "PSD":  # its layers
+        return 1
+    if image.format == "MPO":
+        # Mostly previews, gain maps and depth maps of a phone.
+        kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[_MP_ENTRIES]]
+        return max(1, sum(kind.startswith("Multi-Frame") for kind in kinds))
+    return getattr(image, "n_frames", 1)
+
+
+def _deep_png(path: Path, image: Image.Image) -> tuple[np.ndarray, str] | None:
+    """All bits of a PNG with 16 a sample, of which Pillow keeps 8 in colour; None for others."""
+    if image.format != "PNG":
+        return None
+    data = path.read_bytes()
+    if data[_PNG_BIT_DEPTH_AT] != 16:
+        return None
+    import imagecodecs
+
+    samples = imagecodecs.png_decode(data)
+    samples = samples.reshape(*samples.shape[:2], -1)
+    return samples, GREY if samples.shape[2] <= 2 else RGB
+
+
+def _samples(image: Image.Image) -> tuple[np.ndarray, str]:
+    """uint8 or uint16 `H W C` of a loaded image, and its colour space."""
+    if image.mode == "F":
+        raise ValueError("floating-point samples have no fixed range; save it with 8 or 16 bits")
+    if image.mode == "CMYK":
+        return np.asarray(image), CMYK
+    if image.mode == "LAB":
+        # Pillow hands a* and b* out as two's complement.
+        return np.asarray(image) ^ np.array([0, 128, 128], np.uint8), LAB
+    if image.mode.startswith("I"):
+        # "I" has 32 bits, but is also what 16-bit PGM files are decoded to.
+        wide = np.asarray(image)[..., None]
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("samples exceed 16 bits; save it with 8 or 16 bits")
+        return wide.astype(np.uint16), GREY
+    if image.mode == "1":
+        image = image.convert("L")
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    space = GREY if mode == "L" else RGB
+    if image.has_transparency_data:
+        mode += "A"
+    samples = np.asarray(image.convert(mode))
+    return samples.reshape(*samples.shape[:2], -1), space
