@@ -166,8 +166,8 @@ def _run_jobs(
             except FloatingPointError as error:
                 failures.append(f"{source}: {error}")
                 continue
-            except MemoryError:
-                failures.append(f"{source}: not enough memory; restore it in tiles: --tile 256")
+            except MemoryError as error:
+                failures.append(f"{source}: {error or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
             tqdm.tqdm.write(f"{destination}  {width} x {height}  {seconds:.1f} s")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
+from PIL import ImageCms
 
 # Colour spaces by the signatures of the ICC standard, with the channels of each.
 GREY, RGB, CMYK, LAB = "GRAY", "RGB ", "CMYK", "Lab "
@@ -59,7 +61,7 @@ def in_srgb(stored: Stored) -> Stored:
     colour = np.ascontiguousarray(colour)
     notes = stored.notes
     srgb = None
-    why = "no colour profile"
+    why = "no fitting colour profile"
     if (profile := stored.fitting_profile) is not None:
         try:
             srgb = _transformed(colour, stored.space, profile)
@@ -70,7 +72,7 @@ def in_srgb(stored: Stored) -> Stored:
         if stored.space == CMYK:
             srgb = _complements(colour)
         else:
-            srgb = _transformed(colour, LAB, imagecodecs.cms_profile("lab"))
+            srgb = _transformed(colour, LAB, _profile_of("LAB"))
     samples = np.concatenate([srgb, alpha], axis=2)
     return dataclasses.replace(stored, samples=samples, space=RGB, profile=None, notes=notes)
 
@@ -82,11 +84,15 @@ def _transformed(colour: np.ndarray, space: str, profile: bytes) -> np.ndarray:
     srgb: np.ndarray = imagecodecs.cms_transform(
         colour,
         profile,
-        imagecodecs.cms_profile("srgb"),
+        _profile_of("sRGB"),
         colorspace=space.strip().lower(),
         outcolorspace="rgb",
     )
     return srgb
+
+
+def _profile_of(space: Literal["sRGB", "LAB"]) -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()
 
 
 def _complements(inks: np.ndarray) -> np.ndarray:

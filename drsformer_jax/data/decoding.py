@@ -87,7 +87,12 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: may not be read (permission denied)") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image in a known format") from None
-    except (MemoryError, UserError):
+    except MemoryError:
+        raise UserError(
+            f"{path}: too large to be decoded in this machine's memory; cut it into parts or scale "
+            "it down"
+        ) from None
+    except UserError:
         raise
     except Exception as error:
         # On damaged files decoders raise OSError, SyntaxError, ValueError, struct.error and more.

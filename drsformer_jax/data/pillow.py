@@ -62,6 +62,7 @@ def read_with_pillow(path: Path, max_pixels: int | None = None) -> Stored:
             profile=image.info.get("icc_profile"),
             orientation=image.getexif().get(_ORIENTATION, 1),
             frames=frames,
+            notes=_notes(image),
         )
 
 
@@ -74,6 +75,12 @@ def _frames(image: Image.Image) -> int:
         kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[_MP_ENTRIES]]
         return max(1, sum(kind.startswith("Multi-Frame") for kind in kinds))
     return getattr(image, "n_frames", 1)
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
+        return ("full ink is taken to be stored as 0, as Adobe does, whose marker is missing",)
+    return ()
 
 
 def _deep_png(path: Path, image: Image.Image) -> tuple[np.ndarray, str] | None:

@@ -55,16 +55,17 @@ def read_tiff(path: Path, max_pixels: int | None = None) -> Stored:
         page = pages[0]
         check_pixels(page.imagewidth, page.imagelength, max_pixels)
         space = _space(page)
+        orientation = page.tags.valueof("Orientation", 1)
+        notes: tuple[str, ...] = ()
         if _is_for_libtiff(page):
-            samples, notes = _by_libtiff(path, page.index), ()
+            samples = _by_libtiff(path, page.index, orientation)
         else:
             samples, notes = _in_space(page, space)
-        tag = page.tags.get("Orientation")
         return Stored(
             samples,
             space,
             profile=page.iccprofile,
-            orientation=int(tag.value) if tag is not None else 1,
+            orientation=orientation,
             frames=len(pages),
             notes=notes,
         )
@@ -88,10 +89,15 @@ def _is_for_libtiff(page: tifffile.TiffPage) -> bool:
     return old_jpeg or (is_ycbcr and page.compression != tifffile.COMPRESSION.JPEG)
 
 
-def _by_libtiff(path: Path, index: int) -> np.ndarray:
+def _by_libtiff(path: Path, index: int, orientation: int) -> np.ndarray:
     """uint8 `H W 3` of an image without transparency, as the file stores its rows."""
-    rgba: np.ndarray = imagecodecs.tiff_decode(path.read_bytes(), index=index, asrgb=True)
-    return rgba[..., :3]
+    rgb: np.ndarray = imagecodecs.tiff_decode(path.read_bytes(), index=index, asrgb=True)[..., :3]
+    # libtiff mirrors as the orientation says, but does not turn: undone, for all are turned alike.
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return rgb
 
 
 def _in_space(page: tifffile.TiffPage, space: str) -> tuple[np.ndarray, tuple[str, ...]]:
