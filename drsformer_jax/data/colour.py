@@ -58,7 +58,6 @@ def in_srgb(stored: Stored) -> Stored:
     import imagecodecs
 
     colour, alpha = np.split(stored.samples, [CHANNELS[stored.space]], axis=2)
-    colour = np.ascontiguousarray(colour)
     notes = stored.notes
     srgb = None
     why = "no fitting colour profile"
@@ -81,12 +80,17 @@ def _transformed(colour: np.ndarray, space: str, profile: bytes) -> np.ndarray:
     """Through the profile to sRGB; imagecodecs.CmsError if the profile does not serve."""
     import imagecodecs
 
+    # With 8 bits Little CMS computes in steps that tint white and black of L*a*b*.
+    wide = colour.astype(np.uint16, order="C")
+    if colour.dtype == np.uint8:
+        wide *= 257
     srgb: np.ndarray = imagecodecs.cms_transform(
-        colour,
+        wide,
         profile,
         _profile_of("sRGB"),
         colorspace=space.strip().lower(),
         outcolorspace="rgb",
+        outdtype=colour.dtype,
     )
     return srgb
 

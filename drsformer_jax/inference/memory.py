@@ -98,7 +98,9 @@ def _gib(count: float) -> str:
 
 def smaller_tile(height: int, width: int) -> int:
     """The largest fallback tile of at most half the longer side, else the smallest."""
-    return next((tile for tile in FALLBACK_TILES if 2 * tile <= max(height, width)), FALLBACK_TILES[-1])
+    return next(
+        (tile for tile in FALLBACK_TILES if 2 * tile <= max(height, width)), FALLBACK_TILES[-1]
+    )
 
 
 def budget_bytes(devices: int = 1) -> int:

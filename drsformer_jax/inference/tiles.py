@@ -26,7 +26,8 @@ def pad_to_multiple(image: np.ndarray) -> np.ndarray:
     """Reflects an `H W C` image at the bottom and the right up to multiples of 8.
 
     The border row itself is not repeated. An image smaller than its padding is reflected back
-    and forth; a single row or column is repeated. One that needs none is returned itself. Crop with `padded[:height, :width]`.
+    and forth; a single row or column is repeated. One that needs no padding is returned itself.
+    Crop with `padded[:height, :width]`.
     """
     height, width = image.shape[:2]
     bottom, right = padded_size(height) - height, padded_size(width) - width
