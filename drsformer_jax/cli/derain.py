@@ -21,8 +21,8 @@ DEFAULT_OUTPUT = "derained"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Remove rain from photographs of any size: each INPUT gives a PNG file of the same base "
-        "name in OUTDIR. Grey and 16-bit images stay so, transparency is kept. An image that "
-        "cannot be restored does not stop the others; the exit code is then 1."
+        "name in OUTDIR. Grey and 16-bit images stay so, transparency is kept, CMYK becomes sRGB. "
+        "An image that cannot be restored does not stop the others; the exit code is then 1."
     )
     parser.add_argument(
         "inputs",

@@ -13,7 +13,7 @@ GREY, RGB, CMYK, LAB = "GRAY", "RGB ", "CMYK", "Lab "
 CHANNELS = {GREY: 1, RGB: 3, CMYK: 4, LAB: 3}
 
 _ASSUMED = {
-    CMYK: "its inks are taken as the plain complements of red, green and blue",
+    CMYK: "the inks are taken as plain complements of red, green and blue",
     LAB: "taken as CIE L*a*b* of the white point D50",
 }
 
@@ -60,14 +60,14 @@ def in_srgb(stored: Stored) -> Stored:
     colour, alpha = np.split(stored.samples, [CHANNELS[stored.space]], axis=2)
     notes = stored.notes
     srgb = None
-    why = "no fitting colour profile"
+    why = "without a fitting colour profile"
     if (profile := stored.fitting_profile) is not None:
         try:
             srgb = _transformed(colour, stored.space, profile)
         except imagecodecs.CmsError:
-            why = "its colour profile is damaged"
+            why = "with a damaged colour profile"
     if srgb is None:
-        notes = (*notes, f"{why}: {_ASSUMED[stored.space]}")
+        notes = (*notes, f"{stored.space} {why}: {_ASSUMED[stored.space]}")
         if stored.space == CMYK:
             srgb = _complements(colour)
         else:

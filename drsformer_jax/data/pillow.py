@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from pathlib import Path
 
@@ -25,19 +26,26 @@ _MP_ENTRIES = 0xB002
 _PNG_BIT_DEPTH_AT = 24
 
 
-def _picture_formats() -> set[str]:
-    """The formats of still pictures that can be decoded, by Pillow's names of their decoders."""
+@functools.cache
+def _register() -> None:
+    """Has Pillow register all formats, the usual ones first: so they are tried."""
+    Image.preinit()
+    Image.init()
     for package, register in _PLUGINS.items():
         with contextlib.suppress(ImportError):
             getattr(importlib.import_module(package), register)()
-    Image.init()
-    return Image.OPEN.keys() - _NO_PICTURES
+
+
+def _picture_formats() -> list[str]:
+    """The formats of still pictures that can be decoded, by Pillow's names of their decoders."""
+    _register()
+    return [name for name in Image.OPEN if name not in _NO_PICTURES]
 
 
 def picture_suffixes() -> frozenset[str]:
     """The suffixes of those formats, with their dots, in small letters."""
     # MPO is a JPEG file with more behind it, and has no decoder of its own.
-    formats = _picture_formats() | {"MPO"}
+    formats = {*_picture_formats(), "MPO"}
     return frozenset(
         suffix for suffix, name in Image.registered_extensions().items() if name in formats
     )
@@ -51,7 +59,7 @@ def read_with_pillow(path: Path, max_pixels: int | None = None) -> Stored:
       Exception: Pillow's own, for damaged files and for what is no image.
     """
     lifted = without_pillows_limit() if max_pixels is None else contextlib.nullcontext()
-    with lifted, Image.open(path, formats=sorted(_picture_formats())) as image:
+    with lifted, Image.open(path, formats=_picture_formats()) as image:
         check_pixels(*image.size, max_pixels)
         frames = _frames(image)
         image.load()
@@ -87,12 +95,12 @@ def _deep_png(path: Path, image: Image.Image) -> tuple[np.ndarray, str] | None:
     """All bits of a PNG with 16 a sample, of which Pillow keeps 8 in colour; None for others."""
     if image.format != "PNG":
         return None
-    data = path.read_bytes()
-    if data[_PNG_BIT_DEPTH_AT] != 16:
-        return None
+    with path.open("rb") as file:
+        if file.read(_PNG_BIT_DEPTH_AT + 1)[-1] != 16:
+            return None
     import imagecodecs
 
-    samples = imagecodecs.png_decode(data)
+    samples = imagecodecs.png_decode(path.read_bytes())
     samples = samples.reshape(*samples.shape[:2], -1)
     return samples, GREY if samples.shape[2] <= 2 else RGB
 

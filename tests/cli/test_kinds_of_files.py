@@ -88,7 +88,7 @@ def test_what_is_assumed_is_said(
 ) -> None:
     for name in ("cmyk.jpg", "target.jpg"):
         Image.new("CMYK", (16, 16), (0, 90, 0, 0)).save(tmp_path / name)
-    said = f"{tmp_path / 'cmyk.jpg'}: no fitting colour profile: its inks are taken as"
+    said = f"{tmp_path / 'cmyk.jpg'}: CMYK without a fitting colour profile: the inks are taken as"
     assert main(["derain", str(tmp_path / "cmyk.jpg"), "-o", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().err.startswith(said)
     paths = [str(tmp_path / name) for name in ("cmyk.jpg", "target.jpg")]

@@ -107,7 +107,9 @@ def test_cmyk_jpeg_without_profile_says_what_is_assumed(ycck: bool, tmp_path: Pa
     plain = (255 - stored[..., :3]) * (255 - stored[..., 3:]) / 255
     np.testing.assert_allclose(decoded.samples, plain, atol=0.5)
     (note,) = decoded.notes
-    assert note.startswith("no fitting colour profile: its inks are taken as the plain complements")
+    assert note.startswith(
+        "CMYK without a fitting colour profile: the inks are taken as plain complements"
+    )
 
 
 def test_cmyk_jpeg_without_adobes_marker_says_what_is_assumed(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_cmyk_tiff(
 
 def test_a_profile_that_does_not_serve_is_noted(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for profile, why in ((cmyk_profile()[:200], "damaged"), (srgb, "no fitting")):
+    for profile, why in ((cmyk_profile()[:200], "damaged"), (srgb, "without a fitting")):
         inks().save(tmp_path / "image.tif", icc_profile=profile)
         (note,) = decode_image(tmp_path / "image.tif").notes
         assert why in note
