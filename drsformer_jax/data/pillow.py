@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.MpoImagePlugin import MpoImageFile
 
 from drsformer_jax.data.colour import CMYK, GREY, LAB, RGB, Stored
 from drsformer_jax.data.limits import check_pixels, without_pillows_limit
@@ -78,9 +79,10 @@ def _frames(image: Image.Image) -> int:
     """How many pictures a file holds; parts and by-products of one picture do not count."""
     if image.format == "PSD":  # its layers
         return 1
-    if image.format == "MPO":
+    if isinstance(image, MpoImageFile):
         # Mostly previews, gain maps and depth maps of a phone.
-        kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[_MP_ENTRIES]]
+        entries = (image.mpinfo or {}).get(_MP_ENTRIES, ())
+        kinds = [entry["Attribute"]["MPType"] for entry in entries]
         return max(1, sum(kind.startswith("Multi-Frame") for kind in kinds))
     return getattr(image, "n_frames", 1)
 

@@ -27,7 +27,7 @@ from drsformer_jax.data.limits import check_pixels
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
-_SPACES = {
+_SPACES: dict[int, str] = {
     _PHOTOMETRIC.MINISWHITE: GREY,
     _PHOTOMETRIC.MINISBLACK: GREY,
     _PHOTOMETRIC.RGB: RGB,
@@ -48,10 +48,16 @@ def read_tiff(path: Path, max_pixels: int | None = None) -> Stored:
       Exception: tifffile's and imagecodecs' own, for damaged files.
     """
     with tifffile.TiffFile(path) as file:
-        # is_reduced: a smaller version of another image; is_mask: its transparency.
-        pages = [page for page in file.pages if not (page.is_reduced or page.is_mask)]
+        pages = [
+            page
+            for page in file.pages
+            # is_reduced: a smaller version of another image; is_mask: its transparency.
+            if isinstance(page, tifffile.TiffPage) and not (page.is_reduced or page.is_mask)
+        ]
         if not pages:
-            raise ValueError("holds previews only; a camera's raw file has to be developed first")
+            raise ValueError(
+                "holds no image, at most previews; a camera's raw file has to be developed first"
+            )
         page = pages[0]
         check_pixels(page.imagewidth, page.imagelength, max_pixels)
         space = _space(page)
@@ -102,8 +108,11 @@ def _by_libtiff(path: Path, index: int, orientation: int) -> np.ndarray:
 
 def _in_space(page: tifffile.TiffPage, space: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """uint8 or uint16 `H W C` of a page: the channels of `space` and alpha; notes on them."""
-    if 0 in page.databytecounts:
-        raise ValueError("parts of the image are missing")
+    # Decoders of JPEG make something of half a file.
+    ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
+    is_compressed = page.compression != tifffile.COMPRESSION.NONE
+    if 0 in page.databytecounts or (is_compressed and max(ends) > page.parent.filehandle.size):
+        raise ValueError("truncated: parts of the image are missing")
     planes = page.asarray(squeeze=False)  # separate planes, depth, height, width, samples
     if planes.shape[1] != 1:
         raise ValueError("a volume, not an image")
@@ -114,6 +123,8 @@ def _in_space(page: tifffile.TiffPage, space: str) -> tuple[np.ndarray, tuple[st
     colour, extra = np.split(stored, [channels], axis=2)
     notes: tuple[str, ...] = ()
     if page.photometric == _PHOTOMETRIC.PALETTE:
+        if page.colormap is None:
+            raise ValueError("its palette is missing")
         colour = _looked_up(colour[..., 0], page.colormap)
     elif space == LAB:
         colour = _encoded_as_icc(colour, page.photometric == _PHOTOMETRIC.CIELAB)
@@ -156,9 +167,9 @@ def _over_whole_range(samples: np.ndarray, bits: int) -> tuple[np.ndarray, tuple
     if samples.dtype.kind not in "ui":
         raise ValueError("floating-point samples have no fixed range; save it with 8 or 16 bits")
     if samples.dtype.kind == "i" or bits > 16:
-        if samples.min() < 0:
-            raise ValueError("samples below zero; save it with 8 or 16 bits, unsigned")
-        if bits == 8 or samples.max() > 65535:
+        if bits == 8 or samples.min() < 0:
+            raise ValueError("signed samples; save it with 8 or 16 bits, unsigned")
+        if samples.max() > 65535:
             raise ValueError("samples exceed 16 bits; save it with 8 or 16 bits, unsigned")
         kind = "signed" if samples.dtype.kind == "i" else "unsigned"
         return samples.astype(np.uint16), (
