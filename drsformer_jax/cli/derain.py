@@ -21,8 +21,8 @@ DEFAULT_OUTPUT = "derained"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Remove rain from photographs of any size: each INPUT gives a PNG file of the same base "
-        "name in OUTDIR. Grey and 16-bit images stay so, transparency is kept. An image that "
-        "cannot be restored does not stop the others; the exit code is then 1."
+        "name in OUTDIR. Grey and 16-bit images stay so, transparency is kept, CMYK becomes sRGB. "
+        "An image that cannot be restored does not stop the others; the exit code is then 1."
     )
     parser.add_argument(
         "inputs",
@@ -166,8 +166,8 @@ def _run_jobs(
             except FloatingPointError as error:
                 failures.append(f"{source}: {error}")
                 continue
-            except MemoryError:
-                failures.append(f"{source}: not enough memory; restore it in tiles: --tile 256")
+            except MemoryError as error:
+                failures.append(f"{source}: {error or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
             tqdm.tqdm.write(f"{destination}  {width} x {height}  {seconds:.1f} s")
@@ -189,8 +189,8 @@ def _derain_file(
     from drsformer_jax.inference.photo import restore_photo, write_photo
 
     photo = decode_image(source)
-    if photo.frames > 1:
-        tqdm.tqdm.write(f"{source}: the first of {photo.frames} images only", file=sys.stderr)
+    for note in photo.notes:
+        tqdm.tqdm.write(f"{source}: {note}", file=sys.stderr)
     write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
     height, width = photo.samples.shape[:2]
     return height, width

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.data.sources import Cache, Pair
 from drsformer_jax.errors import UserError
 
@@ -68,7 +69,7 @@ class RecordedPairs:
 
 
 def _decoded(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
+    with without_pillows_limit(), Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 
 

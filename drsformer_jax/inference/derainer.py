@@ -34,8 +34,17 @@ def quantise(image: np.ndarray, dtype: Any = np.uint8) -> np.ndarray:
 
     Halves go to the even neighbour, as in the authors' test program.
     """
-    highest = np.iinfo(dtype).max
-    return np.rint(np.clip(image, 0, 1) * np.float32(highest)).astype(dtype)
+    # In place: of a large image every copy counts.
+    scaled = np.clip(image, 0, 1)
+    scaled *= np.float32(np.iinfo(dtype).max)
+    return np.rint(scaled, out=scaled).astype(dtype)
+
+
+def as_unit(image: np.ndarray) -> np.ndarray:
+    """An image of an unsigned integer type as float32 in [0, 1]."""
+    unit = image.astype(np.float32)
+    unit /= np.float32(np.iinfo(image.dtype).max)
+    return unit
 
 
 def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
@@ -173,12 +182,11 @@ class Derainer:
         Raises:
           ValueError: `image` has another type or shape.
           UserError: `tile` or `overlap` is out of its range.
-          MemoryError: the forward does not fit in the device's memory.
+          MemoryError: the image or the forward does not fit in memory; the message says what helps.
           FloatingPointError: the network's output is not finite.
         """
         self._check(image, np.uint8)
-        unit = image.astype(np.float32) / np.float32(255)
-        return quantise(self.restore_float(unit, tile=tile, overlap=overlap))
+        return quantise(self.restore_float(as_unit(image), tile=tile, overlap=overlap))
 
     def restore_float(
         self, image: np.ndarray, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
@@ -187,6 +195,7 @@ class Derainer:
         self._check(image, np.float32)
         height, width = image.shape[:2]
         plan = self.plan(height, width, tile=tile, overlap=overlap)
+        memory.check_fits(self.config, height, width, plan, overlap, self.devices)
         restored = restore_in_tiles(plan, pad_to_multiple(image), self._restore_tile)
         if not np.isfinite(restored).all():
             raise FloatingPointError("the network's output is not finite: damaged weights?")
@@ -234,7 +243,10 @@ class Derainer:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             height, width = tile.shape[:2]
-            raise MemoryError(f"no memory for {width} x {height} pixels at once") from error
+            raise MemoryError(
+                f"no memory for {width} x {height} pixels at once: restore in smaller tiles "
+                f"(--tile {memory.smaller_tile(height, width)})"
+            ) from error
 
     def _check(self, image: np.ndarray, dtype: Any) -> None:
         channels = self.config.in_channels
