@@ -20,7 +20,7 @@ import numpy as np
 from drsformer_jax.checkpoints.names import listing
 from drsformer_jax.checkpoints.states import StoredTensor, precision_note, strip_prefix
 from drsformer_jax.errors import UserError, missing_extra
-from drsformer_jax.files import atomic_path
+from drsformer_jax.files import atomic_path, printable
 
 # In order of preference. `params` comes first even where an average (`params_ema`) lies beside
 # it, because it is what the authors' test program loads: the same file, the same picture.
@@ -82,7 +82,8 @@ def load_file(path: Path) -> Any:
     import torch
 
     # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
-    mappable = zipfile.is_zipfile(path)
+    # PyTorch maps by names that are text.
+    mappable = zipfile.is_zipfile(path) and printable(str(path)) == str(path)
     if mappable:
         _check_uncompressed(path)
     try:

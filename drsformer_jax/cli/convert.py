@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_jax.errors import UserError
+from drsformer_jax.files import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.checkpoints.weights import Weights
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        type=Path,
+        type=local_path,
         help="weights: a PyTorch file (.pth, .pt), a .safetensors file, a checkpoint folder or a "
         "training workdir (its newest checkpoint); or a run: the authors' training state "
         "(.state), or a workdir or WORKDIR/checkpoints/STEP if DST ends in .state",
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "destination",
         metavar="DST",
-        type=Path,
+        type=local_path,
         help="what to write: NAME.pth or NAME.pt (PyTorch), NAME.safetensors, or NAME without a "
         "suffix (checkpoint folder; from a .state a workdir, which train.py resumes); NAME.state: "
         "the authors' training state with its network file",
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network",
         metavar="FILE",
-        type=Path,
+        type=local_path,
         help="the network file (.pth) of a .state; default: net_g_ITERATION.pth in ../models "
         "where the .state lies in training_states, else beside the .state",
     )

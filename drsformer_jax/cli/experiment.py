@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from drsformer_jax.cli.experiment_flags import Flags, parse_flags
+from drsformer_jax.cli.output import print_safely
 from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
 
@@ -26,9 +27,14 @@ def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
 
     0: done. 2: the user's mistake, or diverged training, told in one line on stderr. 130, 143:
     stopped by SIGINT, SIGTERM, the state saved. 75: another process of the run was lost; start all
-    of them again.
+    of them again. If stdout cannot be written, as `print_safely` says.
     """
     program = Path(argv[0]).name
+    return print_safely(program, lambda: _told(program, command, argv, description))
+
+
+def _told(program: str, command: str, argv: Sequence[str], description: str) -> int:
+    """The exit code, mistakes told on stderr."""
     try:
         given = parse_flags(command, argv, description)
         if given is None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drsformer_jax.data.layout import find_splits
+from drsformer_jax.data.images import list_images
+from drsformer_jax.data.layout import SPLITS, find_split, find_splits
 from drsformer_jax.data.photographs import embedded_photographs
 from drsformer_jax.data.records import RecordedPairs, is_recorded
 from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import PairedFolder, PairSource, open_split
 from drsformer_jax.data.synthetic import SyntheticRain
 from drsformer_jax.errors import UserError
+from drsformer_jax.files import local_path
 
 EMBEDDED = "embedded"
 KINDS = ("folder", "records", "synthetic")
@@ -88,7 +90,26 @@ def _photographs(data: Mapping[str, Any], key: str, split: str) -> Any:
 
 
 def _existing(data: Mapping[str, Any], key: str) -> str:
-    folder = str(data[key])
-    if not Path(folder).is_dir():
+    folder = local_path(str(data[key]), f"config.data.{key}")
+    if not folder.is_dir():
         raise UserError(f"config.data.{key}: no such folder: {folder} (--config.data.{key}=FOLDER)")
-    return folder
+    if data["kind"] != "records":
+        _check_split(folder, key)
+    return str(folder)
+
+
+def _check_split(folder: Path, key: str) -> None:
+    """That a folder is not the root of a whole set.
+
+    Raises:
+      UserError: it holds neither pairs nor images, but splits.
+    """
+    if find_split(folder) is not None or list_images(folder):
+        return
+    names = SPLITS["train" if key == "train" else "test"]
+    name = next((name for name in names if (folder / name).is_dir()), None)
+    if name is not None:
+        raise UserError(
+            f"config.data.{key}: {folder} is a whole set: name its part {name}/ "
+            f"(--config.data.{key}={folder / name})"
+        )

@@ -19,8 +19,8 @@ from drsformer_jax.evaluation.pictures import Shown, can_draw_histogram, sheet, 
 from drsformer_jax.evaluation.protocols import get_protocol
 from drsformer_jax.evaluation.report import format_table, write_csv, write_json
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
-from drsformer_jax.files import atomic_path
 from drsformer_jax.files import write_json as write_document
+from drsformer_jax.files import write_text
 from drsformer_jax.inference.batches import (
     BatchDerainer,
     Restored,
@@ -114,8 +114,7 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
         devices=f"{jax.local_device_count()} x {device.device_kind}",
     )
     write_document(workdir / DIRECTORY / "results.json", document(results, setting))
-    with atomic_path(workdir / DIRECTORY / "results.md") as temporary:
-        temporary.write_text(markdown(results, setting), encoding="utf-8")
+    write_text(workdir / DIRECTORY / "results.md", markdown(results, setting))
     note = "" if can_draw_histogram() else " (no histogram: pip install 'drsformer_jax[demo]')"
     texts += [table(results, setting), f"written to {workdir / DIRECTORY}{note}"]
     return "\n".join(texts)
