@@ -118,6 +118,20 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def require_text(folder: Path) -> None:
+    """That the libraries which keep checkpoints and records can open files in a folder.
+
+    Raises:
+      UserError: its name, or that of a folder around it, has bytes that are no text.
+    """
+    name = str(folder.absolute())
+    if printable(name) != name:
+        raise UserError(
+            f"{folder}: checkpoints and data sets need a folder whose name is UTF-8, and so the "
+            "folders around it: give it another name"
+        )
+
+
 def write_text(destination: str | os.PathLike[str], text: str) -> None:
     """Writes text in UTF-8, whatever the locale.
 

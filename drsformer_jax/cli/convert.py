@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import local_path
+from drsformer_jax.files import is_one_of, local_path, require_text
 
 if TYPE_CHECKING:
     from drsformer_jax.checkpoints.weights import Weights
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts and says what was converted. Returns 0 or raises UserError, nothing written."""
+    _check_sources_stay(args)
     states = [path.suffix.lower() == STATE_SUFFIX for path in (args.source, args.destination)]
     if any(states):
         _convert_run(args, importing=states[0], exporting=states[1])
@@ -82,12 +83,21 @@ def _convert_run(args: argparse.Namespace, *, importing: bool, exporting: bool) 
     if importing:
         from drsformer_jax.training.basicsr_import import import_run
 
+        require_text(args.destination)
         done = import_run(args.source, network, args.destination, args.force)
         print(_run_report(done, args.destination))
     else:
         from drsformer_jax.training.basicsr_export import export_run
 
         print(_run_report(export_run(args.source, args.destination, network, args.force)))
+
+
+def _check_sources_stay(args: argparse.Namespace) -> None:
+    """That DST is neither what is read, under any name, nor a folder around it."""
+    destination = args.destination.resolve()
+    for source in filter(None, (args.source, args.network)):
+        if is_one_of(destination, [source]) or source.resolve().is_relative_to(destination):
+            raise UserError(f"{args.destination}: would overwrite {source}: give another name")
 
 
 def _check_destination(path: Path, force: bool) -> None:

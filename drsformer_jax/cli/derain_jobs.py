@@ -95,8 +95,8 @@ def _check_clashes(jobs: list[Job], output: Path) -> None:
     if problems:
         raise UserError(
             f"{len(problems)} {'file' if len(problems) == 1 else 'files'} would be written more "
-            f"than once: {in_one_line(problems)}. Derain them in turn, each folder (or suffix, as "
-            "in FOLDER/*.jpg) with another -o folder"
+            f"than once: {in_one_line(problems)}. Derain one folder after the other, and in it one "
+            "suffix (FOLDER/*.jpg), each with an -o folder of its own"
         )
 
 

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import local_path
+from drsformer_jax.files import local_path, require_text
 
 USAGE = """flags:
   --config FILE       configuration, such as configs/rain100l.py
@@ -75,6 +75,7 @@ def parse_flags(command: str, argv: Sequence[str], description: str) -> Flags | 
     if not values["workdir"].present:
         raise UserError("--workdir is missing")
     workdir = local_path(str(values["workdir"].value), "--workdir")
+    require_text(workdir)
     if command != "train":
         names = ("ensemble", "tile", "overlap")
         restoring = {name: values[name].value for name in names if values[name].present}

@@ -33,14 +33,14 @@ def print_safely(program: str, work: Callable[[], int]) -> int:
     a full disk or because the reader went away, is dropped, and the work goes on.
 
     Returns:
-      What `work` returns; but if stdout failed, 141 where the reader went away, and otherwise 2,
-      told in one line on stderr.
+      What `work` returns; but if stdout failed, and nothing worse, 141 where the reader went away
+      and otherwise 2, told in one line on stderr.
     """
     with _streams() as stdout:
         code = work()
         sys.stdout.flush()
         failure = stdout.failure if stdout else None
-        if failure is None:
+        if failure is None or code == EXIT_NOT_PRINTED:
             return code
         if isinstance(failure, BrokenPipeError):
             return EXIT_BROKEN_PIPE

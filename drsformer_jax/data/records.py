@@ -12,6 +12,7 @@ from PIL import Image
 
 from drsformer_jax.data.sources import Cache, Pair
 from drsformer_jax.errors import UserError
+from drsformer_jax.files import require_text
 
 # Of the same set in two forms, the one that is faster to read.
 _FORMS = ("raw", "encoded")
@@ -33,6 +34,7 @@ class RecordedPairs:
         import tensorflow_datasets as tfds
 
         self.root = _version(Path(root))
+        require_text(self.root)
         self.split = split
         try:
             builder = tfds.builder_from_directory(self.root)

@@ -32,6 +32,7 @@ from drsformer_jax.inference.ensemble import derain_eightfold
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 
 DIRECTORY = "evaluation"
+RESTORED = "restored"  # images, in it or in the folder of their set
 
 # Of the best and of the worst images.
 PICTURES = 4
@@ -142,7 +143,7 @@ def _evaluate(
     folder: Path,
 ) -> DatasetScore:
     """Scores a source and writes all files about it."""
-    restored_folder = folder / "restored"
+    restored_folder = folder / RESTORED
     restored_folder.mkdir(parents=True, exist_ok=True)
     for stale in restored_folder.glob("*.png"):
         stale.unlink()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
-
-import pytest
 
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.evaluation.report import format_table, to_json, write_csv, write_json
