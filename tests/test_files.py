@@ -1,14 +1,27 @@
-"""What is written appears whole or not at all."""
+"""Paths that users name; what is written appears whole or not at all."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 
-from drsformer_jax.files import atomic_folder, atomic_path, write_json
+from drsformer_jax.errors import UserError
+from drsformer_jax.files import (
+    atomic_folder,
+    atomic_path,
+    files_below,
+    ignores_case,
+    is_one_of,
+    local_path,
+    require_text,
+    write_json,
+    write_rows,
+)
 
 
 def test_a_file_replaces_another_when_it_is_whole(tmp_path: Path) -> None:
@@ -65,3 +78,93 @@ def test_json_has_words_for_what_is_not_finite(tmp_path: Path) -> None:
 
     read = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
     assert read == {"a": [1.5, "inf", ["nan"]], "b": {"c": "-inf", "d": None}}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".safetensors", "", "." + 100 * "s"])
+@pytest.mark.parametrize("letter", ["a", "ü", "雨"])
+def test_names_may_be_as_long_as_the_file_system_has_them(
+    letter: str, suffix: str, tmp_path: Path
+) -> None:
+    room = 255 - len(suffix)
+    size = len(letter.encode())
+    name = letter * (room // size) + "a" * (room % size) + suffix
+    files, folders = tmp_path / "files", tmp_path / "folders"
+    files.mkdir()
+    folders.mkdir()
+    with atomic_path(files / name) as temporary:
+        temporary.write_text("new")
+    with atomic_folder(folders / name) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in files.iterdir()] == [name]
+    assert [path.name for path in folders.iterdir()] == [name]
+
+
+def test_a_link_to_a_folder_stands_for_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [entry.name for entry in (tmp_path / "disk").iterdir()] == ["new"]
+
+
+def test_names_that_are_no_text_are_written_with_escapes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"Stra\xdfe ") + "ü雨"
+    write_json(tmp_path / "x.json", {"name": name})
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"name": name}
+    write_rows(tmp_path / "x.csv", [[name, 1.5]])
+    with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as stream:
+        assert list(csv.reader(stream)) == [["Stra\\udcdfe ü雨", "1.5"]]
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/a", "file:///a", "x/s3://b"])
+def test_an_address_is_no_path(text: str) -> None:
+    with pytest.raises(UserError, match=f"^-o {text}: is an address"):
+        local_path(text, "-o")
+
+
+def test_home_is_where_the_tilde_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/x") == tmp_path / "x"
+    assert local_path("~no_such_user/x") == Path("~no_such_user/x")
+    assert local_path("x~/~") == Path("x~/~")
+
+
+def test_a_path_that_cannot_be_is_told() -> None:
+    with pytest.raises(UserError, match="xxx: File name too long"):
+        local_path("x" * 256)
+
+
+def test_folders_of_checkpoints_are_text(tmp_path: Path) -> None:
+    require_text(tmp_path / "ü" / "雨")
+    with pytest.raises(UserError, match="name is UTF-8"):
+        require_text(tmp_path / os.fsdecode(b"\xdf") / "run")
+
+
+def test_a_file_is_known_under_any_name(tmp_path: Path) -> None:
+    file, other = tmp_path / "a" / "file", tmp_path / "a" / "other"
+    file.parent.mkdir()
+    file.touch()
+    other.touch()
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "hard").hardlink_to(file)
+    (tmp_path / "b").symlink_to("a")
+    for name in ("a/file", "link", "hard", "b/file", "b/../a/file"):
+        assert is_one_of(tmp_path / name, [other, file])
+        assert is_one_of(file, [tmp_path / name])
+        assert not is_one_of(tmp_path / name, [other])
+    assert not is_one_of(tmp_path / "none", [tmp_path / "none"])
+
+
+def test_files_below_end_where_links_go_round(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "link").symlink_to("a")
+    assert [path.name for path in files_below(tmp_path)] == ["file"]
+
+
+def test_letters_case(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert ignores_case(tmp_path) == (tmp_path / "A").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,9 +94,14 @@ def _convert_run(args: argparse.Namespace, *, importing: bool, exporting: bool) 
 
 
 def _check_sources_stay(args: argparse.Namespace) -> None:
-    """That DST is neither what is read, under any name, nor a folder around it."""
+    """That DST is neither what is read, under another name, nor a folder around it.
+
+    Under the same name --force says that it may be.
+    """
     destination = args.destination.resolve()
     for source in filter(None, (args.source, args.network)):
+        if os.path.abspath(source) == os.path.abspath(args.destination):
+            continue
         if is_one_of(destination, [source]) or source.resolve().is_relative_to(destination):
             raise UserError(f"{args.destination}: would overwrite {source}: give another name")
 

@@ -66,7 +66,7 @@ def _streams() -> Iterator[_Sink | None]:
 
 
 def _safe(stream: TextIO | Any) -> tuple[TextIO, _Sink | None]:
-    """A safe stream to the same place, and its end; the stream itself if it has no descriptor."""
+    """A safe stream to the same place, and its end; none if the stream has no descriptor."""
     if stream is None:
         # Closed before the program began: unless it is taken, its number goes to the next file.
         null = os.open(os.devnull, os.O_WRONLY)
@@ -81,6 +81,8 @@ def _safe(stream: TextIO | Any) -> tuple[TextIO, _Sink | None]:
             write_through=stream.write_through,
         )
     except (AttributeError, OSError, ValueError):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
         return stream, None
     stream.flush()
     return safe, sink

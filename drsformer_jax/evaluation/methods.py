@@ -42,7 +42,7 @@ def named_methods(arguments: Sequence[str]) -> list[Method]:
             raise UserError(f"{argument}: a folder is missing behind '=' (NAME=FOLDER)")
         path = local_path(folder)
         if not path.exists():
-            raise UserError(f"{folder}: no such file or folder")
+            raise UserError(f"{path}: no such file or folder")
         chosen.append(name.strip())
         paths.append(path)
     twice = sorted(name for name, count in Counter(filter(None, chosen)).items() if count > 1)

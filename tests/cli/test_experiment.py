@@ -104,3 +104,20 @@ def test_help(command: str, has_profile: bool, capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().out
     assert "What it does." in told
     assert ("--profile" in told) is has_profile
+
+
+@pytest.mark.parametrize("linked", ["evaluation", "evaluation/restored", "evaluation/a/restored"])
+@pytest.mark.parametrize("flag", ["--config.data.val=", "--set=a="])
+def test_images_to_be_restored_stay(
+    linked: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "data" / "input" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    link = tmp_path / "run" / linked
+    link.parent.mkdir(parents=True)
+    link.symlink_to(image.parent)
+    argv = ["eval.py", CONFIG, f"--workdir={tmp_path / 'run'}", f"{flag}{tmp_path / 'data'}"]
+    assert run_experiment("evaluate", argv, "") == 2
+    assert "where results are written: move them elsewhere" in capsys.readouterr().err
+    assert image.exists()
