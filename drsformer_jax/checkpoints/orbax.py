@@ -22,7 +22,8 @@ from drsformer_jax.checkpoints.states import check_finite, damage_in_one_line
 from drsformer_jax.checkpoints.training_state import DATA_FILE_BYTES
 from drsformer_jax.checkpoints.weights import Weights, config_from
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import atomic_folder, require_text
+from drsformer_jax.files import atomic_folder
+from drsformer_jax.paths import require_text
 
 FORMAT = "drsformer"
 _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"

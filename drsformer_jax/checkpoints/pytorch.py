@@ -20,7 +20,8 @@ import numpy as np
 from drsformer_jax.checkpoints.names import listing
 from drsformer_jax.checkpoints.states import StoredTensor, precision_note, strip_prefix
 from drsformer_jax.errors import UserError, missing_extra
-from drsformer_jax.files import atomic_path, printable
+from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import printable
 
 # In order of preference. `params` comes first even where an average (`params_ema`) lies beside
 # it, because it is what the authors' test program loads: the same file, the same picture.

@@ -17,7 +17,8 @@ import numpy as np
 from drsformer_jax.checkpoints.names import listing
 from drsformer_jax.checkpoints.states import StoredTensor, precision_note, strip_prefix
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import atomic_path, printable
+from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import printable
 
 FORMAT = "drsformer"
 _RESERVED = ("format", "architecture")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import is_one_of, local_path, require_text
+from drsformer_jax.paths import is_one_of, local_path, require_text
 
 if TYPE_CHECKING:
     from drsformer_jax.checkpoints.weights import Weights

@@ -10,7 +10,7 @@ from drsformer_jax.cli.reports import check_destination, images_below, write_rep
 from drsformer_jax.data.build import FORMS, build
 from drsformer_jax.data.sets import SETS, get_set
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import local_path
+from drsformer_jax.paths import local_path
 
 EXIT_FAULTS = 1
 

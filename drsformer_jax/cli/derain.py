@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.derain_jobs import Job, plan_jobs
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import local_path
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drsformer_jax.errors import UserError, in_one_line
-from drsformer_jax.files import Identity, identity, ignores_case
+from drsformer_jax.paths import Identity, identity, ignores_case
 
 _MOST_LINKS = 40  # behind one another, as Linux follows them
 

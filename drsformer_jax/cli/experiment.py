@@ -14,7 +14,7 @@ from drsformer_jax.cli.experiment_flags import Flags, parse_flags
 from drsformer_jax.cli.output import print_safely
 from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import files_below, identity, local_path
+from drsformer_jax.paths import files_below, identity, local_path
 
 EXIT_FAILURE = 2
 EXIT_INTERRUPTED = 130

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import local_path, require_text
+from drsformer_jax.paths import local_path, require_text
 
 USAGE = """flags:
   --config FILE       configuration, such as configs/rain100l.py

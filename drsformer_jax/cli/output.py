@@ -65,7 +65,7 @@ def _streams() -> Iterator[_Sink | None]:
         sys.stdout, sys.stderr = before
 
 
-def _safe(stream: TextIO | Any) -> tuple[TextIO, _Sink | None]:
+def _safe(stream: Any) -> tuple[TextIO, _Sink | None]:
     """A safe stream to the same place, and its end; none if the stream has no descriptor."""
     if stream is None:
         # Closed before the program began: unless it is taken, its number goes to the next file.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import files_below, local_path
+from drsformer_jax.paths import files_below, local_path
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ import sys
 
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import local_path
+from drsformer_jax.paths import local_path
 
 DEVICES = ("tpu", "cpu", "gpu")
 HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"

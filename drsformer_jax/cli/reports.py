@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import files_below, is_one_of
+from drsformer_jax.paths import files_below, is_one_of
 
 
 def check_destination(flag: str, path: Path | None, inputs: Iterable[Path] = ()) -> None:

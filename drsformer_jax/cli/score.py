@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.protocols import PROTOCOLS
-from drsformer_jax.files import local_path
+from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.evaluation.comparison import Comparison

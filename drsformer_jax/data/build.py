@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import require_text
+from drsformer_jax.paths import require_text
 
 FORMS = ("encoded", "raw")
 

@@ -14,7 +14,7 @@ from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import PairedFolder, PairSource, open_split
 from drsformer_jax.data.synthetic import SyntheticRain
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import local_path
+from drsformer_jax.paths import local_path
 
 EMBEDDED = "embedded"
 KINDS = ("folder", "records", "synthetic")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from drsformer_jax.data.sources import Cache, Pair
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import require_text
+from drsformer_jax.paths import require_text
 
 # Of the same set in two forms, the one that is faster to read.
 _FORMS = ("raw", "encoded")

@@ -11,7 +11,7 @@ from pathlib import Path
 from drsformer_jax.data.images import list_images
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.pairing import FilePair, pair_folders
-from drsformer_jax.files import local_path
+from drsformer_jax.paths import local_path
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
-from drsformer_jax.files import atomic_path, printable
+from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import printable
 
 # Largest difference of a channel that an error map tells apart, of 255: white.
 LARGEST_ERROR = 64

@@ -17,7 +17,7 @@ from drsformer_jax.data.layout import find_splits
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.data.sources import HalvedImages, PairedFolder, open_split
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import printable
+from drsformer_jax.paths import printable
 
 ENCODED, RAW = "encoded", "raw"
 
