@@ -69,7 +69,7 @@ def test_json_has_words_for_what_is_not_finite(tmp_path: Path) -> None:
     assert read == {"a": [1.5, "inf", ["nan"]], "b": {"c": "-inf", "d": None}}
 
 
-@pytest.mark.parametrize("suffix", [".png", ".safetensors", "", "." + 100 * "s"])
+@pytest.mark.parametrize("suffix", [".png", ".safetensors", "", "." + 240 * "s"])
 @pytest.mark.parametrize("letter", ["a", "ü", "雨"])
 def test_names_may_be_as_long_as_the_file_system_has_them(
     letter: str, suffix: str, tmp_path: Path

@@ -36,15 +36,17 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
         lies beside one. All such files are named.
     """
     single = _names_a_file(output)
+    sources = list(_images(inputs))
     jobs: dict[tuple[str, Identity | None], Job] = {}
-    for source in _images(inputs):
+    for source in sources:
         destination = output if single else output / f"{source.stem}.png"
         jobs.setdefault((source.stem, identity(source)), Job(source, destination))
     if single and len(jobs) > 1:
         raise UserError(f"-o {output}: is one file, for {len(jobs)} images: name a folder")
     found = list(jobs.values())
     _check_clashes(found, output)
-    _check_overwriting(found)
+    # Of all, also where two names are one job: each is beside other files.
+    _check_overwriting(found, sources)
     return found
 
 
@@ -128,10 +130,10 @@ def _are_one_file(output: Path) -> bool:
         return False
 
 
-def _check_overwriting(jobs: list[Job]) -> None:
+def _check_overwriting(jobs: list[Job], sources: list[Path]) -> None:
     """That no file is replaced which is an input, or lies beside one."""
-    inputs = {identity(job.source): job.source for job in jobs}
-    folders = {identity(path.parent): job.source for job in jobs for path in _names_of(job.source)}
+    inputs = {identity(source): source for source in sources}
+    folders = {identity(path.parent): source for source in sources for path in _names_of(source)}
     problems = []
     for job in jobs:
         if not os.path.lexists(job.destination):

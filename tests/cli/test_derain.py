@@ -158,15 +158,6 @@ def test_one_image_into_a_file(tmp_path: Path, darken: list[Any]) -> None:
     np.testing.assert_array_equal(read(out), np.rint(read(source) * np.float32(0.5)))
 
 
-def test_two_links_to_one_image(tmp_path: Path, darken: list[Any]) -> None:
-    source = save(tmp_path / "blob.png")
-    (tmp_path / "photos").mkdir()
-    for name in ("001.png", "002.png"):
-        (tmp_path / "photos" / name).symlink_to(source)
-    assert main(["derain", str(tmp_path / "photos"), "-o", str(tmp_path / "out")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["001.png", "002.png"]
-
-
 @pytest.mark.parametrize("failure", [MemoryError, FloatingPointError])
 def test_image_that_cannot_be_restored_is_a_bad_file(
     failure: type[Exception],

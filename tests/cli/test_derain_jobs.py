@@ -82,6 +82,14 @@ class TestNothingIsOverwritten:
             "a/1.jpg", "b/2.jpg", output="b"
         )
 
+    def test_beside_the_second_name_of_an_input(self) -> None:
+        made("store/blob")
+        for folder in ("a", "b"):
+            linked(f"{folder}/photo.jpg", "store/blob")
+        made("b/photo.png")
+        inputs = ("a/photo.jpg", "b/photo.jpg")
+        assert "b/photo.png exists beside its input b/photo.jpg" in refused(*inputs, output="b")
+
     def test_a_link_to_nothing_is_the_users_too(self) -> None:
         made("d/a.jpg")
         linked("d/a.png", "not_fetched")

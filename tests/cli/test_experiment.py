@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,16 @@ def test_evaluation_has_no_steps_to_trace(
 ) -> None:
     argv = ["eval.py", CONFIG, f"--workdir={tmp_path}", "--profile=5"]
     assert run_experiment("evaluate", argv, "") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run_experiment("train", ["train.py", "--help"], "What it does.") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
