@@ -19,7 +19,7 @@ def missing_extra(module: str, extra: str, purpose: str) -> UserError:
     )
 
 
-def in_one_line(problems: Sequence[str]) -> str:
+def enumerated(problems: Sequence[str]) -> str:
     """The first problems, one behind the other, and how many more there are."""
     named = "; ".join(problems[:MAX_PROBLEMS_NAMED])
     more = len(problems) - MAX_PROBLEMS_NAMED

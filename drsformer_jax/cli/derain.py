@@ -116,10 +116,10 @@ def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: in
     # disable=None: a bar on terminals only, and none for a single image.
     with tqdm.tqdm(jobs, unit="image", disable=True if len(jobs) == 1 else None) as bar:
         for job in bar:
-            source = job.source
+            source, destination = job.source, job.destination
             start = time.perf_counter()
             try:
-                height, width = _derain_file(derainer, job, tile, overlap)
+                height, width = _derain_file(derainer, source, destination, tile, overlap)
             except UserError as error:
                 failures.append(str(error))
                 continue
@@ -130,11 +130,13 @@ def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: in
                 failures.append(f"{source}: not enough memory; restore it in tiles: --tile 256")
                 continue
             seconds = time.perf_counter() - start
-            tqdm.tqdm.write(f"{job.destination}  {width} x {height}  {seconds:.1f} s")
+            tqdm.tqdm.write(f"{destination}  {width} x {height}  {seconds:.1f} s")
     return failures
 
 
-def _derain_file(derainer: Derainer, job: Job, tile: int | None, overlap: int) -> tuple[int, int]:
+def _derain_file(
+    derainer: Derainer, source: Path, destination: Path, tile: int | None, overlap: int
+) -> tuple[int, int]:
     """Restores one file; returns its height and width.
 
     Raises:
@@ -146,27 +148,27 @@ def _derain_file(derainer: Derainer, job: Job, tile: int | None, overlap: int) -
     from drsformer_jax.data.decoding import decode_image
     from drsformer_jax.inference.photo import restore_photo, write_photo
 
-    _check_name(job)
-    photo = decode_image(job.source)
+    _check_name(source, destination)
+    photo = decode_image(source)
     if photo.frames > 1:
-        tqdm.tqdm.write(f"{job.source}: the first of {photo.frames} images only", file=sys.stderr)
-    write_photo(job.destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
+        tqdm.tqdm.write(f"{source}: the first of {photo.frames} images only", file=sys.stderr)
+    write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
     height, width = photo.samples.shape[:2]
     return height, width
 
 
-def _check_name(job: Job) -> None:
+def _check_name(source: Path, destination: Path) -> None:
     """Finds before the work that the file system cannot have a file of that name.
 
     Raises:
       UserError: it cannot.
     """
     try:
-        job.destination.lstat()
+        destination.lstat()
     except FileNotFoundError:
         pass
     except OSError as error:
         raise UserError(
-            f"{job.source}: cannot be written to {job.destination} ({error.strerror}): alone, with "
+            f"{source}: cannot be written to {destination} ({error.strerror}): alone, with "
             "-o NAME.png, it gets another name"
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drsformer_jax.errors import UserError, in_one_line
+from drsformer_jax.errors import UserError, enumerated
 from drsformer_jax.paths import Identity, identity, ignores_case
 
 _MOST_LINKS = 40  # behind one another, as Linux follows them
@@ -97,7 +97,7 @@ def _check_clashes(jobs: list[Job], output: Path) -> None:
     if problems:
         raise UserError(
             f"{len(problems)} {'file' if len(problems) == 1 else 'files'} would be written more "
-            f"than once: {in_one_line(problems)}. Derain one folder after the other, and in it one "
+            f"than once: {enumerated(problems)}. Derain one folder after the other, and in it one "
             "suffix (FOLDER/*.jpg), each with an -o folder of its own"
         )
 
@@ -147,7 +147,7 @@ def _check_overwriting(jobs: list[Job], sources: list[Path]) -> None:
         elif beside is not None:
             problems.append(f"{job.destination} exists beside its input {beside}")
     if problems:
-        raise UserError(f"{in_one_line(problems)}: choose another folder (-o)")
+        raise UserError(f"{enumerated(problems)}: choose another folder (-o)")
 
 
 def _names_of(path: Path) -> Iterable[Path]:

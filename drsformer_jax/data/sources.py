@@ -20,7 +20,7 @@ import numpy as np
 from drsformer_jax.data.images import list_images, read_rgb
 from drsformer_jax.data.layout import INPUTS, TARGETS, Split, find_split
 from drsformer_jax.data.pairing import pair_by_name
-from drsformer_jax.errors import UserError, in_one_line
+from drsformer_jax.errors import UserError, enumerated
 
 # Decoded images are kept in memory up to this many bytes a source: the 200 pairs of Rain100L take
 # 0.2 GB, the 12,000 of DID-Data do not fit and the rest of them is decoded anew each time.
@@ -266,4 +266,4 @@ def raise_problems(folder: Path, problems: list[str]) -> None:
     if not problems:
         return
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise UserError(f"{count} with the images in {folder}: {in_one_line(problems)}")
+    raise UserError(f"{count} with the images in {folder}: {enumerated(problems)}")
