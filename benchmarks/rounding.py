@@ -30,7 +30,7 @@ from drsformer_jax.parity.comparison import difference
 from drsformer_jax.parity.images import built_in_image
 from drsformer_jax.parity.random_weights import random_weights
 from drsformer_jax.parity.recording import RESTORED, probes_of
-from drsformer_jax.parity.torch_recording import record, record_gradients
+from drsformer_jax.parity.torch_recording import record_gradients, record_repeated
 from drsformer_jax.parity.torch_reference import build_reference
 
 TOLERANCE = 1e-5
@@ -65,7 +65,7 @@ def compare_precisions(
     module = build_reference(config, tensors)
     recordings = []
     for source in (image.astype(np.float32), image):
-        recordings.append(record(module, config, source))
+        recordings.append(record_repeated(module, config, source)[0])
         record_gradients(recordings[-1], module, config, source)
     single, double = recordings
     assert single.gradients is not None

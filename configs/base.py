@@ -66,10 +66,11 @@ def get_config() -> ConfigDict:
 
     # Image pairs, as folders with input/ and target/.
     config.data = ConfigDict()
-    # Or "records": ArrayRecord files that drsformer data build made; or "synthetic": rain rendered
-    # over clean photographs.
+    # Or "records": ArrayRecord files that drsformer data build made; "synthetic": rain rendered
+    # over clean photographs; or "mixed": layers of real rain over them (configs/compact.py).
     config.data.kind = "folder"
-    config.data.train = "data/train"  # folder; for "synthetic" also "embedded"
+    # Folder; for "synthetic" also "embedded"; for "mixed" one or several of clean photographs.
+    config.data.train = "data/train"
     config.data.val = "data/test"
     config.data.rain_level = "mixed"  # of synthetic rain: light, medium, heavy or mixed
     config.data.rain_versions = 64  # different rains a training photograph gets

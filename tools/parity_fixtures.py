@@ -21,7 +21,7 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.fixtures import Fixture, save_fixture
 from drsformer_jax.parity.images import built_in_image
 from drsformer_jax.parity.random_weights import random_weights
-from drsformer_jax.parity.torch_recording import record, record_gradients
+from drsformer_jax.parity.torch_recording import record_gradients, record_repeated
 from drsformer_jax.parity.torch_reference import build_reference
 
 EVERYTHING = DRSformerConfig(
@@ -39,7 +39,7 @@ def make_fixture(config: DRSformerConfig, *, gradients: bool) -> Fixture:
     image = np.ascontiguousarray(built_in_image()[None, :16, :16].transpose(0, 3, 1, 2))
     tensors = dict(from_tree(random_weights(config, 0).params, config))
     module = build_reference(config, tensors)
-    recording = record(module, config, image)
+    recording, _ = record_repeated(module, config, image)
     if gradients:
         record_gradients(recording, module, config, image)
     return Fixture(config, tensors, image, recording, f"PyTorch {torch.__version__}")

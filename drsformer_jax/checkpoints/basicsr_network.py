@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from drsformer_jax.checkpoints.basicsr_state import StateFile, tensors_by_name
+from drsformer_jax.checkpoints.basicsr_state import StateFile
+from drsformer_jax.checkpoints.containers import only_tensors
+from drsformer_jax.checkpoints.foreign_names import own_names
 from drsformer_jax.checkpoints.infer import infer_config
 from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
-from drsformer_jax.checkpoints.pytorch import load_file, require_torch
-from drsformer_jax.checkpoints.states import check_finite, precision_note, strip_prefix
+from drsformer_jax.checkpoints.pytorch import load_file, require_torch, stored_tensors
+from drsformer_jax.checkpoints.states import check_finite, precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 
@@ -82,18 +84,22 @@ def read_network(path: Path, iteration: int) -> Network:
     config: DRSformerConfig | None = None
     trees: dict[str, Params] = {}
     precisions: list[str] = []
+    renaming: list[str] = []
     for key in ("params", "params_ema"):
         if not isinstance(content.get(key), Mapping):
             continue
         source = f"{path} ({key})"
-        tensors = strip_prefix(tensors_by_name(content[key], path), source)
+        state, notes = own_names(only_tensors(content[key], path), source)
+        renaming += [f"{key}: {note}" for note in notes]
+        tensors = stored_tensors(state, path)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         config = config or infer_config(shapes, str(path))
         trees[key] = to_tree(tensors, config, source)
         check_finite(torch_views(trees[key], config), source)
         precisions += [tensor.precision for tensor in tensors.values()]
     assert config is not None
-    notes = [note for note in (precision_note(precisions),) if note]
+    precision = precision_note(precisions)
+    notes = [*renaming, precision] if precision else renaming
     number = re.search(r"_(\d+)$", path.stem)
     if number and int(number[1]) != iteration:
         notes.append(f"{path.name} is named after another step than the state's {iteration:,}")

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drsformer_jax.checkpoints.containers import CONTAINERS, only_tensors
 from drsformer_jax.checkpoints.names import Params, listing, to_tree, torch_names, torch_views
-from drsformer_jax.checkpoints.pytorch import CONTAINERS, load_file, require_torch, stored_tensors
-from drsformer_jax.checkpoints.states import StoredTensor, check_finite, precision_note
+from drsformer_jax.checkpoints.pytorch import load_file, require_torch, stored_tensors
+from drsformer_jax.checkpoints.states import check_finite, precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 
@@ -111,7 +112,7 @@ def _check_is_state(content: Any, path: Path) -> None:
     if "optimizers" in keys and "iter" in keys:
         return
     if any(key in CONTAINERS or key.endswith(".weight") for key in keys):
-        found = "it holds weights, which are converted under a name that ends in .pth"
+        found = "it holds weights, which are converted under a name that does not end in .state"
     else:
         found = f"it holds {listing(keys[:5]) or 'nothing by name'}"
     raise UserError(f"{path} is not a training state (iter, optimizers, schedulers): {found}")
@@ -173,7 +174,8 @@ def read_moments(state: StateFile, config: DRSformerConfig) -> Moments:
     precisions: list[str] = []
     for key in MOMENTS:
         source = f"{path} ({key})"
-        tensors = tensors_by_name({name: entry[key] for name, entry in entries.items()}, path)
+        moments = {name: entry[key] for name, entry in entries.items()}
+        tensors = stored_tensors(only_tensors(moments, path, "moments"), path)
         precisions += [tensor.precision for tensor in tensors.values()]
         trees.append(to_tree(tensors, config, source))
         check_finite(torch_views(trees[-1], config), source)
@@ -227,21 +229,3 @@ def _updates(steps: Mapping[str, Any], path: Path) -> tuple[int, str]:
     if not 1 <= updates <= _MOST_STEPS:
         raise UserError(f"{path}: AdamW's step must be a number of updates, not {updates:g}")
     return int(updates), step_type
-
-
-def tensors_by_name(tensors: Mapping[Any, Any], path: Path) -> dict[str, StoredTensor]:
-    """What lies in a file under names, to be read one by one.
-
-    Raises:
-      UserError: some are no tensors, or none of dense floating-point numbers.
-    """
-    import torch
-
-    odd = [
-        f"{name} ({type(value).__name__})"
-        for name, value in tensors.items()
-        if not isinstance(value, torch.Tensor) or not isinstance(name, str)
-    ]
-    if odd:
-        raise UserError(f"{path} has things that are no tensors where they should be: {odd[0]}")
-    return stored_tensors(tensors, path)

@@ -1,11 +1,12 @@
 """PyTorch weight files: the authors' `.pth`, read and written.
 
-Reading unpickles nothing but tensors and plain containers (`weights_only`): a file from the
-network cannot run code. PyTorch itself is optional and imported when a file is at hand.
+Reading unpickles nothing but tensors, plain containers and NumPy's scalars (`weights_only`): a file
+from the network cannot run code. PyTorch itself is optional and imported when a file is at hand.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pickle
 import re
@@ -17,15 +18,22 @@ from typing import Any
 
 import numpy as np
 
+from drsformer_jax.checkpoints.containers import select_weights
+from drsformer_jax.checkpoints.contents import kind_of
+from drsformer_jax.checkpoints.foreign_names import own_names
 from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.checkpoints.states import StoredTensor, precision_note, strip_prefix
+from drsformer_jax.checkpoints.states import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError, missing_extra
 from drsformer_jax.files import atomic_path
 from drsformer_jax.paths import printable
 
-# In order of preference. `params` comes first even where an average (`params_ema`) lies beside
-# it, because it is what the authors' test program loads: the same file, the same picture.
-CONTAINERS = ("params", "params_ema", "state_dict")
+# What PyTorch's own message names for a NumPy scalar: the constructor, under its names in NumPy 1
+# and 2, and the dtypes. Those of plain numbers and strings only.
+_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_SCALAR_DTYPES = "?bBhHiIlLqQefdgFDGSU"
+
+# How an array is stored, by what a reader knows it.
+_ARRAYS = re.compile(r"numpy\._?core\.multiarray\._reconstruct")
 
 
 def require_torch(purpose: str) -> None:
@@ -34,25 +42,26 @@ def require_torch(purpose: str) -> None:
         raise missing_extra("PyTorch", "torch", purpose)
 
 
-def read_pytorch(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a `.pth` file by name, yet to be read, and what is to be said of them.
+def read_pytorch(path: Path) -> StoredWeights:
+    """The tensors of a file that `torch.save` wrote.
 
-    The weights are looked for under `params`, `params_ema`, `state_dict` (in this order) and at
-    the top; `module.` in front of names is dropped. The second value has `source`, `container`
-    and, where something was converted or left aside, `notes`.
+    The weights are looked for as `select_weights` says, their names are brought to the network's
+    own (`own_names`). The metadata has `source`, `container` and, where something was converted
+    or left aside, `notes`.
 
     Raises:
       UserError: no PyTorch; the file is damaged, holds Python objects or no weights.
     """
     require_torch(f"reading {path}")
-    container, content, notes = _select(load_file(path), path)
-    tensors = strip_prefix(stored_tensors(content, path), str(path))
+    container, content, choice = select_weights(load_file(path), path)
+    state, renaming = own_names(content, str(path))
+    tensors = stored_tensors(state, path)
     precision = precision_note(tensor.precision for tensor in tensors.values())
     metadata = {"source": path.name, "container": container}
-    notes = [*notes, precision] if precision else notes
-    if notes:
-        metadata["notes"] = "; ".join(notes)
-    return tensors, metadata
+    kept = [*choice, precision] if precision else choice
+    if kept:
+        metadata["notes"] = "; ".join(kept)
+    return StoredWeights(tensors, metadata, (*choice, *renaming))
 
 
 def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
@@ -75,28 +84,36 @@ def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
 def load_file(path: Path) -> Any:
     """The content of a file that `torch.save` wrote: tensors (on the CPU) in plain containers.
 
-    Tensors may be views of the mapped file, to be copied before it changes.
+    Tensors may be views of the mapped file, to be copied before it changes. NumPy's scalars become
+    Python's.
 
     Raises:
-      UserError: the file is damaged, cannot be read, or holds Python objects.
+      UserError: the file is damaged, cannot be read, is of another kind or holds Python objects.
     """
     import torch
 
+    if kind_of(path) == "safetensors":
+        raise UserError(f"{path} is a safetensors file, not one that PyTorch's torch.save wrote")
+    # Under this suffix PyTorch takes a name for another kind of file, but not an open file.
+    misnamed = path.suffix == ".safetensors"
     # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
-    # PyTorch maps by names that are text.
-    mappable = zipfile.is_zipfile(path) and printable(str(path)) == str(path)
-    if mappable:
-        _check_uncompressed(path)
+    # Nor does PyTorch map a file whose name is no text.
+    mappable = zipfile.is_zipfile(path) and not misnamed and printable(str(path)) == str(path)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(_scalar_globals()),
+            path.open("rb") if misnamed else contextlib.nullcontext(path) as source,
+        ):
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = re.search(r"(?:GLOBAL |<class ')([\w.]+)", str(error))
         if found is None:
             raise _unreadable(path, error) from error
+        name = _ARRAYS.sub("numpy.ndarray", found[1])
         raise UserError(
-            f"{path} holds a Python object ({found[1]}), and loading such can run code: refused; "
+            f"{path} holds a Python object ({name}), and loading such can run code: refused; "
             "save the tensors alone, as torch.save({'params': model.state_dict()}, path) does"
         ) from error
     except PermissionError as error:
@@ -106,18 +123,15 @@ def load_file(path: Path) -> Any:
         raise _unreadable(path, error) from error
 
 
-def _check_uncompressed(path: Path) -> None:
-    """Refuses an archive that something has packed again: mapped, its bytes are not the values."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
-    if packed:
-        raise UserError(
-            f"{path} is a compressed archive, which PyTorch does not write: save the weights again "
-            "with torch.save"
-        )
+def _scalar_globals() -> list[Any]:
+    """What makes `torch.load` read NumPy's scalars: nothing that could run code."""
+    dtypes = {type(np.dtype(code)) for code in _SCALAR_DTYPES}
+    return [np.dtype, *dtypes, *((_scalar, name) for name in _SCALARS)]
+
+
+def _scalar(dtype: np.dtype[Any], data: bytes) -> Any:
+    """In the place of NumPy's constructor, which would take objects, too."""
+    return np.frombuffer(data, dtype, count=1)[0].item()
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -126,38 +140,6 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         f"{path} is truncated, damaged or not a PyTorch weight file ({type(error).__name__} "
         "while reading it)"
     )
-
-
-def _select(content: Any, path: Path) -> tuple[str, Mapping[str, Any], list[str]]:
-    """(container, tensors by name, notes) of what a file holds."""
-    import torch
-
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    found = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
-    notes = []
-    if found:
-        container, tensors = found[0], content[found[0]]
-        if len(found) > 1:
-            notes.append(f"used {container}; the file also has {' and '.join(found[1:])}")
-    elif any(isinstance(value, torch.Tensor) for value in content.values()):
-        container, tensors = "bare", content
-    elif "optimizers" in content or "param_groups" in content:
-        raise UserError(
-            f"{path} is the state of an optimizer, without weights: give the network's own file, "
-            "net_g_*.pth"
-        )
-    else:
-        keys = listing([str(key) for key in content]) or "nothing"
-        raise UserError(f"{path} holds no weights under {', '.join(CONTAINERS)}: it has {keys}")
-    odd = [
-        f"{name} ({type(value).__name__})"
-        for name, value in tensors.items()
-        if not isinstance(value, torch.Tensor) or not isinstance(name, str)
-    ]
-    if odd:
-        raise UserError(f"{path} has things that are no tensors among its weights: {listing(odd)}")
-    return container, tensors, notes
 
 
 def stored_tensors(state: Mapping[str, Any], path: Path) -> dict[str, StoredTensor]:

@@ -14,8 +14,9 @@ from typing import Any
 import ml_dtypes  # noqa: F401 - makes NumPy, and with it safetensors, know bfloat16
 import numpy as np
 
+from drsformer_jax.checkpoints.foreign_names import own_names
 from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.checkpoints.states import StoredTensor, precision_note, strip_prefix
+from drsformer_jax.checkpoints.states import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 from drsformer_jax.paths import printable
@@ -25,12 +26,10 @@ _RESERVED = ("format", "architecture")
 _PRECISIONS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def read_safetensors(
-    path: Path,
-) -> tuple[dict[str, StoredTensor], dict[str, Any] | None, dict[str, str]]:
-    """(tensors by name, architecture or None in a file that is not ours, free strings).
+def read_safetensors(path: Path) -> StoredWeights:
+    """The tensors, the architecture (None in a file that is not ours) and free strings.
 
-    The tensors are yet to be read; the file stays open for it until they are dropped.
+    The file stays open for the tensors until they are dropped.
 
     Raises:
       UserError: the file is damaged, or its header is.
@@ -47,6 +46,7 @@ def read_safetensors(
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    stored, renaming = own_names(stored, str(path))
     known = _PRECISIONS.values()
     odd = [f"{name} ({t.precision})" for name, t in stored.items() if t.precision not in known]
     if odd:
@@ -56,7 +56,7 @@ def read_safetensors(
     note = precision_note(tensor.precision for tensor in stored.values())
     if note:
         metadata["notes"] = "; ".join([*filter(None, [metadata.get("notes")]), note])
-    return strip_prefix(stored, str(path)), _architecture(header, path), metadata
+    return StoredWeights(stored, metadata, tuple(renaming), _architecture(header, path))
 
 
 def _stored(file: Any, name: str) -> StoredTensor:

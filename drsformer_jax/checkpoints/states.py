@@ -1,4 +1,4 @@
-"""What the readers of checkpoints share: reading late, prefix, precision, sanity, damage."""
+"""What the readers of checkpoints share: reading late, precision, sanity, damage."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from drsformer_jax.checkpoints.names import Shape, listing
 from drsformer_jax.errors import UserError
-
-# What torch.nn.DataParallel puts in front of every name.
-PREFIX = "module."
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +33,18 @@ class StoredTensor:
             return np.array(self.read(), dtype=dtype or self.dtype, copy=copy)
 
 
-def strip_prefix(state: Mapping[str, T], source: str) -> dict[str, T]:
-    """The state without `module.` in front of its names.
+@dataclasses.dataclass(frozen=True)
+class StoredWeights:
+    """What a file of weights holds.
 
-    Raises:
-      UserError: a tensor is there with and without the prefix.
+    tensors: by the network's own names, yet to be read; metadata: free strings, kept with the
+    weights; notes: what else is to be said of this reading; architecture: in files of ours.
     """
-    stripped = {name.removeprefix(PREFIX): value for name, value in state.items()}
-    if len(stripped) < len(state):
-        twice = [name for name in state if PREFIX + name in state]
-        raise UserError(f"{source} holds tensors with and without '{PREFIX}': {listing(twice)}")
-    return stripped
+
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
+    notes: tuple[str, ...]
+    architecture: Mapping[str, Any] | None = None
 
 
 def precision_note(precisions: Iterable[str]) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import drsformer_jax
+from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import infer_config
 from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch import read_pytorch, write_pytorch
@@ -34,19 +35,22 @@ class Weights:
     """A network: its configuration, its parameters and where they come from.
 
     params: the tree of `models.drsformer`, float32 NumPy arrays; metadata: free strings (source,
-    recipe, score, notes), kept by every form but PyTorch's.
+    recipe, score, notes), kept by every form but PyTorch's; notes: what is to be said of how they
+    were read, kept by none.
     """
 
     config: DRSformerConfig
     params: Params
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load_weights(path: str | os.PathLike[str]) -> Weights:
-    """The weights at `path`: `.pth` or `.pt`, `.safetensors`, or a folder.
+    """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder.
 
-    A folder is a checkpoint written by `save_weights`, a training workdir (its newest good
-    checkpoint; the averaged parameters where there are) or one step of it.
+    Which of them a file is, its content tells. A folder is a checkpoint written by
+    `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
+    there are) or one step of it.
 
     Raises:
       UserError: there is nothing, it may not be read, is of no form we know, damaged, not a
@@ -64,21 +68,18 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
         from drsformer_jax.checkpoints.orbax import load_directory
 
         return load_directory(path)
-    architecture: Mapping[str, Any] | None = None
-    form = _FORMS.get(path.suffix.lower())
-    if form == "pytorch":
-        tensors, metadata = read_pytorch(path)
-    elif form == "safetensors":
-        tensors, architecture, metadata = read_safetensors(path)
+    if not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder")
+    kind = kind_of(path) or _FORMS.get(path.suffix.lower())
+    read = read_safetensors if kind == "safetensors" else read_pytorch
+    stored, source = read(path), str(path)
+    if stored.architecture is None:
+        config = infer_config({name: t.shape for name, t in stored.tensors.items()}, source)
     else:
-        raise UserError(f"{path}: weights are .pth, .pt or .safetensors files, or a folder")
-    if architecture is None:
-        config = infer_config({name: t.shape for name, t in tensors.items()}, str(path))
-    else:
-        config = config_from(architecture, str(path))
-    params = to_tree(tensors, config, str(path))
-    check_finite(torch_views(params, config), str(path))
-    return Weights(config, params, metadata)
+        config = config_from(stored.architecture, source)
+    params = to_tree(stored.tensors, config, source)
+    check_finite(torch_views(params, config), source)
+    return Weights(config, params, stored.metadata, stored.notes)
 
 
 def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:

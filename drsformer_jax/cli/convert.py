@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SRC",
         type=local_path,
-        help="weights: a PyTorch file (.pth, .pt), a .safetensors file, a checkpoint folder or a "
-        "training workdir (its newest checkpoint); or a run: the authors' training state "
+        help="weights: a PyTorch or safetensors file of any name (.pth, .ckpt, .bin, ...), a "
+        "checkpoint folder or a training workdir (its newest checkpoint); or a run: the authors' "
+        "training state "
         "(.state), or a workdir or WORKDIR/checkpoints/STEP if DST ends in .state",
     )
     parser.add_argument(
@@ -79,7 +80,7 @@ def _convert_run(args: argparse.Namespace, *, importing: bool, exporting: bool) 
             f"{args.destination}: a training state becomes a workdir: name a folder (its weights "
             "alone are in its network file, net_g_*.pth)"
         )
-    if network is not None and network.suffix.lower() not in (".pth", ".pt"):
+    if exporting and network is not None and network.suffix.lower() not in (".pth", ".pt"):
         raise UserError(f"--network {network}: the network of a training state is a .pth file")
     if importing:
         from drsformer_jax.training.basicsr_import import import_run
@@ -136,8 +137,10 @@ def _report(source: Path, destination: Path, weights: Weights) -> str:
     fresh = metadata.get("source") == source.absolute().name
     origin = ", ".join(f"{key} {metadata[key]}" for key in keys if fresh and key in metadata)
     lines = [f"{source}" + (f" ({origin})" if origin else ""), *_network_lines(weights.config)]
-    if "notes" in metadata:
-        lines.append(f"  note: {metadata['notes']}")
+    kept = metadata.get("notes", "")
+    notes = [kept, *(note for note in weights.notes if note not in kept)]
+    if any(notes):
+        lines.append(f"  note: {'; '.join(filter(None, notes))}")
     lines.append(f"-> {destination}")
     return "\n".join(lines)
 

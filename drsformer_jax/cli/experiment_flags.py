@@ -103,6 +103,8 @@ def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     """Reads all flags that are defined, and returns the configuration."""
+    from drsformer_jax.data.configured import named_folders
+
     argv = _with_local_file(argv)
     try:
         rest = values(list(argv))[1:]
@@ -122,10 +124,8 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         if not Path(str(path)).is_file():
             raise UserError(f"--config: no such file: {path}")
         raise UserError(f"--config: get_config() of {path} must return a ConfigDict")
-    data = config.get("data")
-    for key in ("train", "val"):
-        folder = data.get(key) if isinstance(data, ConfigDict) else None
-        if isinstance(folder, str):
+    if isinstance(config.get("data"), ConfigDict):
+        for key, folder in named_folders(config.data):
             local_path(folder, f"--config.data.{key}")
     return config
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         type=_weights_argument,
         required=True,
-        help="a .pth, .pt or .safetensors file, a checkpoint, a training workdir, or random:SEED: "
+        help="a PyTorch or safetensors file, a checkpoint, a training workdir, or random:SEED: "
         "weights of which none has its initial value",
     )
     parser.add_argument(
@@ -122,7 +122,10 @@ def _weights(source: str, preset: str | None) -> Weights:
     if not source.startswith(RANDOM):
         if preset is not None:
             raise UserError("--preset goes with --weights random:SEED: a file tells its network")
-        return load_weights(source)
+        weights = load_weights(source)
+        for note in weights.notes:
+            print(f"{source}: {note}", file=sys.stderr)
+        return weights
     seed = source.removeprefix(RANDOM)
     if not (seed.isascii() and seed.isdigit()):
         raise UserError(f"--weights {source}: the seed must be a whole number, as in random:0")

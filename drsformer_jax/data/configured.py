@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from drsformer_jax.data.images import list_images
 from drsformer_jax.data.layout import SPLITS, find_split, find_splits
+from drsformer_jax.data.mixed import FOLDERS, MixedRain, MixOptions
 from drsformer_jax.data.photographs import embedded_photographs
 from drsformer_jax.data.records import RecordedPairs, is_recorded
 from drsformer_jax.data.sets import DataSet
@@ -17,7 +18,7 @@ from drsformer_jax.errors import UserError
 from drsformer_jax.paths import local_path
 
 EMBEDDED = "embedded"
-KINDS = ("folder", "records", "synthetic")
+KINDS = ("folder", "records", "synthetic", "mixed")
 
 # Rain over validation photographs does not depend on the seed of the training run, so that the
 # scores of runs compare.
@@ -40,6 +41,8 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
         return PairedFolder(_existing(data, "train"), cache=data["cache"])
     if kind == "records":
         return RecordedPairs(_existing(data, "train"), "train", cache=data["cache"])
+    if kind == "mixed":
+        return _mixed(data, seed, patch_size)
     return SyntheticRain(
         _photographs(data, "train", "train"),
         data["rain_level"],
@@ -53,12 +56,35 @@ def training_source(data: Mapping[str, Any], seed: int, patch_size: int) -> Pair
 def validation_source(data: Mapping[str, Any]) -> PairSource:
     """The validation pairs, whole images; arguments and errors as for `training_source`."""
     kind = _kind(data)
-    if kind == "folder":
+    if kind in ("folder", "mixed"):
         return PairedFolder(_existing(data, "val"), cache=False)
     if kind == "records":
         return RecordedPairs(_existing(data, "val"), "test")
     photographs = _photographs(data, "val", "test")
     return SyntheticRain(photographs, data["rain_level"], VALIDATION_RAIN_SEED)
+
+
+def _mixed(data: Mapping[str, Any], seed: int, patch_size: int) -> MixedRain:
+    rain = {key: _plain(value) for key, value in data["rain"].items()}
+    for kind in rain.keys() & FOLDERS:
+        rain[kind] = tuple(_one_existing(folder, f"rain.{kind}") for folder in _several(rain[kind]))
+    try:
+        options = MixOptions(**rain)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.data.rain: {error}") from error
+    return MixedRain(
+        [_one_existing(folder, "train") for folder in _several(data["train"])],
+        options,
+        seed,
+        data["rain_versions"],
+        crop=patch_size,
+        cache=data["cache"],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Folders and shares without the wrappers of a configuration."""
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def split_for_test(folder: Path, data_set: DataSet | None) -> PairSource:
@@ -90,12 +116,33 @@ def _photographs(data: Mapping[str, Any], key: str, split: str) -> Any:
 
 
 def _existing(data: Mapping[str, Any], key: str) -> str:
-    folder = local_path(str(data[key]), f"config.data.{key}")
+    return _one_existing(str(data[key]), key, split=data["kind"] != "records")
+
+
+def _one_existing(typed: str, key: str, *, split: bool = True) -> str:
+    """A folder, `typed` as one or the only one of a key; `split`: it must not be a whole set."""
+    folder = local_path(typed, f"config.data.{key}")
     if not folder.is_dir():
         raise UserError(f"config.data.{key}: no such folder: {folder} (--config.data.{key}=FOLDER)")
-    if data["kind"] != "records":
+    if split:
         _check_split(folder, key)
     return str(folder)
+
+
+def _several(value: Any) -> tuple[str, ...]:
+    """The folders of a key that names one or several."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(map(str, value)) if isinstance(value, tuple | list) else ()
+
+
+def named_folders(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keys of a configuration's `data` part that name folders, and each folder as typed."""
+    rain = data.get("rain") or {}
+    values = {key: data.get(key) for key in ("train", "val")}
+    values |= {f"rain.{kind}": rain.get(kind) for kind in FOLDERS}
+    for key, value in values.items():
+        yield from ((key, folder) for folder in _several(value))
 
 
 def _check_split(folder: Path, key: str) -> None:
@@ -106,7 +153,7 @@ def _check_split(folder: Path, key: str) -> None:
     """
     if find_split(folder) is not None or list_images(folder):
         return
-    names = SPLITS["train" if key == "train" else "test"]
+    names = SPLITS["test" if key == "val" else "train"]
     name = next((name for name in names if (folder / name).is_dir()), None)
     if name is not None:
         raise UserError(

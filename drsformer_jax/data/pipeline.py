@@ -54,7 +54,6 @@ def training_batches(
     stages: Sequence[Stage],
     start_step: int = 0,
     mixup: bool = False,
-    augment: bool = True,
     num_threads: int = 4,
     images: Callable[[int], np.ndarray] = np.arange,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -65,7 +64,6 @@ def training_batches(
 
     Args:
         mixup: blend a random half of the batches with themselves (transforms.mixup).
-        augment: apply one of the eight flips and rotations to each pair.
         images: which images of a global batch of the given size are wanted; by default all.
 
     Raises UserError for stages that are empty or not positive.
@@ -78,7 +76,7 @@ def training_batches(
         raise UserError(f"the seed must not be negative, got {seed}")
     spans = _spans(stages)
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    patches = [shuffled.random_map(_patch_maker(span.stage.patch_size, augment)) for span in spans]
+    patches = [shuffled.random_map(_patch_maker(span.stage.patch_size)) for span in spans]
 
     def local_batch(step: int) -> dict[str, np.ndarray]:
         which = _current(spans, step)
@@ -144,13 +142,13 @@ def _spans(stages: Sequence[Stage]) -> list[_Span]:
 
 
 def _patch_maker(
-    patch_size: int, augment: bool
+    patch_size: int,
 ) -> Callable[[Pair, np.random.Generator], dict[str, np.ndarray]]:
     """The random map from a pair to its training patch, both uint8."""
 
     def patch(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray]:
         input, target = random_crop_pair(pair["input"], pair["target"], patch_size, rng)
-        k = int(rng.integers(8)) if augment else 0
+        k = int(rng.integers(8))
         return {"input": dihedral(input, k), "target": dihedral(target, k)}
 
     return patch

@@ -130,13 +130,26 @@ def add_rain(clean: np.ndarray, parameters: RainParameters, rng: np.random.Gener
     height, width = clean.shape[:2]
     image = clean.astype(np.float32)
     if parameters.mist > 0:
-        veil = _veil(height, width, parameters.mist, rng)[..., None]
-        image += veil * (np.float32(255 * parameters.airlight) - image)
+        image = add_mist(image, parameters.mist, parameters.airlight, rng)
     streaks = np.zeros((height, width), np.float32)
     for layer in parameters.layers:
         streaks += _streaks(layer, height, width, rng)
     image += np.float32(255) * streaks[..., None]
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def add_mist(
+    image: np.ndarray, mist: float, airlight: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Lays a veil over an image, of an opacity that varies slowly around `mist`.
+
+    Args:
+        image: float32 `H W 3`, 0 to 255.
+        mist: mean opacity, 0 (none) to 1.
+        airlight: brightness of the veil, 0 to 1.
+    """
+    veil = _veil(*image.shape[:2], mist, rng)[..., None]
+    return image + veil * (np.float32(255 * airlight) - image)
 
 
 def _sample_layer(

@@ -70,16 +70,3 @@ def blend(images: np.ndarray, partners: np.ndarray, weight: float) -> np.ndarray
     """weight * images + (1 - weight) * partners, in the images' floating-point dtype."""
     first = images.dtype.type(weight)
     return first * images + (images.dtype.type(1) - first) * partners
-
-
-def mixup(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Blends a random half of the batches with a permutation of themselves.
-
-    `batch` holds float arrays `B H W C`; all its entries get the same weight and partners, so that
-    the target stays the clean version of the input.
-    """
-    drawn = draw_mixup(len(next(iter(batch.values()))), rng)
-    if drawn is None:
-        return batch
-    weight, partners = drawn
-    return {name: blend(images, images[partners], weight) for name, images in batch.items()}

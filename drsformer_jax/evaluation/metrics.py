@@ -1,7 +1,6 @@
 """PSNR and SSIM of 8-bit RGB images by the named protocols, in float64 NumPy.
 
-They equal the papers' MATLAB programs to 1e-6 dB and 1e-8, and are what every report prints;
-`evaluation.jax_metrics` has the same scores for use inside jit.
+They equal the papers' MATLAB programs to 1e-6 dB and 1e-8, and are what every report prints.
 
 Each function takes uint8 arrays of shape (H, W, 3) and raises ValueError for any other dtype or
 shape, and for two images of different size. SSIM is that of Wang, Bovik, Sheikh and Simoncelli
@@ -29,19 +28,6 @@ LUMA_DENOMINATOR = 255_000
 LUMA_BLACK = 16
 
 
-def luminance(image: np.ndarray, protocol: str) -> np.ndarray:
-    """Studio-range BT.601 luma on the 0..255 scale (16 for black, 235 for white).
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
-        protocol: decides whether Y is rounded to integers (halves away from zero).
-
-    Returns:
-        float64 (H, W).
-    """
-    return _luminance(_checked_image(image, "image"), get_protocol(protocol))
-
-
 def psnr(restored: np.ndarray, target: np.ndarray, protocol: str) -> float:
     """Peak signal-to-noise ratio of the luminance in dB; math.inf if nothing differs.
 
@@ -52,7 +38,7 @@ def psnr(restored: np.ndarray, target: np.ndarray, protocol: str) -> float:
     """
     rules = get_protocol(protocol)
     restored, target = _checked_pair(restored, target)
-    difference = _luminance(restored, rules) - _luminance(target, rules)
+    difference = luminance(restored, rules) - luminance(target, rules)
     mean_squared_error = float(np.mean(np.square(difference)))
     if mean_squared_error == 0:
         return math.inf
@@ -69,7 +55,7 @@ def ssim(restored: np.ndarray, target: np.ndarray, protocol: str) -> float | Non
     if not rules.has_ssim:
         return None
     check_ssim_size(*target.shape[:2])
-    x, y = _luminance(restored, rules), _luminance(target, rules)
+    x, y = luminance(restored, rules), luminance(target, rules)
     if rules.downsampled_ssim:
         factor = downsampling_factor(*x.shape)
         x, y = box_downsample(x, factor), box_downsample(y, factor)
@@ -93,14 +79,16 @@ def downsampling_factor(height: int, width: int) -> int:
     return max(1, math.floor(min(height, width) / 256 + 0.5))
 
 
-def gaussian_window() -> np.ndarray:
-    """One axis of SSIM's separable 11 x 11 window, float64 (11,), of sum 1."""
-    radius = SSIM_WINDOW // 2
-    window = np.exp(-np.square(np.arange(-radius, radius + 1)) / (2 * SSIM_SIGMA**2))
-    return window / window.sum()
+def luminance(image: np.ndarray, protocol: ScoreProtocol) -> np.ndarray:
+    """Studio-range BT.601 luma on the 0..255 scale (16 for black, 235 for white).
 
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        protocol: decides whether Y is rounded to integers (halves away from zero).
 
-def _luminance(image: np.ndarray, protocol: ScoreProtocol) -> np.ndarray:
+    Returns:
+        float64 (H, W).
+    """
     # In integers, because 194 colours have a Y of exactly n + 1/2: floating point would send
     # some of them down, and which ones would depend on the order of the operations.
     numerator = image.astype(np.int64) @ np.array(LUMA_NUMERATORS, dtype=np.int64)
@@ -139,10 +127,9 @@ def _mean_ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 def _gaussian_valid(plane: np.ndarray) -> np.ndarray:
     """Gaussian-weighted means over the 11 x 11 windows that lie wholly inside the plane."""
-    radius, window = SSIM_WINDOW // 2, gaussian_window()
-    for axis in (0, 1):
-        plane = ndimage.correlate1d(plane, window, axis=axis)
-    return plane[radius:-radius, radius:-radius]
+    radius = SSIM_WINDOW // 2
+    means = ndimage.gaussian_filter(plane, SSIM_SIGMA, radius=radius)
+    return means[radius:-radius, radius:-radius]
 
 
 def _checked_pair(restored: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -210,13 +210,7 @@ def _blocks(plane: np.ndarray, size: int) -> np.ndarray:
 
 def _windowed(plane: np.ndarray) -> np.ndarray:
     """Gaussian-weighted local means; edge pixels are repeated."""
-    window = np.exp(
-        -np.square(np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1)) / (2 * WINDOW_SIGMA**2)
-    )
-    window /= window.sum()
-    for axis in (0, 1):
-        plane = ndimage.correlate1d(plane, window, axis=axis, mode="nearest")
-    return plane
+    return ndimage.gaussian_filter(plane, WINDOW_SIGMA, mode="nearest", radius=WINDOW_RADIUS)
 
 
 def _mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

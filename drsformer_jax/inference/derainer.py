@@ -124,7 +124,8 @@ class Derainer:
 
         Args:
           weights: a `.safetensors` or `.pth` file, a converted checkpoint or a training workdir.
-            None: the weights that come with the package.
+            None: the weights that come with the package. What is to be said of how they were read
+            is logged.
           dtype: of the activations, "float32" or "bfloat16" (half the memory).
           precision: of matrix products on accelerators: "default", "high" or "highest".
           devices: that share each image, see the constructor.
@@ -137,6 +138,8 @@ class Derainer:
         from drsformer_jax.checkpoints.weights import default_weights, load_weights
 
         loaded = load_weights(default_weights() if weights is None else weights)
+        for note in loaded.notes:
+            logger.warning("%s: %s", weights, note)
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)
         return cls(config, loaded.params, devices=devices)
 

@@ -160,5 +160,7 @@ PRESETS: dict[str, DRSformerConfig] = {
     "drsformer_no_mefc": DRSformerConfig(use_mefc=False),
     # Ours: the packaged default weights, and a network for demonstrations and tests.
     "small": DRSformerConfig(dim=16, num_blocks=(1, 1, 1, 1), heads=(1, 2, 4, 8), use_mefc=False),
+    # Depth where pixels are few: 1.5 times the operations of "small".
+    "compact": DRSformerConfig(dim=16, num_blocks=(1, 2, 3, 3), heads=(1, 2, 4, 8), use_mefc=False),
     "tiny": DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 2, 2, 4), use_mefc=False),
 }

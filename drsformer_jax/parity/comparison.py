@@ -193,19 +193,6 @@ def _attention_of(parameter: str) -> str:
     return module if separator else ""
 
 
-def first_change(first: Recording, second: Recording, tolerance: float) -> str | None:
-    """The first module whose value two runs of one program disagree on, if there is one."""
-    for name, value in first.outputs.items():
-        again = second.outputs.get(name)
-        if again is None or again.shape != value.shape:
-            return name
-        # What is not a number the second time either has not changed.
-        same = np.array_equal(again, value, equal_nan=True)
-        if not same and not difference(again, value).within(tolerance):
-            return name
-    return None
-
-
 def beyond(results: Sequence[ModuleResult]) -> list[ModuleResult]:
     """Those that are not within tolerance."""
     return [result for result in results if not result.within]

@@ -29,8 +29,8 @@ class ParityReport:
       modules, gradients: results in the network's order; gradients may be empty.
       own_choice: largest absolute difference of the restored image when our network keeps its own
         choice among attention logits that are equal up to rounding; None where the choices agree.
-      unsteady: where modules are beyond tolerance, the first one of which the reference gives
-        another value when it is run again; None if there is none.
+      unsteady: the first value that the reference's first run had otherwise than the two runs in
+        a row that agree, which were compared; None if it had none.
       flips: values in front of ReLUs that have another sign than the reference's; None without
         gradients.
     """
@@ -142,8 +142,8 @@ class ParityReport:
         if self.unsteady is None:
             return None
         return (
-            f"The reference does not repeat itself: run again, it has other values from "
-            f"{self.unsteady} on. The verdict says nothing about ours before that is mended."
+            f"The reference's first run had other bits than its later ones, from {self.unsteady} "
+            "on, and was left out: compared is what two runs in a row agree on."
         )
 
     def _missing_note(self) -> str | None:

@@ -16,7 +16,6 @@ from drsformer_jax.parity.comparison import (
     beyond,
     compare_gradients,
     compare_modules,
-    first_change,
 )
 from drsformer_jax.parity.recording import RESTORED
 from drsformer_jax.parity.report import ParityReport
@@ -48,7 +47,8 @@ def compare_with_pytorch(
       say: told what is going on.
 
     Raises:
-      UserError: the reference cannot be built or run, or is another network than the weights are.
+      UserError: the reference cannot be built or run, does not repeat itself, or is another
+        network than the weights are.
     """
     from drsformer_jax.parity import torch_recording
     from drsformer_jax.parity.torch_reference import build_reference
@@ -56,9 +56,9 @@ def compare_with_pytorch(
     config = dataclasses.replace(weights.config, dtype="float32", precision="highest")
     source = np.ascontiguousarray(image[None].transpose(0, 3, 1, 2), dtype)
     options: dict[str, Any] = {"tolerance": tolerance, "compiler_options": compiler_options}
-    say("running PyTorch")
+    say("running PyTorch, at least twice")
     module = build_reference(config, from_tree(weights.params, config), reference)
-    theirs = torch_recording.record(module, config, source)
+    theirs, unsteady = torch_recording.record_repeated(module, config, source)
     with jax.enable_x64(dtype == "float64"):
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), weights.params)
         say("compiling and running JAX")
@@ -71,12 +71,6 @@ def compare_with_pytorch(
             error = np.abs(alone.outputs[RESTORED] - theirs.outputs[RESTORED])
             own_choice = float(error.max())
             del alone
-        unsteady = None
-        if beyond(modules):
-            say("some modules differ: running PyTorch again")
-            again = torch_recording.record(module, config, source)
-            unsteady = first_change(theirs, again, tolerance)
-            del again
         report = ParityReport(
             settings or {}, tolerance, modules, own_choice=own_choice, unsteady=unsteady
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.errors import UserError
@@ -69,16 +70,33 @@ def test_parameters_and_average(tmp_path, ema_decay):
 
 
 def test_notes(tmp_path):
-    params = {f"module.{name}": t.half() for name, t in AuthorsRun().module.state_dict().items()}
-    torch.save({"params": params}, tmp_path / "net_g_8.pth")
-    first, second = read_network(tmp_path / "net_g_8.pth", 9).notes
-    assert first.startswith("136 tensors of float16 converted to float32")
-    assert second == "net_g_8.pth is named after another step than the state's 9"
+    state = AuthorsRun().module.state_dict()
+    params = {f"module.{name}": t.half() for name, t in state.items()}
+    average = {f"_orig_mod.{name}": t.half() for name, t in state.items()}
+    average["_orig_mod.total_ops"] = torch.zeros(1, dtype=torch.float64)
+    path = tmp_path / "net_g_8.pth"
+    torch.save({"params": params, "params_ema": average, "best_psnr": np.float64(31.5)}, path)
+    network = read_network(path, 9)
+    assert network.notes == (
+        "params: took 'module.' off 136 of 136 tensors' names",
+        "params_ema: took '_orig_mod.' off 136 of 136 tensors' names",
+        "params_ema: left out what thop has counted: _orig_mod.total_ops",
+        "272 tensors of float16 converted to float32, exactly",
+        "net_g_8.pth is named after another step than the state's 9",
+    )
+    found = from_tree(network.params, SMALLEST)
+    np.testing.assert_array_equal(found["output.weight"], state["output.weight"].half().numpy())
 
 
 def test_bad_files_are_named(tmp_path):
     path = tmp_path / "net.pth"
     with pytest.raises(UserError, match=r"--network .*net\.pth: no such file"):
+        read_network(path, 1)
+    path.write_bytes(b"<html>gone</html>")
+    with pytest.raises(UserError, match=r"net\.pth is a web page"):
+        read_network(path, 1)
+    save_file({"output.weight": np.zeros(1, np.float32)}, path)
+    with pytest.raises(UserError, match=r"net\.pth is a safetensors file, not one that PyTorch"):
         read_network(path, 1)
     state = AuthorsRun().module.state_dict()
     torch.save(state, path)

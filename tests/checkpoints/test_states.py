@@ -3,22 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.states import (
-    StoredTensor,
-    check_finite,
-    precision_note,
-    strip_prefix,
-)
+from drsformer_jax.checkpoints.states import StoredTensor, check_finite, precision_note
 from drsformer_jax.errors import UserError
-
-
-def test_prefix_is_dropped_only_in_front():
-    assert strip_prefix({"module.a": 1, "b.module.c": 2}, "x") == {"a": 1, "b.module.c": 2}
-
-
-def test_a_tensor_with_and_without_prefix_is_refused():
-    with pytest.raises(UserError, match=r"x holds tensors with and without 'module\.': a"):
-        strip_prefix({"module.a": 1, "a": 2}, "x")
 
 
 def test_precision_note():

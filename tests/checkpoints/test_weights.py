@@ -143,12 +143,24 @@ def test_a_file_that_may_not_be_written_leaves_nothing(tmp_path, weights, monkey
 
 
 @pytest.mark.parametrize("name", ["w.onnx", "w.ckpt", "weights.v2"])
-def test_an_unknown_suffix_is_refused(tmp_path, weights, name):
+def test_an_unknown_suffix_is_not_written(tmp_path, weights, name):
     with pytest.raises(UserError, match=r"\.pth, \.pt or \.safetensors"):
         save_weights(tmp_path / name, weights)
-    (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UserError, match=r"\.pth, \.pt or \.safetensors"):
-        load_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("written", ["w.pth", "w.safetensors"])
+def test_a_file_is_known_by_its_content(tmp_path, weights, assert_same, written):
+    need_torch(written)
+    path = tmp_path / written
+    save_weights(path, weights)
+    for name in ("w.ckpt", "w.pth.tar", "w.bin", "w.th", "w.safetensors", "w.pth", "weights"):
+        path = path.rename(tmp_path / name)
+        assert_same(load_weights(path).params, weights.params)
+
+
+def test_what_is_no_file_is_refused():
+    with pytest.raises(UserError, match="/dev/null is neither a file nor a folder"):
+        load_weights("/dev/null")
 
 
 def test_suffixes_are_read_in_any_case():

@@ -11,6 +11,7 @@ from drsformer_jax.cli.experiment import run_experiment
 from drsformer_jax.cli.experiment_flags import parse_flags
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "demo.py")
+COMPACT = CONFIG.replace("demo", "compact")
 PLAN = f"plan --config {CONFIG} --device cpu"
 
 # PATH stands for the one in question.
@@ -50,6 +51,7 @@ EXPERIMENTS = [
     f"train --config {CONFIG} --workdir=PATH",
     f"train --config {CONFIG} --workdir run --config.data.train=PATH",
     f"train --config {CONFIG} --workdir run --config.data.val=PATH",
+    f"train --config {COMPACT} --workdir run --config.data.rain.heavy=('.','PATH')",
     f"evaluate --config {CONFIG} --workdir PATH",
     f"evaluate --config {CONFIG} --workdir run --set ours=PATH",
     f"evaluate --config {CONFIG} --workdir run --config.data.val=PATH",

@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 from reference.miniature_sets import clean, rain200, save
 
-from configs import base
-from drsformer_jax.data.configured import training_source, validation_source
+from configs import base, compact
+from drsformer_jax.data.configured import named_folders, training_source, validation_source
 from drsformer_jax.errors import UserError
 
 
@@ -37,6 +37,24 @@ def test_the_root_of_a_set_is_not_its_part(kind: str, tmp_path: Path) -> None:
         training_source(data, 0, 8)
     with pytest.raises(UserError, match=rf"config.data.val: .*test/ .*={tmp_path}/test\)"):
         validation_source(data)
+
+
+def test_every_folder_of_mixed_rain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rain200(tmp_path / "set")
+    data = compact.get_config().data
+    data.train = ("~/set/train", "~/set/test")
+    data.rain.light = data.rain.heavy = data.rain.pairs = ("~/set/train",)
+    data.rain.streaks = ("~/set/train/input",)
+    assert len(training_source(data, 0, 8)) == 6 * data.rain_versions
+    assert {key for key, _ in named_folders(data)} == {
+        *("train", "val", "rain.light", "rain.heavy", "rain.streaks", "rain.pairs")
+    }
+    for place, key in ((data, "train"), (data.rain, "heavy")):
+        before, place[key] = place[key], ("~/set/train", "~/set")
+        with pytest.raises(UserError, match=rf"{key}: .* is a whole set: .*={tmp_path}/set/train"):
+            training_source(data, 0, 8)
+        place[key] = before
 
 
 def test_photographs_beside_such_a_folder(tmp_path: Path) -> None:

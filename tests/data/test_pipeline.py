@@ -11,6 +11,7 @@ import pytest
 
 from drsformer_jax.data.pipeline import Stage, training_batches
 from drsformer_jax.data.sources import Pair
+from drsformer_jax.data.transforms import dihedral
 from drsformer_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -98,15 +99,14 @@ def test_the_seed_decides() -> None:
     assert any((a["input"] != b["input"]).any() for a, b in zip(first, other, strict=True))
 
 
-def test_augmentation_can_be_switched_off() -> None:
+def test_patches_are_flipped_and_turned() -> None:
     source = Textured(3, 8)
-    (batch,) = take(1, source, stages=[Stage(None, 3, 11)], augment=False)
-    upright = {np.pad(source[i]["input"], ((0, 3), (0, 0), (0, 0)), "reflect").tobytes()
-               for i in range(3)}  # fmt: skip
-    assert {np.rint(image * 255).astype(np.uint8).tobytes() for image in batch["input"]} == upright
-    augmented = take(6, source, stages=[Stage(None, 3, 11)])
-    drawn = {np.rint(i * 255).astype(np.uint8).tobytes() for b in augmented for i in b["input"]}
-    assert len(drawn) > 6
+    padded = [np.pad(source[i]["input"], ((0, 3), (0, 0), (0, 0)), "reflect") for i in range(3)]
+    known = {dihedral(image, k).tobytes() for image in padded for k in range(8)}
+    batches = take(12, source, stages=[Stage(None, 3, 11)])
+    drawn = {np.rint(i * 255).astype(np.uint8).tobytes() for b in batches for i in b["input"]}
+    assert drawn <= known
+    assert len(drawn) > 12
 
 
 @pytest.mark.parametrize("mixup", [False, True])
@@ -164,7 +164,7 @@ def test_stages_follow_each_other_without_losing_a_sample() -> None:
 
 
 def test_mixup_touches_half_of_the_batches() -> None:
-    options: dict[str, Any] = {"stages": [Stage(None, 4, 4)], "augment": False}
+    options: dict[str, Any] = {"stages": [Stage(None, 4, 4)]}
     plain = take(60, Numbered(8, 4), **options)
     mixed = take(60, Numbered(8, 4), mixup=True, **options)
     changed = 0

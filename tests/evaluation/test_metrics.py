@@ -19,9 +19,11 @@ from drsformer_jax.evaluation.metrics import (
     psnr,
     ssim,
 )
+from drsformer_jax.evaluation.protocols import get_protocol
 
 WITH_SSIM = ("rain200", "did_ddn")
 ALL = (*WITH_SSIM, "basicsr")
+RAIN200, DID_DDN, BASICSR = map(get_protocol, ALL)
 
 
 def random_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +108,7 @@ def loop_ssim(x: list[list[float]], y: list[list[float]]) -> float:
 @pytest.mark.parametrize("protocol", ALL)
 def test_luminance_range(protocol: str) -> None:
     black_and_white = np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
-    y = luminance(black_and_white, protocol)
+    y = luminance(black_and_white, get_protocol(protocol))
     assert y.dtype == np.float64
     np.testing.assert_array_equal(y, [[16, 235]])
 
@@ -115,8 +117,8 @@ def test_luminance_rounds_exact_halves_up() -> None:
     # Y is 52.5 (twice), 125.5 and 198.5: rounding to even, or downwards, gets some of them wrong.
     halves = [[35, 47, 39], [50, 38, 46], [120, 132, 124], [205, 217, 209]]
     image = np.array([halves], dtype=np.uint8)
-    np.testing.assert_allclose(luminance(image, "basicsr"), [[52.5, 52.5, 125.5, 198.5]])
-    np.testing.assert_array_equal(luminance(image, "rain200"), [[53, 53, 126, 199]])
+    np.testing.assert_allclose(luminance(image, BASICSR), [[52.5, 52.5, 125.5, 198.5]])
+    np.testing.assert_array_equal(luminance(image, RAIN200), [[53, 53, 126, 199]])
 
 
 @pytest.mark.parametrize("protocol", ALL)
@@ -124,7 +126,9 @@ def test_luminance_of_every_16th_colour(protocol: str) -> None:
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     image = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3)
     expected = loop_luminance(image, rounded=protocol == "rain200")
-    np.testing.assert_allclose(luminance(image, protocol), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        luminance(image, get_protocol(protocol)), expected, rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("size", [(11, 11), (17, 24), (23, 15)])
@@ -193,7 +197,10 @@ def test_downsampling_leaves_room_for_the_window() -> None:
 )
 def test_did_ddn_shrinks_large_images_for_ssim_only(size: tuple[int, int], factor: int) -> None:
     restored, target = random_pair(*size)
-    x, y = luminance(restored, "did_ddn").tolist(), luminance(target, "did_ddn").tolist()
+    x, y = (
+        luminance(restored, DID_DDN).tolist(),
+        luminance(target, DID_DDN).tolist(),
+    )
     small_x, small_y = loop_shrunk(x, factor), loop_shrunk(y, factor)
     assert ssim(restored, target, "did_ddn") == pytest.approx(loop_ssim(small_x, small_y), abs=1e-9)
     assert psnr(restored, target, "did_ddn") == pytest.approx(loop_psnr(x, y), abs=1e-9)
@@ -201,7 +208,10 @@ def test_did_ddn_shrinks_large_images_for_ssim_only(size: tuple[int, int], facto
 
 def test_did_ddn_keeps_images_below_384_pixels() -> None:
     restored, target = random_pair(383, 40)
-    x, y = luminance(restored, "did_ddn").tolist(), luminance(target, "did_ddn").tolist()
+    x, y = (
+        luminance(restored, DID_DDN).tolist(),
+        luminance(target, DID_DDN).tolist(),
+    )
     assert ssim(restored, target, "did_ddn") == pytest.approx(loop_ssim(x, y), abs=1e-10)
 
 

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference import Derainer, memory
 from drsformer_jax.inference.derainer import compiled_for_inference, quantise
@@ -192,6 +194,17 @@ def test_load_reads_weights_and_sets_the_execution(tmp_path: Any, params: Any) -
     assert (half.config.dtype, half.config.precision) == ("bfloat16", "highest")
     with pytest.raises(ValueError, match="dtype"):
         Derainer.load(path, dtype="float16")
+
+
+def test_what_is_said_of_reading_the_weights_is_logged(
+    tmp_path: Any, params: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "net.bin"
+    named = {f"net_g.{name}": array for name, array in from_tree(params, TINY).items()}
+    save_file(named, path)
+    assert Derainer.load(path).config == TINY
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: took 'net_g.' off {len(named)} of ")
 
 
 def test_missing_weights_are_a_users_error(tmp_path: Any) -> None:

@@ -11,7 +11,6 @@ from drsformer_jax.parity.comparison import (
     beyond,
     compare_gradients,
     difference,
-    first_change,
     selection_difference,
 )
 from drsformer_jax.parity.recording import Recording
@@ -102,13 +101,3 @@ class TestGradients:
         name = "latent.0.attn.temperature"
         assert self.compare(name, 1.9e-4) == []
         assert self.compare(name, 2.1e-4) == [name]
-
-
-def test_first_change() -> None:
-    first = Recording({"a": np.array([1.0, np.nan]), "b": np.array([1.0]), "c": np.array([2.0])})
-    assert first_change(first, Recording(dict(first.outputs)), 1e-5) is None
-    rounded = Recording(first.outputs | {"b": np.array([1.0 + 1e-6])})
-    assert first_change(first, rounded, 1e-5) is None
-    changed = Recording(first.outputs | {"b": np.array([1.1]), "c": np.array([3.0])})
-    assert first_change(first, changed, 1e-5) == "b"
-    assert first_change(first, Recording({"a": first.outputs["a"]}), 1e-5) == "b"

@@ -15,6 +15,7 @@ from reference.small import TINY  # noqa: E402
 from drsformer_jax.checkpoints.names import from_tree  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
 from drsformer_jax.models.config import DRSformerConfig  # noqa: E402
+from drsformer_jax.parity import torch_recording  # noqa: E402
 from drsformer_jax.parity.random_weights import random_weights  # noqa: E402
 from drsformer_jax.parity.recording import (  # noqa: E402
     RESTORED,
@@ -23,7 +24,11 @@ from drsformer_jax.parity.recording import (  # noqa: E402
     loss_weights,
     probes_of,
 )
-from drsformer_jax.parity.torch_recording import record, record_gradients  # noqa: E402
+from drsformer_jax.parity.torch_recording import (  # noqa: E402
+    record,
+    record_gradients,
+    record_repeated,
+)
 from drsformer_jax.parity.torch_reference import build_reference, load_class  # noqa: E402
 
 CONFIG = DRSformerConfig(**TINY)
@@ -167,6 +172,45 @@ def test_programs_that_return_no_image(forward, message: str) -> None:
     module.forward = forward
     with pytest.raises(UserError, match=message):
         record(module, CONFIG, IMAGE)
+
+
+def in_turn(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[Recording]:
+    """Has the runs give these values in a module; returns the recordings that are made."""
+    made: list[Recording] = []
+
+    def run(*_: object) -> Recording:
+        value = np.array([values[len(made)]])
+        made.append(Recording({"a": np.zeros(2), "b": value}, {"a": np.ones((1, 2), bool)}))
+        return made[-1]
+
+    monkeypatch.setattr(torch_recording, "record", run)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("values", "first_change"),
+    [
+        ([1.0, 1.0], None),
+        ([np.nan, np.nan], None),
+        ([1.0 + 1e-15, 1.0, 1.0], "b"),
+        ([-0.0, 0.0, 0.0], "b"),
+        ([1.0, 2.0, 1.0, 1.0], None),
+        ([3.0, 2.0, 1.0, 4.0, 4.0], "b"),
+    ],
+)
+def test_the_reference_is_run_until_two_runs_agree(monkeypatch, values, first_change) -> None:
+    made = in_turn(monkeypatch, values)
+    kept, name = record_repeated(torch.nn.Identity(), CONFIG, IMAGE)
+    assert kept is made[-1]
+    assert len(made) == len(values)
+    assert name == first_change
+
+
+def test_a_reference_that_never_repeats_itself_is_refused(monkeypatch) -> None:
+    made = in_turn(monkeypatch, [1.0, 2.0, 1.0, 2.0, 1.0, 1.0])
+    with pytest.raises(UserError, match=r"does not repeat itself: in 5 runs .* from b on"):
+        record_repeated(torch.nn.Identity(), CONFIG, IMAGE)
+    assert len(made) == torch_recording.RUNS_AT_MOST
 
 
 def test_load_class_finds_the_class(reference: str) -> None:

@@ -1,0 +1,307 @@
+"""Rain mixed anew for every patch: layers of real and rendered rain over clean photographs.
+
+In the sets of Rain100 and Rain200 the rainy image is clip(clean + layer), with one grey layer that
+is nowhere negative (Yang et al., CVPR 2017, section 3). So `input - target` of a few pairs is rain
+of the very kind that is scored, to be put over any photograph: flipped, turned, scaled, brighter,
+several at a time. Beside it stand streak images, our own rendered rain, pairs as they are, and
+photographs without rain, of which the network is to change nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from drsformer_jax.data.images import list_images
+from drsformer_jax.data.layout import find_split
+from drsformer_jax.data.rain import add_mist, add_rain, sample_rain
+from drsformer_jax.data.sources import (
+    Cache,
+    Pair,
+    PairedFolder,
+    image_cache,
+    raise_problems,
+    undecodable,
+)
+from drsformer_jax.data.transforms import pad_to_size, random_crop_pair
+from drsformer_jax.errors import UserError
+
+# How a patch gets its rain; the keys of MixOptions.shares.
+KINDS = ("none", "light", "heavy", "streaks", "rendered", "pairs")
+
+# Of layers: a brightness, and, for half of them, a scale and a turn in degrees.
+_GAIN = (0.75, 1.3)
+_SCALE = (0.7, 1.4)
+_TURN = 12.0
+_WARPED = 0.5
+_UPSIDE_DOWN = 0.2  # real drops fade out at both ends, but fall one way
+
+# Streak images hold one depth each: so many of one slant are added up, each of them with its gain.
+_STREAK_LAYERS = (1, 2, 3, 5, 8)
+_STREAK_GAIN = (0.5, 1.3)
+
+# Opacity and brightness of mist, where there is some.
+_MIST = (0.03, 0.3)
+_AIRLIGHT = (0.6, 0.95)
+
+# Photographs are larger than the scenes of the test sets: half of them are made smaller.
+_SMALLEST_PHOTOGRAPH = 0.5
+_SMALLER = 0.5
+
+_SECOND_LAYER = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class MixOptions:
+    """What is mixed (`config.data.rain`).
+
+    Attributes:
+      light, heavy: folders of pairs whose `input - target` is light or heavy rain.
+      streaks: folders of grey images of streaks over black.
+      pairs: folders of pairs that are taken as they are.
+      shares: how much of the patches each of KINDS makes up; what is not named has no part.
+      mist: the share of patches with a layer of rain that get mist behind it, 0 to 1.
+
+    Raises:
+      ValueError: an unknown kind, a share that is negative, none that is positive, or one of a
+        kind that has no folder.
+    """
+
+    light: tuple[str, ...] = ()
+    heavy: tuple[str, ...] = ()
+    streaks: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+    shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"rendered": 1.0})
+    mist: float = 0.0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.shares) - set(KINDS)):
+            raise ValueError(f"shares: unknown kinds {', '.join(unknown)}; known: {KINDS}")
+        for kind, share in self.shares.items():
+            if not (math.isfinite(share) and share >= 0):
+                raise ValueError(f"shares.{kind}: must not be negative, not {share}")
+            if share > 0 and kind in FOLDERS and not getattr(self, kind):
+                raise ValueError(f"shares.{kind} is {share}, and {kind} names no folder")
+        if not sum(self.shares.values()) > 0:
+            raise ValueError("shares: one must be positive")
+        if not 0 <= self.mist <= 1:
+            raise ValueError(f"mist: must be a share from 0 to 1, not {self.mist}")
+
+
+# Kinds that come from folders.
+FOLDERS = ("light", "heavy", "streaks", "pairs")
+
+
+class MixedRain:
+    """Patches of clean photographs, each under rain of its own.
+
+    Args:
+      clean: folders of photographs; of a folder of pairs, its clean ones.
+      options: what the rain is made of.
+      seed: pair i depends on (seed, i) and the files alone.
+      versions: how many different patches each photograph gives: the length is photographs *
+        versions.
+      crop: height and width of the pairs, in pixels; smaller photographs are extended by
+        reflection.
+      cache: keep decoded images in memory, as many as fit into CACHE_LIMIT_BYTES.
+
+    Raises:
+      UserError: a folder is missing or empty; files that cannot be read, all of them named.
+    """
+
+    def __init__(
+        self,
+        clean: Sequence[str | os.PathLike[str]],
+        options: MixOptions,
+        seed: int = 0,
+        versions: int = 1,
+        *,
+        crop: int,
+        cache: bool = True,
+    ) -> None:
+        if seed < 0 or versions < 1 or crop < 1:
+            raise UserError(
+                f"versions and crop must be positive and the seed not negative, got {versions}, "
+                f"{crop} and {seed}"
+            )
+        self.options, self.seed, self.versions, self.crop = options, seed, versions, crop
+        self._decode = image_cache(cache)
+        self._photographs = [path for folder in clean for path in self._checked(Path(folder))]
+        if not self._photographs:
+            raise UserError("no clean photographs to put rain over")
+        used = {kind for kind, share in options.shares.items() if share > 0}
+        pairs = {
+            kind: [PairedFolder(root, cache=cache) for root in getattr(options, kind)]
+            for kind in ("light", "heavy", "pairs")
+            if kind in used
+        }
+        self._pairs = _chained(pairs.pop("pairs", []))
+        self._layer = Cache(_layer_of, lambda layer: layer.nbytes, keep=cache)
+        self._layers: dict[str, list[Any]] = {
+            kind: _chained(folders) for kind, folders in pairs.items()
+        }
+        self._streaks = (
+            [path for root in options.streaks for path in self._checked(Path(root))]
+            if "streaks" in used
+            else []
+        )
+        self._kinds = [kind for kind in KINDS if kind in used]
+        shares = np.array([options.shares[kind] for kind in self._kinds], float)
+        self._bounds = np.cumsum(shares / shares.sum())
+
+    def __len__(self) -> int:
+        return len(self._photographs) * self.versions
+
+    def __getitem__(self, index: int) -> Pair:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        version, number = divmod(index, len(self._photographs))
+        path = self._photographs[number]
+        rng = np.random.default_rng((self.seed, index))
+        kind = self._kinds[
+            min(
+                int(np.searchsorted(self._bounds, rng.random(), side="right")), len(self._kinds) - 1
+            )
+        ]
+        name = f"{path.stem}_{version:06d}_{kind}"
+        if kind == "pairs":
+            folder, which = self._pairs[int(rng.integers(len(self._pairs)))]
+            pair = folder[which]
+            input, target = random_crop_pair(pair["input"], pair["target"], self.crop, rng)
+            return {"input": input, "target": target, "name": name}
+        target = self._patch(self._decode(path), rng)
+        return {"input": self._rainy(target, kind, rng), "target": target, "name": name}
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{kind} {self.options.shares[kind]:g}" for kind in self._kinds)
+        return f"MixedRain({len(self._photographs)} photographs, {shares}, seed={self.seed})"
+
+    def _checked(self, folder: Path) -> list[Path]:
+        """The photographs of a folder, each of them decoded once."""
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+        split = find_split(folder)
+        paths = list_images(folder if split is None else folder / str(split.target_dir))
+        if not paths:
+            raise UserError(f"{folder}: no images in this folder")
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            raise_problems(folder, undecodable(paths, self._decode, pool))
+        return paths
+
+    def _patch(self, photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A window of the photograph, or of a smaller copy of it; uint8 crop crop 3."""
+        shortest = min(photograph.shape[:2])
+        smallest = max(_SMALLEST_PHOTOGRAPH, self.crop / shortest)
+        size = self.crop
+        if smallest < 1 and rng.random() < _SMALLER:
+            size = min(math.ceil(self.crop / rng.uniform(smallest, 1.0)), shortest)
+        window = _window(photograph, size, rng)
+        if size == self.crop:
+            return window
+        shape = (self.crop, self.crop)
+        return np.asarray(Image.fromarray(window).resize(shape, Image.Resampling.LANCZOS))
+
+    def _rainy(self, clean: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+        """The patch under rain of a kind; uint8 crop crop 3."""
+        if kind == "none":
+            return clean
+        if kind == "rendered":
+            return add_rain(clean, sample_rain("mixed", rng), rng)
+        layer = self._rain_of(kind, rng)
+        image = clean.astype(np.float32)
+        if rng.random() < self.options.mist:
+            image = add_mist(image, rng.uniform(*_MIST), rng.uniform(*_AIRLIGHT), rng)
+        return np.clip(np.rint(image + layer[..., None]), 0, 255).astype(np.uint8)
+
+    def _rain_of(self, kind: str, rng: np.random.Generator) -> np.ndarray:
+        """A layer of rain, float32 crop crop, in units of 8-bit samples."""
+        if kind == "streaks":
+            streaks = self._decode(self._streaks[int(rng.integers(len(self._streaks)))])[..., 0]
+            mirrored = bool(rng.random() < 0.5)
+            count = _STREAK_LAYERS[int(rng.integers(len(_STREAK_LAYERS)))]
+            layers = [
+                _window(streaks, self.crop, rng) * np.float32(rng.uniform(*_STREAK_GAIN))
+                for _ in range(count)
+            ]
+            total = functools.reduce(np.add, layers)
+            return total[:, ::-1] if mirrored else total
+        kinds = [kind]
+        if rng.random() < _SECOND_LAYER and "light" in self._layers:
+            kinds.append("light")
+        return functools.reduce(np.add, [self._varied(kind, rng) for kind in kinds])
+
+    def _varied(self, kind: str, rng: np.random.Generator) -> np.ndarray:
+        """A window of a layer of real pairs in another place, direction, size and strength."""
+        layers = self._layers[kind]
+        layer = self._layer(layers[int(rng.integers(len(layers)))])
+        if rng.random() < 0.5:
+            layer = layer[:, ::-1]
+        if rng.random() < _UPSIDE_DOWN:
+            layer = layer[::-1]
+        gain = np.float32(rng.uniform(*_GAIN))
+        if rng.random() >= _WARPED:
+            return _window(layer, self.crop, rng) * gain
+        scale = math.exp(rng.uniform(math.log(_SCALE[0]), math.log(_SCALE[1])))
+        turn = math.radians(rng.uniform(-_TURN, _TURN))
+        reach = math.ceil(self.crop / scale * (math.cos(turn) + abs(math.sin(turn)))) + 2
+        return _turned(_window(layer, reach, rng), self.crop, scale, turn) * gain
+
+
+def rain_layer(input: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The grey layer that was added to `target`: uint8 `H W` of two uint8 `H W 3`.
+
+    A saturated sample shows less than was added, so that the largest difference is the layer's
+    wherever one channel is not saturated.
+    """
+    difference = (input.astype(np.int16) - target).max(axis=-1)
+    return np.clip(difference, 0, 255).astype(np.uint8)
+
+
+def _layer_of(place: tuple[PairedFolder, int]) -> np.ndarray:
+    folder, index = place
+    pair = folder[index]
+    layer = rain_layer(pair["input"], pair["target"])
+    layer.setflags(write=False)
+    return layer
+
+
+def _chained(folders: Sequence[PairedFolder]) -> list[tuple[PairedFolder, int]]:
+    """The pairs of several folders: which folder, and which of its pairs."""
+    return [(folder, index) for folder in folders for index in range(len(folder))]
+
+
+def _window(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random size x size window of `H W` or `H W C`, extended by reflection if it is smaller."""
+    planes = image[..., None] if image.ndim == 2 else image
+    (planes,) = pad_to_size(planes, size=size)
+    top = int(rng.integers(planes.shape[0] - size + 1))
+    left = int(rng.integers(planes.shape[1] - size + 1))
+    window = planes[top : top + size, left : left + size]
+    return window[..., 0] if image.ndim == 2 else window
+
+
+def _turned(layer: np.ndarray, size: int, scale: float, turn: float) -> np.ndarray:
+    """The middle of a layer, enlarged by `scale` and turned (radians); float32 size x size."""
+    cosine, sine = math.cos(turn) / scale, math.sin(turn) / scale
+    middle, centre = (size - 1) / 2, (layer.shape[0] - 1) / 2
+    coefficients = (
+        cosine,
+        sine,
+        centre - cosine * middle - sine * middle,
+        -sine,
+        cosine,
+        centre + sine * middle - cosine * middle,
+    )
+    turned = Image.fromarray(layer.astype(np.float32)).transform(
+        (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned)
