@@ -25,6 +25,7 @@ from drsformer_jax.checkpoints.names import listing
 from drsformer_jax.checkpoints.states import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError, missing_extra
 from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import printable
 
 # What PyTorch's own message names for a NumPy scalar: the constructor, under its names in NumPy 1
 # and 2, and the dtypes. Those of plain numbers and strings only.
@@ -96,7 +97,8 @@ def load_file(path: Path) -> Any:
     # Under this suffix PyTorch takes a name for another kind of file, but not an open file.
     misnamed = path.suffix == ".safetensors"
     # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
-    mappable = zipfile.is_zipfile(path) and not misnamed
+    # Nor does PyTorch map a file whose name is no text.
+    mappable = zipfile.is_zipfile(path) and not misnamed and printable(str(path)) == str(path)
     try:
         with (
             warnings.catch_warnings(),

@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ml_collections import ConfigDict
+
 from drsformer_jax.cli.experiment_flags import Flags, parse_flags
+from drsformer_jax.cli.output import print_safely
 from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import files_below, identity, local_path
 
 EXIT_FAILURE = 2
 EXIT_INTERRUPTED = 130
@@ -26,9 +30,14 @@ def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
 
     0: done. 2: the user's mistake, or diverged training, told in one line on stderr. 130, 143:
     stopped by SIGINT, SIGTERM, the state saved. 75: another process of the run was lost; start all
-    of them again.
+    of them again. If stdout cannot be written, as `print_safely` says.
     """
     program = Path(argv[0]).name
+    return print_safely(program, lambda: _told(program, command, argv, description))
+
+
+def _told(program: str, command: str, argv: Sequence[str], description: str) -> int:
+    """The exit code, mistakes told on stderr."""
     try:
         given = parse_flags(command, argv, description)
         if given is None:
@@ -126,12 +135,35 @@ def _train(given: Flags) -> None:
     train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps)
 
 
+def _check_inputs_stay(given: Flags) -> None:
+    """That no image to be read lies where restored ones are written, and older ones removed.
+
+    Raises:
+      UserError: one does.
+    """
+    from drsformer_jax.evaluation.run import DIRECTORY, RESTORED
+
+    out = given.workdir / DIRECTORY
+    written = {identity(path) for path in (out, *out.glob("*"), *out.glob(f"*/{RESTORED}"))}
+    folders = [folder for _, folder in given.sets]
+    if not folders and isinstance(given.config.get("data"), ConfigDict):
+        folders = [local_path(str(given.config.data.get("val")))]
+    for folder in folders:
+        for place in {file.parent for file in files_below(folder)}:
+            if identity(place) in written:
+                raise UserError(
+                    f"{place}: images to be restored lie in {out}, where results are written: "
+                    "move them elsewhere"
+                )
+
+
 def _evaluate(given: Flags) -> None:
     from drsformer_jax.data.configured import split_for_test, validation_source
     from drsformer_jax.data.sets import SETS, get_set
     from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
 
     config = given.config
+    _check_inputs_stay(given)
     protocol = checked(lambda: config.eval.protocol, "eval.protocol")
     per_device = checked(lambda: config.eval.batch_size, "eval.batch_size")
     options = Options(**given.restoring, per_device=per_device)

@@ -6,10 +6,10 @@ import argparse
 import importlib.util
 import os
 import sys
-from pathlib import Path
 
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import local_path
 
 DEVICES = ("tpu", "cpu", "gpu")
 HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, metavar="B", help="global batch; default: the configuration's"
     )
     parser.add_argument("--device", choices=DEVICES, default="tpu", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes the plan as JSON, too")
+    parser.add_argument(
+        "--json", type=local_path, metavar="FILE", help="writes the plan as JSON, too"
+    )
     parser.set_defaults(takes_changes=True)
 
 
@@ -50,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.cli.experiment import checked
     from drsformer_jax.cli.experiment_flags import parse_config
 
-    check_destination("--json", args.json)
+    # Behind a colon stands what get_config gets.
+    config_file = local_path(args.config.partition(":")[0], "--config")
+    check_destination("--json", args.json, [config_file])
     topology = _topology(args)
     config = parse_config([f"--config={args.config}", *args.changes])
     _prepare(args.device, topology)

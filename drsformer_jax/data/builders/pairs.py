@@ -18,6 +18,7 @@ from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.data.sources import HalvedImages, PairedFolder, open_split
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import printable
 
 ENCODED, RAW = "encoded", "raw"
 
@@ -92,9 +93,10 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(len(source)):
             if self.builder_config.name == RAW:
-                yield index, dict(source[index])
+                example = dict(source[index])
             else:
-                yield index, _encoded(source, index)
+                example = _encoded(source, index)
+            yield index, example | {"name": printable(source.names[index])}
 
 
 def check_counts(name: str, root: Path, found: Mapping[str, int]) -> None:
