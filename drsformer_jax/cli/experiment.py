@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from drsformer_jax.cli.experiment_flags import Flags, parse_flags
 from drsformer_jax.cli.quiet import quiet_orbax
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, words_of
 
 EXIT_FAILURE = 2
 EXIT_INTERRUPTED = 130
@@ -99,7 +99,7 @@ def checked(build: Callable[[], Any], what: str) -> Any:
     try:
         return build()
     except (KeyError, AttributeError) as error:
-        raise UserError(f"--config: {what}: missing key: {error}") from error
+        raise UserError(f"--config: {what}: missing key: {words_of(error)}") from error
 
 
 def _train(given: Flags) -> None:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, in_one_line
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.recording import (
     BRANCHES,
@@ -28,7 +28,6 @@ from drsformer_jax.parity.recording import (
     loss_weights,
     probes_of,
 )
-from drsformer_jax.parity.torch_reference import told
 
 
 class _TopKWatch(TorchFunctionMode):
@@ -174,7 +173,7 @@ def _run(module: nn.Module, source: Tensor) -> Tensor:
     try:
         restored = module(source)
     except Exception as error:
-        raise UserError(f"the reference fails on the image: {told(error)}") from error
+        raise UserError(f"the reference fails on the image: {in_one_line(error)}") from error
     if not isinstance(restored, Tensor) or restored.shape != source.shape:
         what = tuple(restored.shape) if isinstance(restored, Tensor) else type(restored).__name__
         raise UserError(
