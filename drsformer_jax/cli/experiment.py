@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.experiment_flags import Flags, parse_flags
 from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError, words_of
@@ -29,6 +30,7 @@ def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
     of them again.
     """
     program = Path(argv[0]).name
+    leave_libtpu_alone()
     try:
         given = parse_flags(command, argv, description)
         if given is None:
@@ -88,6 +90,7 @@ def keep_cpu_memory() -> None:
 
     # Steps then run in the main thread, the only one whose memory can be kept.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    check_devices()
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return
     if keep_freed_memory():
@@ -145,4 +148,5 @@ def _evaluate(given: Flags) -> None:
         name = checked(lambda: config.eval.data_set, "eval.data_set")
         data_set = get_set(name) if name else None
         tasks.append(Task(name or config.name, source, protocol, data_set))
+    check_devices()
     print(evaluate_workdir(given.workdir, tasks, options, own=not given.sets))

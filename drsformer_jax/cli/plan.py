@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=DEVICES, default="tpu", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the plan as JSON, too")
-    parser.set_defaults(takes_changes=True)
+    parser.set_defaults(takes_changes=True, compiles_for_tpu=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +98,10 @@ def _prepare(device: str, topology: str) -> None:
     if device == "tpu":
         # Programs for chips that are not there can be written to JAX's cache, but not be read.
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-    if device != "gpu":
+    if device == "gpu":
+        leave_libtpu_alone()
+        check_devices()
+    else:
         # Whatever this machine has otherwise is left alone.
         os.environ["JAX_PLATFORMS"] = "cpu"
     if device == "cpu":
