@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -43,14 +44,17 @@ class ConfigFileParser(flags.ArgumentParser):
         return config.lock()
 
 
-def _load(name: str, file: Path, **place: list[str]) -> ModuleType:
-    """The module in a file; a package's `place` says where its modules are searched."""
-    spec = importlib.util.spec_from_file_location(name, file, **place)  # type: ignore[arg-type]
-    if spec is None or spec.loader is None:
-        raise ImportError("it is no Python file: its name must end in .py")
+def _load(name: str, file: Path, places: list[str] | None = None) -> ModuleType:
+    """The module in a file; of a package, with the folders that its modules are searched in."""
+    # Named, so that any suffix will do.
+    loader = SourceFileLoader(name, str(file))
+    spec = importlib.util.spec_from_file_location(
+        name, file, loader=loader, submodule_search_locations=places
+    )
+    assert spec is not None  # there is a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 
@@ -77,7 +81,7 @@ def _own_package(file: Path) -> Iterator[None]:
         return
     put_aside = _take_out(package.name)
     try:
-        _load(package.name, package / "__init__.py", submodule_search_locations=[str(package)])
+        _load(package.name, package / "__init__.py", [str(package)])
         yield
     finally:
         _take_out(package.name)
