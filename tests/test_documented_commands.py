@@ -36,9 +36,9 @@ RECIPES = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem
 PROGRAMS = [*RECIPES, ROOT / "train.py", ROOT / "eval.py"]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 
-# What is done with a command that matches, the first that does. "run": typed; exit code 0, or the one
-# that follows with what is then said. "slow": its arguments are read, and it is typed with `-m slow`
-# only. "read": its arguments are read, and why no more. "skip": nothing, and why.
+# What is done with a command that matches, the first that does. "run": typed; exit code 0, or the
+# one that follows with what is then said. "slow": its arguments are read, and it is typed with
+# `-m slow` only. "read": its arguments are read, and why no more. "skip": nothing, and why.
 RUN, SLOW, READ, SKIP = "run", "slow", "read", "skip"
 ELSEWHERE = "installs or starts what a test must not: packages, machines, the suite itself"
 HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
@@ -158,6 +158,8 @@ def lay_out(at: Path) -> None:
         import_run(state, None, at / "runs" / workdir, force=False)
     for name in ("authors.pth", "net_g.pth"):
         shutil.copy(at / "experiments" / "R" / "models" / "net_g_92000.pth", at / name)
+    for name in ("arch.py", "DRSformer_arch.py"):
+        shutil.copy(at / "drsformer_jax" / "parity" / "torch_drsformer.py", at / name)
     shutil.copytree(at / "runs" / "rain100l", at / "W")
     shutil.copy(at / "configs" / "demo.py", at / "C")
     niqe_model.save(at / "model.safetensors", niqe_model.packaged())
