@@ -77,8 +77,9 @@ def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     import torch
 
     tensors = {name: torch.from_numpy(np.array(a, order="C")) for name, a in state.items()}
-    with atomic_path(path) as temporary:
-        torch.save({"params": tensors}, temporary)
+    # Into Python's file, whose errors say what the system said.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({"params": tensors}, file)
 
 
 def load_file(path: Path) -> Any:

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import is_one_of, local_path, require_text
 
@@ -55,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts and says what was converted. Returns 0 or raises UserError, nothing written."""
     _check_sources_stay(args)
+    quiet_orbax()
     states = [path.suffix.lower() == STATE_SUFFIX for path in (args.source, args.destination)]
+    if any(states) or args.source.is_dir() or not args.destination.suffix:
+        check_devices()  # of Orbax, which reads and writes folders
     if any(states):
         _convert_run(args, importing=states[0], exporting=states[1])
         return 0

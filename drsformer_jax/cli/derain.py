@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.derain_jobs import Job, plan_jobs
+from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 from drsformer_jax.paths import local_path
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         from drsformer_jax.inference.split import make_cpu_devices
 
         make_cpu_devices(args.devices)
+    check_devices()
     derainer = Derainer.load(args.weights, devices=args.devices)
     if derainer.config.in_channels != 3:
         raise UserError(

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
+from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.experiment_flags import Flags, parse_flags
 from drsformer_jax.cli.output import print_safely
 from drsformer_jax.cli.quiet import quiet_orbax
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, words_of
 from drsformer_jax.paths import files_below, identity, local_path
 
 EXIT_FAILURE = 2
@@ -38,6 +39,7 @@ def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
 
 def _told(program: str, command: str, argv: Sequence[str], description: str) -> int:
     """The exit code, mistakes told on stderr."""
+    leave_libtpu_alone()
     try:
         given = parse_flags(command, argv, description)
         if given is None:
@@ -97,6 +99,7 @@ def keep_cpu_memory() -> None:
 
     # Steps then run in the main thread, the only one whose memory can be kept.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    check_devices()
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return
     if keep_freed_memory():
@@ -108,7 +111,7 @@ def checked(build: Callable[[], Any], what: str) -> Any:
     try:
         return build()
     except (KeyError, AttributeError) as error:
-        raise UserError(f"--config: {what}: missing key: {error}") from error
+        raise UserError(f"--config: {what}: missing key: {words_of(error)}") from error
 
 
 def _train(given: Flags) -> None:
@@ -177,4 +180,5 @@ def _evaluate(given: Flags) -> None:
         name = checked(lambda: config.eval.data_set, "eval.data_set")
         data_set = get_set(name) if name else None
         tasks.append(Task(name or config.name, source, protocol, data_set))
+    check_devices()
     print(evaluate_workdir(given.workdir, tasks, options, own=not given.sets))

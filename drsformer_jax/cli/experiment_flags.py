@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.cli.config_file import ConfigFileParser
+from drsformer_jax.errors import UserError, words_of
 from drsformer_jax.paths import local_path, require_text
 
 USAGE = """flags:
@@ -99,6 +101,7 @@ def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", flag_values=values, sys_argv=list(argv)
     )
+    values["config"].parser = ConfigFileParser()
 
 
 def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
@@ -109,21 +112,20 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     try:
         rest = values(list(argv))[1:]
         config = values["config"].value
-    except Exception as error:
-        # Whatever the file does wrong, and absl's own errors; some hold the repr of another's text.
-        text = str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
-        if isinstance(error, KeyError | AttributeError):
-            text = f"--config: no such key: {text} (configs/base.py lists all of them)"
-        raise UserError(" ".join(text.split()) or type(error).__name__) from error
+    except UserError:
+        raise
+    except (KeyError, AttributeError) as error:
+        # Of ml_collections: the key in quotes, and what may have been meant.
+        told = re.sub(r"^'([^']*)'", r"\1", words_of(error))
+        raise UserError(
+            f"--config: no such key: {told} (configs/base.py lists all of them)"
+        ) from error
+    except Exception as error:  # absl's own errors
+        raise UserError(words_of(error) or type(error).__name__) from error
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}")
-    if not values["config"].present:
+    if config is None:
         raise UserError("--config is missing")
-    if not isinstance(config, ConfigDict):
-        path = config_flags.get_config_filename(values["config"])
-        if not Path(str(path)).is_file():
-            raise UserError(f"--config: no such file: {path}")
-        raise UserError(f"--config: get_config() of {path} must return a ConfigDict")
     if isinstance(config.get("data"), ConfigDict):
         for key, folder in named_folders(config.data):
             local_path(folder, f"--config.data.{key}")

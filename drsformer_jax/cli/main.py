@@ -4,7 +4,8 @@ A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the ex
 imported only when it is the one asked for, and imports what is slow (jax, the network) inside
 `run`, so that `--help` answers at once. One that reads a configuration sets the default
 `takes_changes`, and gets what is no argument of its own (--config.KEY=VALUE) as `args.changes`; so
-does one that takes any number of paths, for argparse leaves those behind a flag over.
+does one that takes any number of paths, for argparse leaves those behind a flag over. One that
+needs libtpu without a TPU sets `compiles_for_tpu`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import drsformer_jax
+from drsformer_jax.cli.devices import leave_libtpu_alone
 from drsformer_jax.cli.output import print_safely
 from drsformer_jax.errors import UserError
 
@@ -77,6 +79,8 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as request:
         # So argparse ends --help, --version and usage errors, having printed what there is to say.
         return EXIT_USAGE if request.code else 0
+    if not getattr(parsed, "compiles_for_tpu", False):
+        leave_libtpu_alone()
     code: int = parsed.run(parsed)
     return code
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import files_below, local_path
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if not tolerance > 0:
         raise UserError(f"--tolerance must be positive, not {tolerance:g}")
     require_torch("running the reference")
+    check_devices()
     weights = _weights(args.weights, args.preset)
     image = _image(args.image, weights)
     report = compare_with_pytorch(

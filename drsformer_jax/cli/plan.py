@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 
+from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import local_path
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=local_path, metavar="FILE", help="writes the plan as JSON, too"
     )
-    parser.set_defaults(takes_changes=True)
+    parser.set_defaults(takes_changes=True, compiles_for_tpu=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +102,10 @@ def _prepare(device: str, topology: str) -> None:
     if device == "tpu":
         # Programs for chips that are not there can be written to JAX's cache, but not be read.
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-    if device != "gpu":
+    if device == "gpu":
+        leave_libtpu_alone()
+        check_devices()
+    else:
         # Whatever this machine has otherwise is left alone.
         os.environ["JAX_PLATFORMS"] = "cpu"
     if device == "cpu":

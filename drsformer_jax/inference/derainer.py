@@ -60,13 +60,37 @@ def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
     return jax.jit(restore, compiler_options=options)
 
 
+# The process that the first Derainer was made in.
+_process: int | None = None
+
+
+def check_process() -> None:
+    """That JAX, which a Derainer has started, is used in the process that it was started in.
+
+    Raises:
+      RuntimeError: this is a fork of that process. JAX's threads are not in it, and it would wait
+        for them for ever.
+    """
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    if _process != os.getpid():
+        raise RuntimeError(
+            f"a Derainer was made in process {_process}, and this is a fork of it, in which JAX "
+            "would hang: start processes with multiprocessing.get_context('spawn') and make a "
+            "Derainer in each, or use threads"
+        )
+
+
 class Derainer:
     """A trained network that restores one image at a time.
 
         derain = Derainer.load("drsformer.safetensors")
         clean = derain(rainy)  # uint8 H W 3, RGB, of any size
 
-    The network is compiled once for each padded size; all tiles of an image share one.
+    The network is compiled once for each padded size; all tiles of an image share one. A forked
+    process can use neither the Derainers of the one that it was forked from nor, if there are any,
+    make its own: that raises a RuntimeError. Threads may share one.
     """
 
     def __init__(
@@ -91,6 +115,7 @@ class Derainer:
           UserError: there are not so many devices.
           ValueError: another function than the network's on several devices.
         """
+        check_process()
         self.config = config
         self.devices = devices
         self._is_network = restore is None
@@ -114,6 +139,7 @@ class Derainer:
     def _on_device(self, params: Any) -> Any:
         import jax
 
+        check_process()
         if self._is_network:
             from drsformer_jax.models.drsformer import blocks_apart
 
@@ -237,6 +263,7 @@ class Derainer:
     def _restore_tile(self, tile: np.ndarray) -> np.ndarray:
         import jax
 
+        check_process()
         try:
             return np.asarray(self._forward(self._params, tile[None]))[0]
         except jax.errors.JaxRuntimeError as error:
