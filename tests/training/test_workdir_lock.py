@@ -182,10 +182,13 @@ class TakenOver(RandomPairs):
 
     def __init__(self, workdir: Path) -> None:
         super().__init__()
-        self.workdir = workdir
+        self.workdir: Path | None = workdir
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        claim_of_another_host(self.workdir)
+        # Once: the file is empty for a moment while it is written.
+        if workdir := self.workdir:
+            self.workdir = None
+            claim_of_another_host(workdir)
         return super().__getitem__(index)
 
 
