@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import drsformer_jax
+from drsformer_jax.checkpoints.catalogue import by_name
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import infer_config
 from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
@@ -47,7 +47,8 @@ class Weights:
 
 
 def load_weights(path: str | os.PathLike[str]) -> Weights:
-    """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder.
+    """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder; or those
+    that come with the package under that name (`checkpoints.catalogue`).
 
     Which of them a file is, its content tells. A folder is a checkpoint written by
     `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
@@ -57,7 +58,7 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
       UserError: there is nothing, it may not be read, is of no form we know, damaged, not a
         DRSformer, or not finite.
     """
-    path = Path(path)
+    path = by_name(path)
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
@@ -141,15 +142,3 @@ def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig
             f"more than {_BLOCKS_AT_MOST} in a level"
         )
     return config
-
-
-def default_weights() -> Path:
-    """The weights that come with the package.
-
-    Raises:
-      UserError: this build of the package has none.
-    """
-    packaged = sorted((Path(drsformer_jax.__file__).parent / "weights").glob("*.safetensors"))
-    if not packaged:
-        raise UserError("this installation comes without weights: name some with --weights")
-    return packaged[0]
