@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drsformer_jax.ops.block_convolution import depthwise_by_blocks
 from drsformer_jax.ops.depthwise_gradient import kernel_gradient
+from drsformer_jax.ops.execution import CPU, TPU, target
 from drsformer_jax.ops.outlining import called
-from drsformer_jax.ops.platform import CPU, TPU, target
 from drsformer_jax.ops.taps import accumulation_dtype, clear_border, tap, with_border
+from drsformer_jax.ops.tpu.block_convolution import depthwise_by_blocks
 
 
 class Borders(NamedTuple):
@@ -206,7 +206,7 @@ def depthwise_conv(
         TPU): the most that one of several convolutions of the same image needs.
       has_halo: the borders are rows above and below, of an image that goes on there; neither x
         nor the result has more columns than the image.
-      platform: that the program is for, see `ops.platform`.
+      platform: that the program is for, see `ops.execution`.
 
     Returns:
       B C H W with the border asked for, in the dtype of x; shift-and-add sums are taken in at

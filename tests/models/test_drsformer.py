@@ -31,12 +31,12 @@ from reference.small import TINY, quick_jit
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import (
     DRSformer,
-    blocks_apart,
     init_params,
-    recomputes_blocks,
     restore,
-    unrolls_blocks,
 )
+from drsformer_jax.models.repeated import blocks_apart
+from drsformer_jax.ops.execution import Execution
+from drsformer_jax.ops.image import Image
 
 # Compiling is what takes the time here, so there are two networks only: one with every tensor
 # that an option can add, one without any of them. `test_full_size` has the paper's own.
@@ -186,7 +186,7 @@ class SecondLevel(DRSformer):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self._level(x, 1, "encoder_level2")
+        return self._level(Image(x, self.config.execution), 1, "encoder_level2").array
 
 
 class TestLevel:
@@ -303,12 +303,12 @@ def test_blocks_are_written_out_on_cpu_unless_told(
     monkeypatch: pytest.MonkeyPatch, backend: str, expected: bool
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert unrolls_blocks(DRSformerConfig()) is expected
-    assert unrolls_blocks(DRSformerConfig(unroll=not expected)) is not expected
-    assert unrolls_blocks(DRSformerConfig(platform=backend)) is expected
+    assert Execution().is_unrolled is expected
+    assert Execution(unroll=not expected).is_unrolled is not expected
+    assert Execution(platform=backend).is_unrolled is expected
 
 
 def test_blocks_are_recomputed_unless_told() -> None:
-    assert recomputes_blocks(DRSformerConfig())
-    assert recomputes_blocks(DRSformerConfig(remat=True))
-    assert not recomputes_blocks(DRSformerConfig(remat=False))
+    assert Execution().is_recomputed
+    assert Execution(remat=True).is_recomputed
+    assert not Execution(remat=False).is_recomputed

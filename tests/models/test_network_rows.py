@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -13,7 +15,10 @@ import jax.numpy as jnp
 import pytest
 
 from drsformer_jax.models.config import PRESETS
-from drsformer_jax.models.drsformer import restore
+from drsformer_jax.models.drsformer import SparseTransformerBlock, restore
+from drsformer_jax.models.repeated import _outlined
+from drsformer_jax.ops.execution import Execution
+from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.rows import RowShards
 
 HERE = Path(__file__).resolve().parent
@@ -65,17 +70,21 @@ def test_all_cases_are_looked_at(differences: dict[str, dict[str, float]]) -> No
 
 
 def test_the_image_must_be_a_band() -> None:
+    config = dataclasses.replace(PRESETS["tiny"], rows=RowShards("rows", 4, 40))
     with pytest.raises(ValueError, match="expected a band of 16 rows, not 40"):
-        restore(PRESETS["tiny"], {}, jnp.zeros((1, 40, 16, 3)), RowShards("rows", 4, 40))
+        restore(config, {}, jnp.zeros((1, 40, 16, 3)))
 
 
 def test_rows_are_part_of_what_is_traced() -> None:
     """The same blocks for other heights and axes: nothing may be taken from another's cache."""
-    from drsformer_jax.models.drsformer import _outlined_block
-    from drsformer_jax.models.mefc import _outlined_step
-
-    config = PRESETS["tiny"]
+    block = functools.partial(_outlined, SparseTransformerBlock, (PRESETS["tiny"], 1))
+    assert block() is block()  # else it would be compiled for each use
+    x = jnp.zeros((1, 8, 16, 8))
+    params = SparseTransformerBlock(*block.args[1]).init(jax.random.key(0), Image(x))["params"]
     keys = [None, *(RowShards(axis, 4, height) for axis in "ab" for height in (32, 40))]
-    assert len({id(_outlined_block(config, 1, rows)) for rows in keys}) == len(keys)
-    assert len({id(_outlined_step(None, rows, "cpu")) for rows in keys}) == len(keys)
-    assert jax.tree.leaves(keys[1]) == [keys[1]]
+    axes = [("a", 4), ("b", 4)]
+    programs = {
+        str(jax.make_jaxpr(block(), axis_env=axes)(params, Image(x, Execution(rows=rows))))
+        for rows in keys
+    }
+    assert len(programs) == len(keys)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.ops.block_convolution import (
+from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
+from drsformer_jax.ops.tpu.block_convolution import (
     block_convolution,
     blocks_to_space,
     depthwise_by_blocks,
@@ -23,7 +24,6 @@ from drsformer_jax.ops.block_convolution import (
     space_to_blocks,
     to_blocks,
 )
-from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
