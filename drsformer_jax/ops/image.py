@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from drsformer_jax.ops.convolution import convolution
-from drsformer_jax.ops.depthwise import Borders, paired_depthwise_conv
+from drsformer_jax.ops.depthwise import Borders, depthwise_conv
 from drsformer_jax.ops.execution import TPU, Execution
 from drsformer_jax.ops.layer_norm import layer_norm
 from drsformer_jax.ops.pointwise import pointwise_conv
@@ -165,7 +165,7 @@ def convolved_in_groups(
     how = x.how
     is_split = how.rows is not None
     margin = keep if is_split or x.carries_zeros else 0
-    array = paired_depthwise_conv(
+    array = depthwise_conv(
         x.array,
         kernel,
         how.products,
