@@ -26,7 +26,7 @@ from drsformer_jax.ops.rows import (
     positions,
     with_neighbours,
 )
-from drsformer_jax.ops.taps import clear_border
+from drsformer_jax.ops.taps import accumulation_dtype, clear_border
 
 DEFAULT = Execution()
 
@@ -42,7 +42,7 @@ class Image:
 
     Attributes:
       array: B C H W, the margin counted in.
-      how: the network is computed.
+      how: the network is computed, one value for all images in it.
       margin: pixels around the image that are there already: rows of the neighbours above and
         below, or zeros on all sides.
       padding: zeros that a convolution pads with at least where it pads anyway, so that all that
@@ -113,7 +113,7 @@ class Image:
 
 def at_least_float32(x: jax.Array) -> jax.Array:
     """x in float32, or in float64 if it was: for what bfloat16 would spoil."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(accumulation_dtype(x.dtype))
 
 
 def relu(x: Image) -> Image:
@@ -189,7 +189,7 @@ def plus(x: Image, bias: jax.Array | None) -> Image:
 
 def average_pool(x: Image) -> Image:
     """3x3 mean, stride 1, over the pixels inside the image only."""
-    ones = jnp.ones((3, 3, 1, x.channels), jnp.promote_types(x.array.dtype, jnp.float32))
+    ones = jnp.ones((3, 3, 1, x.channels), accumulation_dtype(x.array.dtype))
     total = convolved_in_groups(x.map(at_least_float32), ones).array
     counts = pixels_around(x.how, *total.shape[2:], total.dtype)
     return Image((total / counts).astype(x.array.dtype), x.how)

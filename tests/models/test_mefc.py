@@ -33,26 +33,12 @@ from drsformer_jax.models.mefc import (
     Gate,
     MixtureStep,
 )
-from drsformer_jax.ops.image import Image, average_pool
+from drsformer_jax.ops.image import Image
 
 CONFIG = DRSformerConfig(**TINY)
 CHANNELS = CONFIG.dim
 
 Results = tuple[Any, Any, Any]
-
-
-@pytest.mark.parametrize(("height", "width"), [(5, 6), (1, 4), (3, 1), (1, 1), (2, 2)])
-def test_average_pool_counts_pixels_inside_only(height: int, width: int) -> None:
-    x = np.random.default_rng(0).normal(size=(2, 3, height, width))
-    expected = np.zeros_like(x)
-    for row, column in np.ndindex(height, width):
-        rows = slice(max(row - 1, 0), row + 2)
-        columns = slice(max(column - 1, 0), column + 2)
-        expected[:, :, row, column] = x[:, :, rows, columns].mean(axis=(2, 3))
-    with jax.enable_x64(True):
-        actual = jax.jit(lambda x: average_pool(Image(x)).array)(x)
-    assert actual.dtype == np.float64
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 from drsformer_jax.models.config import PRESETS
-from drsformer_jax.models.drsformer import SparseTransformerBlock, restore
-from drsformer_jax.models.repeated import _outlined
-from drsformer_jax.ops.execution import Execution
-from drsformer_jax.ops.image import Image
+from drsformer_jax.models.drsformer import restore
 from drsformer_jax.ops.rows import RowShards
 
 HERE = Path(__file__).resolve().parent
@@ -73,18 +68,3 @@ def test_the_image_must_be_a_band() -> None:
     config = dataclasses.replace(PRESETS["tiny"], rows=RowShards("rows", 4, 40))
     with pytest.raises(ValueError, match="expected a band of 16 rows, not 40"):
         restore(config, {}, jnp.zeros((1, 40, 16, 3)))
-
-
-def test_rows_are_part_of_what_is_traced() -> None:
-    """The same blocks for other heights and axes: nothing may be taken from another's cache."""
-    block = functools.partial(_outlined, SparseTransformerBlock, (PRESETS["tiny"], 1))
-    assert block() is block()  # else it would be compiled for each use
-    x = jnp.zeros((1, 8, 16, 8))
-    params = SparseTransformerBlock(*block.args[1]).init(jax.random.key(0), Image(x))["params"]
-    keys = [None, *(RowShards(axis, 4, height) for axis in "ab" for height in (32, 40))]
-    axes = [("a", 4), ("b", 4)]
-    programs = {
-        str(jax.make_jaxpr(block(), axis_env=axes)(params, Image(x, Execution(rows=rows))))
-        for rows in keys
-    }
-    assert len(programs) == len(keys)
