@@ -84,4 +84,4 @@ class AttendAndProject(nn.Module):
         merged = value.how.einsum("bhij,hid->bhjd", attention, per_head)
         merged = rearrange(merged, "b h j d -> b (h j) d")
         mix = form_of(self, value) or mixed
-        return mix(value, merged, bias_of(self, kernel, self.use_bias))
+        return mix(value, merged, bias_of(self, kernel) if self.use_bias else None)

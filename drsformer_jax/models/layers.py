@@ -44,10 +44,8 @@ def kernel_of(module: nn.Module, *shape: int) -> jax.Array:
     return kernel
 
 
-def bias_of(module: nn.Module, kernel: jax.Array, use_bias: bool = True) -> jax.Array | None:
-    """The parameter "bias" beside a kernel, one value an output; None where there is none."""
-    if not use_bias:
-        return None
+def bias_of(module: nn.Module, kernel: jax.Array) -> jax.Array:
+    """The parameter "bias" beside a kernel, one value an output."""
     *inputs, outputs = kernel.shape
     bias: jax.Array = module.param(
         "bias", uniform_within(math.prod(inputs)), (outputs,), jnp.float32
@@ -65,7 +63,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Image) -> Image:
         kernel = kernel_of(self, self.kernel_size, self.kernel_size, x.channels, self.features)
-        return convolved(x, kernel, bias_of(self, kernel, self.use_bias))
+        return convolved(x, kernel, bias_of(self, kernel) if self.use_bias else None)
 
 
 class Downsampling(Convolution):
@@ -98,7 +96,7 @@ class DepthwiseConvolution(nn.Module):
         """keep: pixels of the margin that the next convolution looks at."""
         size, groups = self.kernel_size, x.channels // self.members
         kernel = kernel_of(self, size, size, self.members, groups)
-        bias = bias_of(self, kernel, self.use_bias)
+        bias = bias_of(self, kernel) if self.use_bias else None
         return convolved_in_groups(x, kernel, bias, self.dilation, keep)
 
 

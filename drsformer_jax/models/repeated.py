@@ -27,7 +27,7 @@ STACKED: dict[Any, int] = {"params": 0, "intermediates": 0, "decisions": 0}
 
 
 def repeated(
-    parent: nn.Module, name: str, length: int, module: type[nn.Module], *options: Any
+    parent: nn.Module, name: str, length: int, module: Callable[..., nn.Module], *options: Any
 ) -> Callable[..., Image]:
     """The function of an image (and of what each module gets beside it, stacked on axis 1).
 
@@ -46,7 +46,7 @@ def repeated(
                 x = apply(block_params(stacked, i), x, *(values[:, i] for values in each))
             return x
         # Inside a loop nothing can be merged across iterations.
-        inside = nn.remat(module, prevent_cse=False) if x.how.is_recomputed else module
+        inside: Any = nn.remat(module, prevent_cse=False) if x.how.is_recomputed else module
         loop = nn.scan(
             inside, variable_axes=STACKED, split_rngs={"params": True}, in_axes=1, length=length
         )
@@ -57,7 +57,7 @@ def repeated(
 
 
 @functools.lru_cache(maxsize=64)
-def _outlined(module: type[nn.Module], options: tuple[Any, ...]) -> Callable[..., Image]:
+def _outlined(module: Callable[..., nn.Module], options: tuple[Any, ...]) -> Callable[..., Image]:
     """A module as a function of its parameters and arguments: each use is a call, compiled once.
 
     How it is computed comes with the image: another way is another program.

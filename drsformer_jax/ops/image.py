@@ -191,7 +191,8 @@ def average_pool(x: Image) -> Image:
     """3x3 mean, stride 1, over the pixels inside the image only."""
     ones = jnp.ones((3, 3, 1, x.channels), accumulation_dtype(x.array.dtype))
     total = convolved_in_groups(x.map(at_least_float32), ones).array
-    counts = pixels_around(x.how, *total.shape[2:], total.dtype)
+    height, width = total.shape[2:]
+    counts = pixels_around(x.how, height, width, total.dtype)
     return Image((total / counts).astype(x.array.dtype), x.how)
 
 
