@@ -61,6 +61,8 @@ class Execution:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "precision", PRECISIONS)
         check_choice(self, "platform", PLATFORMS)
+        if not isinstance(self.rows, RowShards | None):
+            raise ValueError(f"rows must be `RowShards` or None, not {self.rows!r}")
 
     @property
     def target(self) -> str:

@@ -32,6 +32,8 @@ def test_blocks_are_recomputed_unless_told() -> None:
 def test_other_choices_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} must be one of .*, not 'x'"):
         Execution(**{option: "x"})
+    with pytest.raises(ValueError, match="rows must be `RowShards` or None, not 4"):
+        Execution(rows=4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("precision", ["default", "highest"])
