@@ -14,7 +14,7 @@ from drsformer_jax.models.layers import (
     form_of,
     kernel_of,
 )
-from drsformer_jax.ops.attention_map import cosines, masked_softmax_mixture, top_k_masks
+from drsformer_jax.ops.attention_map import cosines_between, masked_softmax_mixture, top_k_masks
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image, mixed
 
@@ -49,7 +49,7 @@ class TopKSparseAttention(nn.Module):
         qkv = Convolution(3 * x.channels, 1, self.use_bias, name="qkv")(x)
         qkv = DepthwiseConvolution(3, use_bias=self.use_bias, name="qkv_dwconv")(qkv)
         query, key, value = qkv.parts(3)
-        return cosines(query, key, self.heads), value
+        return cosines_between(query, key, self.heads), value
 
     def attention_map(self, cosines: jax.Array, how: Execution) -> jax.Array:
         """sum_i w_i softmax(the k_i largest logits of each row), B heads c c."""

@@ -17,7 +17,7 @@ from drsformer_jax.ops.rows import RowShards, clear_padding, global_sum
 NORM_EPSILON = 1e-12
 
 
-def cosines(query: Image, key: Image, heads: int) -> jax.Array:
+def cosines_between(query: Image, key: Image, heads: int) -> jax.Array:
     """Between all channels of a head, over the pixels of the whole image.
 
     A logit in bfloat16 would flip entries of the top-k masks, discontinuously.

@@ -23,7 +23,7 @@ from reference.parity import (
 from reference.small import on_image, quick_jit
 
 from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
-from drsformer_jax.ops.attention_map import cosines, l2_norm
+from drsformer_jax.ops.attention_map import cosines_between, l2_norm
 from drsformer_jax.ops.image import Image
 from drsformer_jax.parity.torch_drsformer import Attention, perturb
 
@@ -76,7 +76,7 @@ class AttentionMap(TopKSparseAttention):
     @nn.compact
     def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
         image = Image(query)
-        return self.attention_map(cosines(image, Image(key), self.heads), image.how)
+        return self.attention_map(cosines_between(image, Image(key), self.heads), image.how)
 
 
 def test_map_of_bfloat16_is_computed_in_float32_from_the_first_step() -> None:
