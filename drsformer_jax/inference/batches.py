@@ -24,7 +24,8 @@ from drsformer_jax.inference import memory
 from drsformer_jax.inference.derainer import Derainer, compiled_for_inference, quantise
 from drsformer_jax.inference.tiles import pad_to_multiple, padded_size
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import Params, blocks_apart, restore
+from drsformer_jax.models.drsformer import restore
+from drsformer_jax.models.repeated import Params, blocks_apart
 
 _AXIS = "image"
 
