@@ -129,10 +129,9 @@ def _check_destination(path: Path, force: bool) -> None:
     if path.is_dir() and form != "directory":
         raise UserError(f"{path} is a folder: give a file name")
     if form == "directory":
-        from drsformer_jax.checkpoints.orbax import is_checkpoint
+        from drsformer_jax.checkpoints.orbax import check_replaceable
 
-        if not is_checkpoint(path):
-            raise UserError(f"{path} exists and is not one of our checkpoints: give another name")
+        check_replaceable(path)
 
 
 def _report(source: Path, destination: Path, weights: Weights) -> str:
