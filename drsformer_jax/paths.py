@@ -26,10 +26,12 @@ def local_path(text: str, what: str = "") -> Path:
       what: the flag or key that it is the value of, for the message.
 
     Raises:
-      UserError: it is an address, another system's path, the home of nobody, or no path that this
-        system can have or lets us see.
+      UserError: it is empty, an address, another system's path, the home of nobody, or no path
+        that this system can have or lets us see.
     """
     named = f"{what} {text}".strip()
+    if not text:
+        raise UserError(f"{named or 'a path'}: is empty (this folder is .)")
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise UserError(
             f"{named}: is an address; only files and folders of this machine are read and written: "

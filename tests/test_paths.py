@@ -27,6 +27,11 @@ def test_an_address_is_no_path(text: str) -> None:
         local_path(text, "-o")
 
 
+def test_nothing_is_no_path() -> None:
+    with pytest.raises(UserError, match=r"^-o: is empty"):
+        local_path("", "-o")
+
+
 def test_home_is_where_the_tilde_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert local_path("~/x") == tmp_path / "x"
