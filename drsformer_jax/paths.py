@@ -31,7 +31,7 @@ def local_path(text: str, what: str = "") -> Path:
     """
     named = f"{what} {text}".strip()
     if not text:
-        raise UserError(f"{named or 'a path'}: is empty (this folder is .)")
+        raise UserError(f"{named}: is empty" if named else "a path is empty (this folder is .)")
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise UserError(
             f"{named}: is an address; only files and folders of this machine are read and written: "

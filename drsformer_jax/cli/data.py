@@ -127,6 +127,10 @@ def _make_rain(args: argparse.Namespace) -> int:
     from drsformer_jax.data.synthetic import SyntheticRain
     from drsformer_jax.files import atomic_folder
 
+    if args.versions < 1:
+        raise UserError(f"--versions {args.versions}: must be positive")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must not be negative")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"{args.out}: is there already and not an empty folder: name another one")
     if not args.out.absolute().parent.is_dir():

@@ -80,12 +80,13 @@ class _Notes(logging.Handler):
 @contextlib.contextmanager
 def _notes() -> Iterator[None]:
     """Takes what is logged before some library does, with its names of modules in front."""
-    notes = _Notes(logging.WARNING)
-    logging.getLogger().addHandler(notes)
+    root, notes = logging.getLogger(), _Notes(logging.WARNING)
+    if not root.handlers:
+        root.addHandler(notes)
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(notes)
+        root.removeHandler(notes)
 
 
 def _safe(stream: Any) -> tuple[TextIO, _Sink | None]:
