@@ -195,3 +195,15 @@ def test_nothing_is_left_in_the_temporary_folder(
     written = build("rain200h", tmp_path / "unpacked", tmp_path / "sets", partial=True)
     RecordedPairs(written, "test")[0]
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["encoded", "raw"])
+def test_damaged_records_are_named(form: str, tmp_path: Path) -> None:
+    rain200(tmp_path / "unpacked")
+    written = build("rain200h", tmp_path / "unpacked", tmp_path / "sets", form=form, partial=True)
+    (file,) = written.glob("*train*")
+    whole = file.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], bytes(len(whole)), None):
+        file.unlink() if damaged is None else file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"1\.0\.0: pair 0 of train cannot be read .*anew"):
+            RecordedPairs(written, "train")[0]
