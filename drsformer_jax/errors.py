@@ -52,6 +52,14 @@ def words_of(error: BaseException) -> str:
     return " ".join(text.split())
 
 
+def wrong_key(error: BaseException) -> str:
+    """What is wrong with keys of a configuration that became the arguments of a constructor."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown is None:
+        return words_of(error)
+    return f"no such key: {unknown[1]} (configs/base.py lists all of them)"
+
+
 def one_line(text: object) -> str:
     """A message with the control characters in it, which names of files can have, as escapes."""
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], str(text))
