@@ -72,3 +72,8 @@ def out_of_memory(error: MemoryError) -> str:
         f"this machine's memory is not enough{f' ({told})' if told else ''}: free some, or take "
         "smaller images"
     )
+
+
+def no_access(error: PermissionError) -> str:
+    """What to tell of a file or folder that the system keeps from the user."""
+    return one_line(f"{error.filename or 'a file'}: permission denied: get the right to use it")

@@ -109,17 +109,24 @@ def test_values_of_another_type(
     assert capsys.readouterr().err == f"train.py: error: {flag}: must be {told}\n"
 
 
-def test_too_little_memory(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate"), "this machine's memory is not enough (Unable to"),
+        (PermissionError(13, "Permission denied", "a/b"), "a/b: permission denied: get"),
+    ],
+)
+def test_what_the_machine_does_not_give(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*args: object) -> None:
-        raise MemoryError("Unable to allocate 9 TiB")
+    def fail(*args: object) -> None:
+        raise error
 
-    monkeypatch.setattr(experiment, "parse_flags", full)
+    monkeypatch.setattr(experiment, "parse_flags", fail)
     assert run_experiment("train", ["train.py"], "") == 2
-    told = capsys.readouterr().err
-    assert told.startswith("train.py: error: this machine's memory is not enough (Unable to")
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"train.py: error: {told}")
+    assert printed.count("\n") == 1
 
 
 def test_evaluation_has_no_steps_to_trace(

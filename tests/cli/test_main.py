@@ -178,3 +178,14 @@ def test_a_name_with_a_line_break_is_told_in_one_line(
     probe(mistaken)
     assert cli.main(["probe"]) == 2
     assert capsys.readouterr().err == "drsformer: error: a\\nb\\x1b.png: no such file\n"
+
+
+def test_what_the_system_keeps_from_us(
+    probe: Callable[[Callable[[], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kept() -> int:
+        raise PermissionError(13, "Permission denied", "set/train")
+
+    probe(kept)
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr().err.startswith("drsformer: error: set/train: permission denied: ")

@@ -27,7 +27,7 @@ _KEPT_FORMATS = ("PNG", "JPEG")
 _EXIF_ORIENTATION = 0x0112
 
 
-class _LocalInfo(tfds.core.DatasetInfo):  # type: ignore[misc]
+class _LocalInfo(tfds.core.DatasetInfo):
     """What is known of a set on this machine alone."""
 
     def initialize_from_bucket(self) -> None:
