@@ -13,7 +13,7 @@ from drsformer_jax.errors import UserError
 _PROBE = ".drsformer."
 
 # With a single slash, too, which is what is left of an address that went through pathlib.
-_ADDRESS = re.compile(r"(?s).*://|[A-Za-z][A-Za-z0-9+.-]*:[/\\]")
+_ADDRESS = re.compile(r"(?s).*://|[A-Za-z][A-Za-z0-9+.-]*:[/\\]|\\\\")
 
 # A device and a number on it: what a file is, whatever it is called.
 Identity = tuple[int, int]

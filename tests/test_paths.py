@@ -20,7 +20,7 @@ from drsformer_jax.paths import (
 
 
 @pytest.mark.parametrize(
-    "text", ["gs://bucket/a", "file:///a", "x/s3://b", "gs:/bucket", "C:/x", r"C:\x"]
+    "text", ["gs://bucket/a", "file:///a", "x/s3://b", "gs:/bucket", "C:/x", r"C:\x", r"\\a\x"]
 )
 def test_an_address_is_no_path(text: str) -> None:
     with pytest.raises(UserError, match=f"^-o {re.escape(text)}: is an address"):
