@@ -9,6 +9,7 @@ items `state` ({step, params, opt_state[, ema_params]}), `data` and `config` (JS
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from drsformer_jax.checkpoints.names import check_tree
+from drsformer_jax.checkpoints.names import check_tree, listing
 from drsformer_jax.checkpoints.states import check_finite, damage_in_one_line
 from drsformer_jax.checkpoints.training_state import DATA_FILE_BYTES
 from drsformer_jax.checkpoints.weights import Weights, config_from
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
-from drsformer_jax.paths import require_text
+from drsformer_jax.paths import require_readable, require_text
 
 FORMAT = "drsformer"
 _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
+# Some of them of Orbax; the last one on some drives only.
+_OF_A_CHECKPOINT = frozenset({_PARAMS, _CONFIG, "_CHECKPOINT_METADATA", "commit_success.txt"})
 
 
 def load_directory(path: Path) -> Weights:
@@ -36,6 +39,8 @@ def load_directory(path: Path) -> Weights:
       UserError: the folder is none of these, or damaged.
     """
     require_text(path)
+    if not os.path.isdir(path / "checkpoints"):
+        require_readable(path)
     if is_checkpoint(path):
         return load_checkpoint(path)
     if (path / _STATE).is_dir() and (path / _CONFIG).is_dir():
@@ -56,6 +61,24 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
+def check_replaceable(path: Path) -> None:
+    """That a folder, if there is one, is a weight checkpoint of ours and holds nothing else.
+
+    Raises:
+      UserError: it is not.
+    """
+    if not path.exists():
+        return
+    if not is_checkpoint(path):
+        raise UserError(f"{path} exists and is not one of our checkpoints: give another name")
+    foreign = sorted({entry.name for entry in path.iterdir()} - _OF_A_CHECKPOINT)
+    if foreign:
+        raise UserError(
+            f"{path} holds more than a checkpoint ({listing(foreign)}), which would be lost: move "
+            "that away, or give another name"
+        )
+
+
 def load_checkpoint(path: Path) -> Weights:
     """The weights of a folder that `save_checkpoint` wrote.
 
@@ -74,12 +97,11 @@ def save_checkpoint(path: Path, weights: Weights) -> None:
     """Writes a weight checkpoint; one that is already there is replaced when the new one is whole.
 
     Raises:
-      UserError: something else is there under that name.
+      UserError: something else is there under that name, or in that folder.
     """
     require_text(path)
     path = path.absolute()
-    if path.exists() and not is_checkpoint(path):
-        raise UserError(f"{path} exists and is not one of our checkpoints: give another name")
+    check_replaceable(path)
     document = {
         "format": FORMAT,
         "architecture": weights.config.architecture(),
@@ -117,10 +139,10 @@ def load_workdir(path: Path) -> Weights:
     """The weights of the newest good checkpoint of a training run.
 
     The averaged parameters where training kept an average, else the parameters. A checkpoint that
-    cannot be read, or whose parameters are not finite, is passed over and named in the notes.
+    is damaged, or whose parameters are not finite, is passed over and named in the notes.
 
     Raises:
-      UserError: there is no good checkpoint.
+      UserError: there is no good checkpoint, or a newest one may not be read.
     """
     folder = (path / "checkpoints").absolute()
     steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
@@ -128,6 +150,7 @@ def load_workdir(path: Path) -> Weights:
         raise UserError(f"{path} has no checkpoint yet: let training reach its first one")
     failures: list[str] = []
     for step in steps:
+        require_readable(folder / str(step))
         try:
             weights = _load_step(folder / str(step))
         except UserError as error:
