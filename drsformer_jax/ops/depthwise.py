@@ -49,6 +49,7 @@ class _Geometry(NamedTuple):
     padding: int  # around the image, where it is padded at all, the border counted in
     is_filled: bool  # the border is not zero
     platform: str
+    spread: int = 1  # channels of the result that read the same one of the image
 
     def clear(self, x: jax.Array) -> jax.Array:
         """x with its border as the result is to carry it."""
@@ -58,7 +59,7 @@ class _Geometry(NamedTuple):
         """Of the input gradient, which is the same operation with the kernel turned round."""
         borders = Borders(self.borders.after, self.borders.before)
         padding = _padding(kernel, self.dilation, borders)
-        return self._replace(borders=borders, padding=padding)
+        return self._replace(borders=borders, padding=padding, spread=kernel.shape[2])
 
 
 def _padding(kernel: jax.Array, dilation: int, borders: Borders) -> int:
@@ -68,10 +69,11 @@ def _padding(kernel: jax.Array, dilation: int, borders: Borders) -> int:
 
 
 @functools.cache
-def _shift_and_add(dilation: int, border: int) -> Callable[..., jax.Array]:
+def _shift_and_add(dilation: int, border: int, spread: int = 1) -> Callable[..., jax.Array]:
     """One shifted multiply-add a kernel element and member; XLA fuses them into a single pass.
 
-    The function takes an image with `border` more pixels than its result on each side.
+    The function takes an image with `border` more pixels than its result on each side. Each of its
+    channels is read by `spread` neighbouring ones of the result.
     """
 
     # Written with lax: a training step traces thousands of these, and jnp checks each of them.
@@ -80,13 +82,21 @@ def _shift_and_add(dilation: int, border: int) -> Callable[..., jax.Array]:
         size = (x.shape[2] - 2 * border, x.shape[3] - 2 * border)
         dtype = accumulation_dtype(x.dtype)
         wide, kernel = x.astype(dtype), kernel.astype(dtype)
-        shape = (x.shape[0], channels, *size)
+        # With an axis of its own for the channels that read the same one.
+        spreads = (spread,) if spread > 1 else ()
+        shape = (x.shape[0], channels // spread, *spreads, *size)
+        of_weight = tuple(range(1, 2 + len(spreads)))
+        of_view = (0, 1, len(shape) - 2, len(shape) - 1)
 
         def term(i: int, j: int, p: int) -> jax.Array:
             offset = (border + (i - rows // 2) * dilation, border + (j - columns // 2) * dilation)
             weight = lax.slice(kernel, (i, j, p, 0), (i + 1, j + 1, p + 1, channels))
-            weight = lax.broadcast_in_dim(lax.squeeze(weight, (0, 1, 2)), shape, (1,))
-            return lax.mul(tap(wide, offset, size, p, members), weight)
+            weight = lax.reshape(weight, shape[1 : 2 + len(spreads)])
+            weight = lax.broadcast_in_dim(weight, shape, of_weight)
+            view = tap(wide, offset, size, p, members)
+            if spreads:
+                view = lax.broadcast_in_dim(view, shape, of_view)
+            return lax.mul(view, weight)
 
         # Each row of the kernel has a sum of its own: one long chain of additions would wait for
         # each of them.
@@ -96,7 +106,8 @@ def _shift_and_add(dilation: int, border: int) -> Callable[..., jax.Array]:
             )
             for i in range(rows)
         ]
-        return functools.reduce(lax.add, row_sums).astype(x.dtype)
+        total = functools.reduce(lax.add, row_sums).astype(x.dtype)
+        return lax.reshape(total, (x.shape[0], channels, *size)) if spreads else total
 
     return convolve
 
@@ -110,7 +121,7 @@ def _on_cpu(
 ) -> jax.Array:
     before, after = geometry.borders
     padded = with_border(x, before, geometry.padding)
-    convolve = _shift_and_add(geometry.dilation, geometry.padding - after)
+    convolve = _shift_and_add(geometry.dilation, geometry.padding - after, geometry.spread)
     if after and not differentiated:
         # One other convolution reads this: let XLA fuse what lies between. (The backward pass has
         # more readers, and fusion computes the whole convolution again for each.)
@@ -126,21 +137,30 @@ def _on_gpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     """
     before, after = geometry.borders
     padded = lax.optimization_barrier(with_border(x, before, geometry.padding))
-    convolve = _shift_and_add(geometry.dilation, geometry.padding - after)
+    convolve = _shift_and_add(geometry.dilation, geometry.padding - after, geometry.spread)
     return geometry.clear(convolve(padded, kernel))
 
 
 def _on_tpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     dilation, (before, after), precision = geometry[:3]
-    members = kernel.shape[2]
+    members, spread = kernel.shape[2], geometry.spread
     # A border of zeros is what the convolution pads with by itself.
     kept = max(before, after) if geometry.is_filled else 0
     x = with_border(x, before, kept)
-    parts = [
-        depthwise_by_blocks(x[:, p::members], kernel[:, :, p], dilation, precision)
-        for p in range(members)
+    results = [
+        functools.reduce(
+            jnp.add,
+            [
+                depthwise_by_blocks(
+                    x[:, p::members], kernel[:, :, p, s::spread], dilation, precision
+                )
+                for p in range(members)
+            ],
+        )
+        for s in range(spread)
     ]
-    return with_border(functools.reduce(jnp.add, parts), kept, after)
+    total = jnp.stack(results, axis=2).reshape(x.shape[0], -1, *x.shape[2:])
+    return with_border(total, kept, after)
 
 
 @functools.partial(jax.jit, static_argnames=("geometry", "differentiated"))
@@ -171,11 +191,9 @@ def _grouped_conv_backward(
     x, kernel = residuals
     before, after = geometry.borders
     turned = geometry.turned(kernel)  # for the kernel is odd and centred
-    members = [
-        _convolve(cotangent, kernel[::-1, ::-1, p, None], turned, differentiated=True)
-        for p in range(kernel.shape[2])
-    ]
-    x_gradient = jnp.stack(members, axis=2).reshape(x.shape)
+    height, width, members, groups = kernel.shape
+    spread = jnp.swapaxes(kernel[::-1, ::-1], 2, 3).reshape(height, width, 1, groups * members)
+    x_gradient = _convolve(cotangent, spread, turned, differentiated=True)
     if geometry.platform == TPU:
         return x_gradient, jax.vjp(lambda k: _on_tpu(x, k, geometry), kernel)[1](cotangent)[0]
     # In a border of zeros the cotangent is zero, too.
