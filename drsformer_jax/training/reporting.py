@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -20,6 +21,21 @@ from drsformer_jax.files import atomic_path
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+      scores: by name, for the logs.
+      summary: one line for the console.
+      pictures: by name, uint8 H W 3.
+    """
+
+    scores: Mapping[str, float]
+    summary: str
+    pictures: Mapping[str, np.ndarray]
 
 
 def _duration(seconds: float) -> str:
@@ -96,7 +112,7 @@ class Reporter:
         per_step = seconds / max(step - self._last_step, 1)
         self._last_step, self._last_time = step, now
         record = {**metrics, "images_per_second": images / seconds}
-        self.write(step, record)
+        self._write(step, record)
         remaining = _duration((self.total_steps - step) * per_step)
         self.say(
             f"step {step:,}/{self.total_steps:,}  loss {metrics['loss']:.5f}"
@@ -105,20 +121,23 @@ class Reporter:
             f"  {record['images_per_second']:.1f} images/s  ETA {remaining}"
         )
 
-    def write(self, step: int, record: Mapping[str, float]) -> None:
+    def validation(self, step: int, found: Validation) -> None:
+        """Reports what the validation after a step found."""
+        self._write(step, found.scores)
+        if self._tensorboard is not None:
+            self._tensorboard.write_images(
+                step, {name: picture[None] for name, picture in found.pictures.items()}
+            )
+        self.say(f"step {step:,}  {found.summary}")
+        self.restart_clock()
+
+    def _write(self, step: int, record: Mapping[str, float]) -> None:
         """Adds one record to the files."""
         values = {name: float(value) for name, value in record.items()}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
             self._tensorboard.write_scalars(step, values)
-
-    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Pictures (uint8 H W 3) for TensorBoard."""
-        if self._tensorboard is not None:
-            self._tensorboard.write_images(
-                step, {name: picture[None] for name, picture in pictures.items()}
-            )
 
     def close(self) -> None:
         """Finishes the logs."""

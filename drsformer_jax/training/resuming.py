@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from drsformer_jax.checkpoints.states import damage_in_one_line
 from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
 from drsformer_jax.errors import UserError
+from drsformer_jax.models.drsformer import Params
 from drsformer_jax.training.processes import is_first, together
 from drsformer_jax.training.sharding import state_sharding
 from drsformer_jax.training.state import TrainState
@@ -21,7 +22,8 @@ class _UnusableError(Exception):
 
 
 def first_state(
-    create: Callable[[], TrainState],
+    create: Callable[[Params | None], TrainState],
+    initial: Params | None,
     checkpoints: TrainingCheckpoints,
     mesh: Mesh,
     check: Callable[[Mapping[str, Any]], None],
@@ -31,7 +33,9 @@ def first_state(
     Checkpoints that are newer and cannot be read are put aside, with a warning.
 
     Args:
-      create: gives the state of a new run; also asked for its shapes.
+      create: gives the state of a new run with given parameters, or with its own; also asked for
+        its shapes.
+      initial: the parameters of a new run, if given; without use where there is a checkpoint.
       checkpoints: of the run.
       check: raises a UserError for the configuration of another run.
 
@@ -43,9 +47,9 @@ def first_state(
     """
     steps = checkpoints.steps()
     if not steps:
-        state = create()
+        state = create(initial)
         return jax.device_put(state, state_sharding(state, mesh)), {}
-    shapes = jax.eval_shape(create)
+    shapes = jax.eval_shape(create, None)
     like = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -62,6 +66,8 @@ def first_state(
             aside = checkpoints.put_aside(bad)
             _tell(f"warning: {reason}; put aside as {aside}, going back to step {step:,}")
         _tell(f"resuming after step {step:,} from {checkpoints.path(step)}")
+        if initial is not None:
+            _tell("note: the parameters to start from are not used, for the run has its own")
         return state, data
     raise UserError(
         f"no good checkpoint left: {unusable[steps[-1]]}; choose another --workdir to start anew"

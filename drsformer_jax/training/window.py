@@ -25,6 +25,11 @@ class Window:
     metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
     images: int = 0
 
+    @property
+    def last_step(self) -> int:
+        """Steps done after the newest of them."""
+        return self.first_step + len(self.metrics)
+
     def add(self, metrics: dict[str, jax.Array], images: int) -> None:
         """One more step."""
         self.metrics.append(metrics)

@@ -18,9 +18,11 @@ from ml_collections import ConfigDict
 from toy_training import RandomPairs, options_of, small_config
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.training.interruption import Interrupted
-from drsformer_jax.training.loop import TrainingDivergedError, Validation, train
+from drsformer_jax.training.loop import train
+from drsformer_jax.training.reporting import Validation
 from drsformer_jax.training.state import TrainState
+from drsformer_jax.training.stopping import Interrupted
+from drsformer_jax.training.workdir import TrainingDivergedError
 
 PATIENCE = 20  # seconds that nothing here may take
 
