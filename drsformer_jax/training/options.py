@@ -19,6 +19,7 @@ T = TypeVar("T")
 RESUMABLE_KEYS = frozenset(
     {
         "name",
+        "init",
         "total_steps",
         "log_every",
         "eval_every",
