@@ -16,7 +16,7 @@ from drsformer_jax.data.sources import PairSource
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE, Params
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from drsformer_jax.training.options import TrainingOptions, flatten
-from drsformer_jax.training.reporting import Validation
+from drsformer_jax.training.reporting import Validation, Window
 from drsformer_jax.training.sharding import (
     check_divisible,
     local_images,
@@ -27,7 +27,6 @@ from drsformer_jax.training.sharding import (
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import Batch, Metrics, compile_train_step
 from drsformer_jax.training.stopping import Interrupted, Stop, listening
-from drsformer_jax.training.window import Window
 from drsformer_jax.training.workdir import Workdir, opened
 
 # The score by which the best checkpoint is kept.
@@ -77,15 +76,13 @@ def train(
     """
     mesh, optimizer = _mesh(options), make_optimizer(options.optimizer)
     config = {**_plain(config), "architecture": options.model.architecture()}
-    averaged = options.ema_decay > 0
-    create = functools.partial(
-        create_train_state, options.model, optimizer, options.seed, ema=averaged
-    )
+    ema = options.ema_decay > 0
+    create = functools.partial(create_train_state, options.model, optimizer, options.seed, ema=ema)
     start = opened(workdir, config, options, profile_steps, create, initial, mesh)
     with start as (run, state, evaluation_is_due):
-        step = int(state.step)
-        if step >= options.total_steps and not evaluation_is_due:
-            run.log.say(f"nothing to do: {step:,} of {options.total_steps:,} steps are done")
+        done = int(state.step)
+        if done >= options.total_steps and not evaluation_is_due:
+            run.log.say(f"nothing to do: {done:,} of {options.total_steps:,} steps are done")
             return state
         _announce(run.log.say, options, state.params, len(source))
         train_step = compile_train_step(
@@ -101,7 +98,7 @@ def train(
             source,
             seed=options.seed,
             stages=options.stages,
-            start_step=step,
+            start_step=done,
             mixup=options.mixup,
             num_threads=options.data_threads,
             images=functools.partial(local_images, mesh),
@@ -127,10 +124,10 @@ def _steps(
     def is_due(every: int) -> bool:
         return step == options.total_steps or (every > 0 and step % every == 0)
 
-    with listening() as stop:
+    with listening() as stop, run.naming_the_newest_good():
         if evaluation_is_due:
             evaluate(state, stop)
-        while step < options.total_steps and not stop:
+        while step < options.total_steps and not stop.number:
             with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
                 batch_size = stage_at(options.stages, step).batch_size
                 batch = shard_batch(next(batches), mesh, batch_size)
@@ -139,7 +136,7 @@ def _steps(
             if done is None:
                 # The state may be the step's by now. What was saved last is the same.
                 run.log.say(f"stopped while compiling, with nothing new after step {step:,}")
-                raise Interrupted(stop.heard)
+                raise Interrupted(stop.own)
             (state, metrics), step = done, step + 1
             window.add(metrics, batch["input"].shape[0])
             run.profiler.advance(step, state)
@@ -149,18 +146,18 @@ def _steps(
                 run.log.restart_clock()
             run.log.advance(step)
             if is_due(options.log_every):
-                run.report(window)
+                run.log.training(window)
                 window = Window(step)
             stop.agree()
             score, evaluation_is_due = None, is_due(options.eval_every)
-            if evaluation_is_due and not stop:
+            if evaluation_is_due and not stop.number:
                 score, evaluation_is_due = evaluate(state, stop)
                 stop.agree()
-            if stop or is_due(options.checkpoint_every):
+            if stop.number or is_due(options.checkpoint_every):
                 run.save(state, window, score, evaluation_is_due)
         # While requests are still taken: the last save is not torn apart either.
         run.checkpoints.wait()
-    if stop:
+    if stop.number:
         run.log.say(f"stopped after step {step:,}; saved in {run.checkpoints.path(step)}")
         raise Interrupted(stop.number)
     best = run.checkpoints.best_step()

@@ -64,8 +64,12 @@ def join(coordinator: str | None, processes: int | None, process: int | None, ti
     where = coordinator or "the coordinator that the environment names"
 
     def give_up() -> None:
-        _say(f"not all processes reached {where} within {timeout} s: start all of them, or look "
-             "whether that address can be reached from here")  # fmt: skip
+        print(
+            f"{Path(sys.argv[0]).name}: error: not all processes reached {where} within {timeout} "
+            "s: start all of them, or look whether that address can be reached from here",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(EXIT_TRY_AGAIN)
 
     watchdog = threading.Timer(timeout, give_up)
@@ -173,7 +177,3 @@ def check_shared(folder: Path) -> None:
     finally:
         if is_first():
             token.unlink(missing_ok=True)
-
-
-def _say(message: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)

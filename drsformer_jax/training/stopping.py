@@ -36,15 +36,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """What a run is to stop for. True once all its processes are to stop, after the same step.
+    """The signal that a run is to stop for.
 
     Attributes:
-      number: of the signal that they stop for; 0: go on.
+      number: of the signal, the same in all processes after the same step; 0: go on.
+      received: signals to this process, so far.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        self._received: list[int] = []
+        self.received: list[int] = []
         self._compiled: set[Any] = set()
         self._pending: collections.deque[Any] = collections.deque()
         self._alone = jax.process_count() == 1
@@ -53,17 +54,10 @@ class Stop:
             self._split = NamedSharding(mesh, PartitionSpec("device"))
             self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def __bool__(self) -> bool:
-        return self.number != 0
-
-    def hear(self, number: int) -> None:
-        """A signal to this process."""
-        self._received.append(number)
-
     @property
-    def heard(self) -> int:
+    def own(self) -> int:
         """The signal to this process; of several SIGTERM, who is more in a hurry; 0: none."""
-        return max(self._received, default=0)
+        return max(self.received, default=0)
 
     def agree(self) -> None:
         """Takes up what the processes were asked for: a request to one of them is one to all.
@@ -74,17 +68,17 @@ class Stop:
         if self.number:
             return
         if self._alone:
-            self.number = self.heard
+            self.number = self.own
             return
-        local = np.full(jax.local_device_count(), self.heard, np.int32)
+        local = np.full(jax.local_device_count(), self.own, np.int32)
         told = jax.make_array_from_process_local_data(self._split, local)
         self._pending.append(self._largest(told))
         if len(self._pending) > STEPS_TO_AGREE:
             self.number = int(self._pending.popleft())
 
     def at_once(self) -> None:
-        """Stops for what this process or, if it has heard nothing, another one was asked for."""
-        self.number = self.heard or signal.SIGTERM
+        """Stops for the signal to this process, or for that to another one."""
+        self.number = self.own or signal.SIGTERM
 
     def unless(self, work: Callable[[], T]) -> T | None:
         """The result of `work`, or None as soon as this process is asked to stop.
@@ -103,21 +97,17 @@ class Stop:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        while thread.is_alive() and not self._received:
+        while thread.is_alive() and not self.received:
             thread.join(PATIENCE)
         if errors:
             raise errors[0]
         return results[0] if results else None
 
     def unless_compiling(self, step: Callable[[], T], shape: Any, nothing_new: bool) -> T | None:
-        """The result of a step, or None: the run is asked to stop while the step is compiled.
+        """The result of a step, or None: asked to stop while it is compiled for a batch's shape.
 
-        A compilation can take longer than there is time to leave. Where nothing is lost by it, it
-        is not waited for.
-
-        Args:
-          shape: of the step's batch: it is compiled once for each.
-          nothing_new: the state before the step is saved.
+        A compilation can take longer than there is time to leave. It is not waited for where
+        nothing is lost by it: `nothing_new`, the state before the step is saved.
         """
         compiled = shape in self._compiled
         self._compiled.add(shape)
@@ -135,7 +125,7 @@ def listening() -> Iterator[Stop]:
 
     def note(number: int, frame: Any) -> None:
         del frame
-        stop.hear(number)
+        stop.received.append(number)
         signal.signal(number, previous[signal.Signals(number)])
 
     with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone

@@ -17,10 +17,9 @@ from drsformer_jax.models.drsformer import Params
 from drsformer_jax.training.options import TrainingOptions, check_same_run
 from drsformer_jax.training.processes import check_shared, is_first, together
 from drsformer_jax.training.profiling import StepProfiler
-from drsformer_jax.training.reporting import Reporter
+from drsformer_jax.training.reporting import NotFiniteError, Reporter, Window
 from drsformer_jax.training.resuming import first_state
 from drsformer_jax.training.state import TrainState
-from drsformer_jax.training.window import NotFiniteError, Window, collapse_warning
 from drsformer_jax.training.workdir_lock import only_run
 
 CONFIG_FILE = "config.json"
@@ -53,30 +52,16 @@ class Workdir:
     still_ours: Callable[[], None]
     saved_step: int
 
-    def report(self, window: Window) -> None:
-        """Means of a window's steps; a TrainingDivergedError if one is not finite."""
-        with self._naming_the_newest_good():
-            means = window.means()
-        self.log.training(window.last_step, means, window.images)
-        if warning := collapse_warning(means):
-            self.log.say(warning)
-
     def save(
         self, state: TrainState, window: Window, score: float | None, evaluation_is_due: bool
     ) -> None:
-        """Saves a state, unless the steps since the last report have spoilt it.
-
-        Args:
-          window: those steps.
-          score: of the state, where it has been validated.
-          evaluation_is_due: it should have been.
+        """Saves a state, with its score if it has one.
 
         Raises:
-          TrainingDivergedError: it is spoilt.
-          UserError: the folder is another run's by now, or the disk is full.
+          NotFiniteError: the steps since the last report, those of the window, have spoilt it.
+          UserError: the folder is another run's by now, or cannot be written.
         """
-        with self._naming_the_newest_good():
-            window.finite()
+        window.finite()
         self.still_ours()
         step = int(state.step)
         data = {"next_step": step, EVALUATION_IS_DUE: evaluation_is_due}
@@ -84,7 +69,8 @@ class Workdir:
         self.saved_step = step
 
     @contextlib.contextmanager
-    def _naming_the_newest_good(self) -> Iterator[None]:
+    def naming_the_newest_good(self) -> Iterator[None]:
+        """A NotFiniteError becomes a TrainingDivergedError with the newest good checkpoint."""
         try:
             yield
         except NotFiniteError as error:
@@ -106,22 +92,13 @@ def opened(
     initial: Params | None,
     mesh: Mesh,
 ) -> Iterator[tuple[Workdir, TrainState, bool]]:
-    """A run's workdir and the state that it goes on from; all is on disk when the block ends.
+    """A run's workdir, the state that it goes on from, and whether that is still to be validated.
 
-    Args:
-      config: of the run, JSON values.
-      profile_steps: so many steps are traced.
-      create, initial, mesh: of a new run's state, as for `first_state`.
-
-    Yields:
-      The workdir, the state, and whether that is still to be validated.
-
-    Raises:
-      UserError: as `train` says.
+    All is on disk when the block ends. Arguments are those of `train` and `first_state`; the
+    configuration has JSON values, and the errors are those that `train` names.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_told_by_name(folder))
-        still_ours = stack.enter_context(only_run(folder))
+    stack = contextlib.ExitStack()
+    with _told_by_name(folder), only_run(folder) as still_ours, stack:
         with together():
             checkpoints = TrainingCheckpoints(folder, options.keep_checkpoints)
         stack.callback(checkpoints.close)
