@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -16,9 +17,7 @@ from drsformer_jax.training.processes import is_first, together
 from drsformer_jax.training.sharding import state_sharding
 from drsformer_jax.training.state import TrainState
 
-
-class _UnusableError(Exception):
-    """A checkpoint that cannot be read."""
+T = TypeVar("T")
 
 
 def first_state(
@@ -56,11 +55,21 @@ def first_state(
         state_sharding(shapes, mesh),
     )
     unusable: dict[int, str] = {}
-    for step in reversed(steps):
+
+    def readable(read: Callable[[int], T], step: int) -> T | None:
+        """What is read of a checkpoint; None where that is damaged, for this process or another."""
         try:
-            state, data = _restore(like, step, checkpoints, check)
-        except _UnusableError as error:
+            with together(), damage_in_one_line(checkpoints.path(step)):
+                return read(step)
+        except UserError as error:
             unusable[step] = str(error)
+            return None
+
+    for step in reversed(steps):
+        if (saved := readable(checkpoints.config, step)) is None:
+            continue
+        check(saved)
+        if (found := readable(functools.partial(checkpoints.restore, like), step)) is None:
             continue
         for bad, reason in unusable.items():
             aside = checkpoints.put_aside(bad)
@@ -68,36 +77,10 @@ def first_state(
         _tell(f"resuming after step {step:,} from {checkpoints.path(step)}")
         if initial is not None:
             _tell("note: the parameters to start from are not used, for the run has its own")
-        return state, data
+        return found
     raise UserError(
         f"no good checkpoint left: {unusable[steps[-1]]}; choose another --workdir to start anew"
     )
-
-
-def _restore(
-    like: TrainState,
-    step: int,
-    checkpoints: TrainingCheckpoints,
-    check: Callable[[Mapping[str, Any]], None],
-) -> tuple[TrainState, dict[str, Any]]:
-    """A checkpoint's state and data.
-
-    Raises:
-      UserError: they are of another run.
-      _UnusableError: they cannot be read, here or in another process.
-    """
-    place = checkpoints.path(step)
-    try:
-        with together(), damage_in_one_line(place):
-            saved = checkpoints.config(step)
-    except UserError as error:
-        raise _UnusableError(str(error)) from error
-    check(saved)
-    try:
-        with together(), damage_in_one_line(place):
-            return checkpoints.restore(like, step)
-    except UserError as error:
-        raise _UnusableError(str(error)) from error
 
 
 def _tell(message: str) -> None:
