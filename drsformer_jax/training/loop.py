@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from jax.sharding import Mesh
 
 from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
-from drsformer_jax.models.drsformer import SIZE_MULTIPLE, Params
+from drsformer_jax.models.drsformer import Params
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from drsformer_jax.training.options import TrainingOptions, flatten
+from drsformer_jax.training.options import TrainingOptions
 from drsformer_jax.training.reporting import Validation, Window
 from drsformer_jax.training.sharding import (
     check_divisible,
@@ -74,8 +75,10 @@ def train(
         good checkpoint.
       Interrupted: the run was asked to stop (SIGINT or SIGTERM); its state is saved.
     """
-    mesh, optimizer = _mesh(options), make_optimizer(options.optimizer)
-    config = {**_plain(config), "architecture": options.model.architecture()}
+    mesh, optimizer = make_mesh(options.mesh), make_optimizer(options.optimizer)
+    check_divisible(options.stages, options.accumulation_steps, mesh)
+    # As JSON has it: what a checkpoint gives back is compared with it.
+    config = json.loads(json.dumps({**config, "architecture": options.model.architecture()}))
     ema = options.ema_decay > 0
     create = functools.partial(create_train_state, options.model, optimizer, options.seed, ema=ema)
     start = opened(workdir, config, options, profile_steps, create, initial, mesh)
@@ -129,8 +132,7 @@ def _steps(
             evaluate(state, stop)
         while step < options.total_steps and not stop.number:
             with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
-                batch_size = stage_at(options.stages, step).batch_size
-                batch = shard_batch(next(batches), mesh, batch_size)
+                batch = shard_batch(next(batches), mesh, stage_at(options.stages, step).batch_size)
                 compute = functools.partial(train_step, state, batch)
                 done = stop.unless_compiling(compute, batch["input"].shape, step == run.saved_step)
             if done is None:
@@ -200,22 +202,3 @@ def _announce(
             f"note: the learning rate is scheduled over {scheduled:,} steps and this run ends "
             f"at {options.total_steps:,}, with a learning rate of {float(end):.2e}"
         )
-
-
-def _mesh(options: TrainingOptions) -> Mesh:
-    mesh = make_mesh(options.mesh)
-    check_divisible(
-        (stage.batch_size // options.accumulation_steps for stage in options.stages),
-        (stage.patch_size for stage in options.stages),
-        SIZE_MULTIPLE,
-        mesh,
-    )
-    return mesh
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested plain dictionaries with the values that JSON has."""
-    return {
-        key: _plain(value) if isinstance(value, Mapping) else flatten({key: value})[key]
-        for key, value in config.items()
-    }

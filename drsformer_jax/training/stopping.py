@@ -65,10 +65,8 @@ class Stop:
         Every process must call it at each step. It is about the requests of `STEPS_TO_AGREE` calls
         ago: by then they have been compared on the devices, and nobody waits for it.
         """
-        if self.number:
-            return
-        if self._alone:
-            self.number = self.own
+        if self._alone or self.number:
+            self.number = self.number or self.own
             return
         local = np.full(jax.local_device_count(), self.own, np.int32)
         told = jax.make_array_from_process_local_data(self._split, local)
