@@ -12,6 +12,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = "base"
     config.seed = 0  # of the initial parameters, the data order, crops, flips and mixup
+    # Weights that a new run starts from instead of random ones, to fine-tune them: whatever
+    # drsformer derain --weights takes. Without use when a run is carried on.
+    config.init = ""
 
     # How long and with what.
     config.total_steps = 300_000  # training ends here; the schedule below is not stretched by it

@@ -163,7 +163,7 @@ class TrainingCheckpoints:
         try:
             yield
         except Exception as error:
-            saved = _whole_steps(self.directory)
+            saved = whole_steps(self.directory)
             good = f"the last good one is {self.path(saved[-1])}" if saved else "there is none"
             reason, remedy = cause_of_failure(error, self.directory)
             raise UserError(
@@ -233,7 +233,7 @@ class TrainingCheckpoints:
         self._manager.close()
 
 
-def _whole_steps(directory: Path) -> list[int]:
+def whole_steps(directory: Path) -> list[int]:
     """Steps of the finished checkpoints in a folder, rising; none without the folder."""
     try:
         return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ml_collections import ConfigDict
 
@@ -16,6 +16,10 @@ from drsformer_jax.cli.output import print_safely
 from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError, no_access, one_line, out_of_memory, words_of
 from drsformer_jax.paths import files_below, identity, local_path
+
+if TYPE_CHECKING:
+    from drsformer_jax.models.config import DRSformerConfig
+    from drsformer_jax.models.drsformer import Params
 
 EXIT_FAILURE = 2
 EXIT_INTERRUPTED = 130
@@ -137,11 +141,50 @@ def _train(given: Flags) -> None:
     config = given.config
     with together():
         options = checked(lambda: training_options(config), "training options")
+        initial = _initial_params(config, given.workdir, options.model)
         largest = max(stage.patch_size for stage in options.stages)
         source = checked(lambda: training_source(config.data, options.seed, largest), "data")
         validation = checked(lambda: validation_source(config.data), "data")
     validator = Validator(options.model, validation)
-    train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps)
+    train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps, initial)
+
+
+def _initial_params(config: ConfigDict, workdir: Path, model: DRSformerConfig) -> Params | None:
+    """The parameters that a new run starts from; None: random ones, or those of its checkpoint.
+
+    Raises:
+      UserError: the file is missing or broken, or its network is not the configuration's.
+    """
+    from drsformer_jax.checkpoints.training_state import DIRECTORY, whole_steps
+    from drsformer_jax.checkpoints.weights import load_weights
+
+    if not config.get("init"):
+        return None
+    path = local_path(str(config.init), "--config.init")
+    if whole_steps(workdir / DIRECTORY):
+        print(f"note: --config.init {path} is not read, for {workdir} holds a run", flush=True)
+        return None
+    try:
+        weights = load_weights(path)
+    except UserError as error:
+        raise UserError(f"--config.init: {error}") from error
+    there, here = weights.config.architecture(), model.architecture()
+    if all(weights.config.hidden_channels(n) == model.hidden_channels(n) for n in model.channels):
+        # All that counts of it, and all that a file of PyTorch tells.
+        there.pop("ffn_expansion_factor")
+    different = [key for key, value in there.items() if value != here[key]]
+    if different:
+        listed = ", ".join(
+            f"config.model.{k} ({there[k]} there, {here[k]} here)" for k in different
+        )
+        raise UserError(
+            f"--config.init: {path} holds another network than the configuration: {listed}; name "
+            "other weights or set these keys"
+        )
+    for note in weights.notes:
+        print(f"{path}: {note}", flush=True)
+    print(f"starting from the parameters in {path}", flush=True)
+    return weights.params
 
 
 def _check_inputs_stay(given: Flags) -> None:

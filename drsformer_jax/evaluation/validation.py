@@ -14,8 +14,9 @@ from drsformer_jax.inference.batches import BatchDerainer, Restored, restore_gro
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
-from drsformer_jax.training.loop import Attempt, Validation
+from drsformer_jax.training.loop import Attempt
 from drsformer_jax.training.processes import gather
+from drsformer_jax.training.reporting import Validation
 
 PROTOCOL = "basicsr"
 

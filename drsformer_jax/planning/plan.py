@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from drsformer_jax.data.pipeline import Stage
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import SIZE_MULTIPLE
 from drsformer_jax.planning.ahead_of_time import (
     Program,
     compile_training,
@@ -241,12 +240,7 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     """
     mesh, parts = target.mesh, options.accumulation_steps
     stage = max(options.stages, key=lambda stage: stage.batch_size * stage.patch_size**2)
-    check_divisible(
-        (stage.batch_size // parts for stage in options.stages),
-        (stage.patch_size for stage in options.stages),
-        SIZE_MULTIPLE,
-        mesh,
-    )
+    check_divisible(options.stages, parts, mesh)
     model = dataclasses.replace(options.model, platform=target.platform)
     if target.platform == "tpu":
         model = dataclasses.replace(model, unroll=bool(model.unroll))

@@ -30,10 +30,10 @@ from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.basicsr_settings import read_settings
-from drsformer_jax.training.loop import CONFIG_FILE
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.reporting import METRICS_FILE
 from drsformer_jax.training.state import TrainState
+from drsformer_jax.training.workdir import CONFIG_FILE
 from drsformer_jax.training.workdir_lock import LOCK_FILE, only_run
 
 # What a run leaves in its workdir: a folder with anything else in it is not ours to replace.

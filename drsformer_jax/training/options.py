@@ -19,6 +19,7 @@ T = TypeVar("T")
 RESUMABLE_KEYS = frozenset(
     {
         "name",
+        "init",
         "total_steps",
         "log_every",
         "eval_every",
@@ -72,9 +73,11 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
     Raises:
       UserError: a key is missing or unknown, or a value out of its range; the key is named.
     """
-    for key in ("seed", "log_every", "eval_every", "checkpoint_every"):
+    not_negative = ("seed", "log_every", "eval_every", "checkpoint_every")
+    positive = ("total_steps", "accumulation_steps", "keep_checkpoints")
+    for key in not_negative:
         _require(_integer(config, key) >= 0, key, config[key], "must not be negative")
-    for key in ("total_steps", "accumulation_steps", "keep_checkpoints"):
+    for key in positive:
         _require(_integer(config, key) >= 1, key, config[key], "must be at least 1")
     _require(0 <= config["ema_decay"] < 1, "ema_decay", config["ema_decay"], "must be in [0, 1)")
     threads = config["data"]["threads"]
@@ -85,20 +88,7 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
         mesh=_options(MeshOptions, config, "mesh"),
         stages=_stages(config),
         data_threads=threads,
-        **{
-            key: config[key]
-            for key in (
-                "seed",
-                "total_steps",
-                "accumulation_steps",
-                "ema_decay",
-                "mixup",
-                "log_every",
-                "eval_every",
-                "checkpoint_every",
-                "keep_checkpoints",
-            )
-        },
+        **{key: config[key] for key in (*not_negative, *positive, "ema_decay", "mixup")},
     )
     for stage in options.stages:
         _require(

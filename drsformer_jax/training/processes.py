@@ -1,8 +1,7 @@
-"""Several processes that train together: joining, agreeing, and leaving together."""
+"""Several processes that train together: joining, working, and leaving together."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import sys
@@ -11,16 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import printable
-from drsformer_jax.training.interruption import StopRequests
 
 # Of sysexits.h: try again later. Nothing is wrong with what the user gave.
 EXIT_TRY_AGAIN = 75
@@ -31,9 +27,6 @@ PATIENCE_AFTER_SUCCESS, PATIENCE_AFTER_ERROR = 300, 10
 
 # An error message has so many bytes when it is told to the other processes.
 MESSAGE_BYTES = 1024
-
-# A request to stop takes so many steps to be agreed on, so that no step waits for the message.
-STEPS_TO_AGREE = 2
 
 # How long a folder may take to show at other hosts what one of them wrote: network file systems
 # keep listings for some seconds.
@@ -72,8 +65,12 @@ def join(coordinator: str | None, processes: int | None, process: int | None, ti
     where = coordinator or "the coordinator that the environment names"
 
     def give_up() -> None:
-        _say(f"not all processes reached {where} within {timeout} s: start all of them, or look "
-             "whether that address can be reached from here")  # fmt: skip
+        print(
+            f"{Path(sys.argv[0]).name}: error: not all processes reached {where} within {timeout} "
+            "s: start all of them, or look whether that address can be reached from here",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(EXIT_TRY_AGAIN)
 
     watchdog = threading.Timer(timeout, give_up)
@@ -181,34 +178,3 @@ def check_shared(folder: Path) -> None:
     finally:
         if is_first():
             token.unlink(missing_ok=True)
-
-
-class StopAgreement:
-    """Whether all processes are to stop now: a request to one of them is one to all.
-
-    Every process must ask at each step. The answer is about the requests of `STEPS_TO_AGREE` steps
-    ago: by then it has been computed on the devices, and nobody waits for it.
-    """
-
-    def __init__(self, requests: StopRequests) -> None:
-        self._requests = requests
-        self._alone = jax.process_count() == 1
-        self._pending: collections.deque[Any] = collections.deque()
-        if not self._alone:
-            mesh = Mesh(np.array(jax.devices()), ("device",))
-            self._split = NamedSharding(mesh, PartitionSpec("device"))
-            self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-    def number(self) -> int:
-        """The signal to stop for, the same in all processes; 0: go on."""
-        own = self._requests.number
-        if self._alone:
-            return own
-        local = np.full(jax.local_device_count(), own, np.int32)
-        told = jax.make_array_from_process_local_data(self._split, local)
-        self._pending.append(self._largest(told))
-        return int(self._pending.popleft()) if len(self._pending) > STEPS_TO_AGREE else 0
-
-
-def _say(message: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)

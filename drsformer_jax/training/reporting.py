@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -12,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -20,6 +23,79 @@ from drsformer_jax.files import atomic_path
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+
+# Of what should change, so little does when the network has collapsed to output = input.
+COLLAPSED_SHARE = 0.02
+
+
+class NotFiniteError(Exception):
+    """A number of a step is infinite or NaN; the message is the step and its numbers."""
+
+
+@dataclasses.dataclass
+class Window:
+    """Metrics of the steps after `first_step`, and how many images they saw."""
+
+    first_step: int
+    metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
+    images: int = 0
+
+    @property
+    def last_step(self) -> int:
+        """Steps done after the newest of them."""
+        return self.first_step + len(self.metrics)
+
+    def add(self, metrics: dict[str, jax.Array], images: int) -> None:
+        """One more step."""
+        self.metrics.append(metrics)
+        self.images += images
+
+    def finite(self) -> list[dict[str, Any]]:
+        """The numbers, once they are computed.
+
+        Raises:
+          NotFiniteError: one of them is not finite.
+        """
+        fetched = jax.device_get(self.metrics)
+        for step, metrics in enumerate(fetched, start=self.first_step + 1):
+            if not all(math.isfinite(value) for value in metrics.values()):
+                numbers = ", ".join(f"{name} {float(value):.3g}" for name, value in metrics.items())
+                raise NotFiniteError(f"step {step:,} ({numbers})")
+        return fetched
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps, and the last learning rate; raises as `finite`."""
+        fetched = self.finite()
+        means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+        means["learning_rate"] = float(fetched[-1]["learning_rate"])
+        return means
+
+
+def collapse_warning(means: dict[str, float]) -> str | None:
+    """What to say where the network gives back its input, by the means of a window."""
+    if means["output_change"] >= COLLAPSED_SHARE * means["target_change"]:
+        return None
+    return (
+        f"warning: the network has collapsed to output = input (mean |output - input| "
+        f"{means['output_change']:.2g}, mean |target - input| {means['target_change']:.2g}); it "
+        "seldom recovers: start again from an earlier checkpoint, with another seed or a lower "
+        "learning rate"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+      scores: by name, for the logs.
+      summary: one line for the console.
+      pictures: by name, uint8 H W 3.
+    """
+
+    scores: Mapping[str, float]
+    summary: str
+    pictures: Mapping[str, np.ndarray]
 
 
 def _duration(seconds: float) -> str:
@@ -89,14 +165,14 @@ class Reporter:
         """Moves the progress bar."""
         self._bar.update(step - self._bar.n)
 
-    def training(self, step: int, metrics: Mapping[str, float], images: int) -> None:
-        """Reports means over the steps since the last report, in which `images` were seen."""
-        now = time.perf_counter()
+    def training(self, window: Window) -> None:
+        """Reports the means of the steps since the last report; raises as `Window.finite`."""
+        metrics, step, now = window.means(), window.last_step, time.perf_counter()
         seconds = max(now - self._last_time, 1e-9)
         per_step = seconds / max(step - self._last_step, 1)
         self._last_step, self._last_time = step, now
-        record = {**metrics, "images_per_second": images / seconds}
-        self.write(step, record)
+        record = {**metrics, "images_per_second": window.images / seconds}
+        self._write(step, record)
         remaining = _duration((self.total_steps - step) * per_step)
         self.say(
             f"step {step:,}/{self.total_steps:,}  loss {metrics['loss']:.5f}"
@@ -104,21 +180,26 @@ class Reporter:
             f"  |out-in| {metrics['output_change']:.4f}"
             f"  {record['images_per_second']:.1f} images/s  ETA {remaining}"
         )
+        if warning := collapse_warning(metrics):
+            self.say(warning)
 
-    def write(self, step: int, record: Mapping[str, float]) -> None:
+    def validation(self, step: int, found: Validation) -> None:
+        """Reports what the validation after a step found."""
+        self._write(step, found.scores)
+        if self._tensorboard is not None:
+            self._tensorboard.write_images(
+                step, {name: picture[None] for name, picture in found.pictures.items()}
+            )
+        self.say(f"step {step:,}  {found.summary}")
+        self.restart_clock()
+
+    def _write(self, step: int, record: Mapping[str, float]) -> None:
         """Adds one record to the files."""
         values = {name: float(value) for name, value in record.items()}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
             self._tensorboard.write_scalars(step, values)
-
-    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Pictures (uint8 H W 3) for TensorBoard."""
-        if self._tensorboard is not None:
-            self._tensorboard.write_images(
-                step, {name: picture[None] for name, picture in pictures.items()}
-            )
 
     def close(self) -> None:
         """Finishes the logs."""

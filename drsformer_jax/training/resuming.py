@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -11,18 +12,18 @@ from jax.sharding import Mesh
 from drsformer_jax.checkpoints.states import damage_in_one_line
 from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
 from drsformer_jax.errors import UserError
+from drsformer_jax.models.drsformer import Params
 from drsformer_jax.paths import require_readable
 from drsformer_jax.training.processes import is_first, together
 from drsformer_jax.training.sharding import state_sharding
 from drsformer_jax.training.state import TrainState
 
-
-class _UnusableError(Exception):
-    """A checkpoint that cannot be read."""
+T = TypeVar("T")
 
 
 def first_state(
-    create: Callable[[], TrainState],
+    create: Callable[[Params | None], TrainState],
+    initial: Params | None,
     checkpoints: TrainingCheckpoints,
     mesh: Mesh,
     check: Callable[[Mapping[str, Any]], None],
@@ -32,7 +33,9 @@ def first_state(
     Checkpoints that are newer and cannot be read are put aside, with a warning.
 
     Args:
-      create: gives the state of a new run; also asked for its shapes.
+      create: gives the state of a new run with given parameters, or with its own; also asked for
+        its shapes.
+      initial: the parameters of a new run, if given; without use where there is a checkpoint.
       checkpoints: of the run.
       check: raises a UserError for the configuration of another run.
 
@@ -45,57 +48,43 @@ def first_state(
     """
     steps = checkpoints.steps()
     if not steps:
-        state = create()
+        state = create(initial)
         return jax.device_put(state, state_sharding(state, mesh)), {}
-    shapes = jax.eval_shape(create)
+    shapes = jax.eval_shape(create, None)
     like = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
         state_sharding(shapes, mesh),
     )
     unusable: dict[int, str] = {}
-    for step in reversed(steps):
+
+    def readable(read: Callable[[int], T], step: int) -> T | None:
+        """What is read of a checkpoint; None where that is damaged, for this process or another."""
         try:
-            state, data = _restore(like, step, checkpoints, check)
-        except _UnusableError as error:
+            with together(), damage_in_one_line(checkpoints.path(step)):
+                return read(step)
+        except UserError as error:
             unusable[step] = str(error)
+            return None
+
+    for step in reversed(steps):
+        with together():
+            require_readable(checkpoints.path(step))
+        if (saved := readable(checkpoints.config, step)) is None:
+            continue
+        check(saved)
+        if (found := readable(functools.partial(checkpoints.restore, like), step)) is None:
             continue
         for bad, reason in unusable.items():
             aside = checkpoints.put_aside(bad)
             _tell(f"warning: {reason}; put aside as {aside}, going back to step {step:,}")
         _tell(f"resuming after step {step:,} from {checkpoints.path(step)}")
-        return state, data
+        if initial is not None:
+            _tell("note: the parameters to start from are not used, for the run has its own")
+        return found
     raise UserError(
         f"no good checkpoint left: {unusable[steps[-1]]}; choose another --workdir to start anew"
     )
-
-
-def _restore(
-    like: TrainState,
-    step: int,
-    checkpoints: TrainingCheckpoints,
-    check: Callable[[Mapping[str, Any]], None],
-) -> tuple[TrainState, dict[str, Any]]:
-    """A checkpoint's state and data.
-
-    Raises:
-      UserError: they are of another run, or may not be read.
-      _UnusableError: they cannot be read, here or in another process.
-    """
-    place = checkpoints.path(step)
-    with together():
-        require_readable(place)
-    try:
-        with together(), damage_in_one_line(place):
-            saved = checkpoints.config(step)
-    except UserError as error:
-        raise _UnusableError(str(error)) from error
-    check(saved)
-    try:
-        with together(), damage_in_one_line(place):
-            return checkpoints.restore(like, step)
-    except UserError as error:
-        raise _UnusableError(str(error)) from error
 
 
 def _tell(message: str) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from drsformer_jax.data.pipeline import Stage
 from drsformer_jax.errors import UserError
+from drsformer_jax.models.drsformer import SIZE_MULTIPLE
 
 DATA, FSDP, SPATIAL = "data", "fsdp", "spatial"
 AXES = (DATA, FSDP, SPATIAL)
@@ -127,29 +129,22 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_divisible(
-    batch_sizes: Iterable[int], patch_sizes: Iterable[int], row_multiple: int, mesh: Mesh
-) -> None:
+def check_divisible(stages: Sequence[Stage], accumulation_steps: int, mesh: Mesh) -> None:
     """That the devices get equal parts of every (micro)batch and of every image.
-
-    Args:
-      batch_sizes: images at a time.
-      patch_sizes: height of the images, in pixels.
-      row_multiple: what the network needs the rows of each part to be a multiple of.
 
     Raises:
       UserError: a batch or patch size that the mesh does not divide.
     """
     images = mesh.shape[DATA] * mesh.shape[FSDP]
-    for size in batch_sizes:
+    for size in (stage.batch_size // accumulation_steps for stage in stages):
         if size % images:
             raise UserError(
                 f"config.global_batch / config.accumulation_steps = {size} images at a time do not "
                 f"divide over {images} devices (config.mesh.data x config.mesh.fsdp): choose a "
                 f"multiple of {images}"
             )
-    rows = mesh.shape[SPATIAL] * row_multiple
-    for size in patch_sizes:
+    rows = mesh.shape[SPATIAL] * SIZE_MULTIPLE
+    for size in (stage.patch_size for stage in stages):
         if size % rows:
             raise UserError(
                 f"config.patch_size: {size} rows do not divide over config.mesh.spatial = "

@@ -39,15 +39,19 @@ def create_train_state(
     config: DRSformerConfig,
     optimizer: optax.GradientTransformation,
     seed: int,
+    initial: Params | None = None,
     *,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step, from a seed alone."""
-    params = init_params(config, jax.random.key(seed))
+    """The state before the first step, from a seed alone or with the parameters `initial`."""
+    # Copies: the step donates its state, and no buffer can be given away twice.
+    if initial is None:
+        params = init_params(config, jax.random.key(seed))
+    else:
+        params = jax.tree.map(jnp.array, initial)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=jax.jit(optimizer.init)(params),
-        # A copy: the step donates its state, and no buffer can be given away twice.
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
     )

@@ -44,6 +44,7 @@ COMMANDS = [
     "plan --config=PATH --device cpu",
     f"{PLAN} --json=PATH",
     f"{PLAN} --config.data.train=PATH",
+    f"{PLAN} --config.init=PATH",
 ]
 EXPERIMENTS = [
     "train --config PATH --workdir run",
@@ -51,6 +52,7 @@ EXPERIMENTS = [
     f"train --config {CONFIG} --workdir=PATH",
     f"train --config {CONFIG} --workdir run --config.data.train=PATH",
     f"train --config {CONFIG} --workdir run --config.data.val=PATH",
+    f"train --config {CONFIG} --workdir run --config.init=PATH",
     f"train --config {COMPACT} --workdir run --config.data.rain.heavy=('.','PATH')",
     f"evaluate --config {CONFIG} --workdir PATH",
     f"evaluate --config {CONFIG} --workdir run --set ours=PATH",

@@ -21,7 +21,7 @@ from toy_training import RandomPairs, options_of, small_config, toy_init_params,
 from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
 from drsformer_jax.training import loop, processes, state, step
-from drsformer_jax.training.interruption import Interrupted
+from drsformer_jax.training.stopping import Interrupted
 
 
 def show_only_python_output() -> None:

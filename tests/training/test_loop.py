@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -18,24 +19,27 @@ from ml_collections import ConfigDict
 from toy_training import RandomPairs, options_of, small_config
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.training.interruption import Interrupted
-from drsformer_jax.training.loop import TrainingDivergedError, Validation, train
+from drsformer_jax.training.loop import train
+from drsformer_jax.training.reporting import Validation
 from drsformer_jax.training.state import TrainState
+from drsformer_jax.training.stopping import Interrupted
+from drsformer_jax.training.workdir import TrainingDivergedError
 
 PATIENCE = 20  # seconds that nothing here may take
 
 pytestmark = pytest.mark.usefixtures("toy_network")
 
 
-def run(config: ConfigDict, workdir: Path, validate: Any = None) -> TrainState:
-    return train(config.to_dict(), options_of(config), RandomPairs(), workdir, validate)
+def run(config: ConfigDict, workdir: Path, validate: Any = None, initial: Any = None) -> TrainState:
+    options = options_of(config)
+    return train(config.to_dict(), options, RandomPairs(), workdir, validate, initial=initial)
 
 
 def records(workdir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_identical(one: TrainState, other: TrainState) -> None:
+def assert_identical(one: Any, other: Any) -> None:
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -59,6 +63,40 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, changes: dict[str, Any])
     assert whole_losses == {
         r["step"]: r["loss"] for r in records(tmp_path / "parts") if r["step"] == 2
     }
+
+
+def halving() -> dict[str, np.ndarray]:
+    """Parameters of the toy network that leave nearly nothing to learn."""
+    mix, table = np.eye(3) / 2, np.zeros((64, 64))
+    return {"mix": np.float32(mix), "offset": np.zeros(3, np.float32), "table": np.float32(table)}
+
+
+@pytest.mark.parametrize("as_jax", [False, True])
+def test_a_new_run_starts_from_given_parameters(tmp_path: Path, as_jax: bool) -> None:
+    initial: Any = jax.tree.map(jnp.asarray, halving()) if as_jax else halving()
+    config = small_config(
+        ema_decay=0.5,
+        log_every=1,
+        optimizer__learning_rate=1e-30,
+        optimizer__final_learning_rate=1e-30,
+    )
+    final = run(config, tmp_path, initial=initial)
+    assert records(tmp_path)[0]["loss"] < 0.005
+    for params in (final.params, final.ema_params):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-20), params, halving())
+    # They are the caller's still: the step gives away its own.
+    assert_identical(initial, halving())
+
+
+def test_given_parameters_are_not_used_when_a_run_is_carried_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(small_config(), tmp_path / "whole")
+    run(small_config(total_steps=2), tmp_path / "parts")
+    assert "are not used" not in capsys.readouterr().out
+    other = {"another": np.ones(2)}
+    assert_identical(whole, run(small_config(init="w.pth"), tmp_path / "parts", initial=other))
+    assert "the parameters to start from are not used" in capsys.readouterr().out
 
 
 def test_training_learns_and_reports(tmp_path: Path) -> None:

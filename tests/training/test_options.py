@@ -54,7 +54,10 @@ def test_stages() -> None:
 def test_what_may_change_between_resumptions() -> None:
     config = small_config()
     saved = config.to_dict()
-    check_same_run(saved, small_config(total_steps=99, data__val="elsewhere").to_dict(), "w")
+    changed = small_config(total_steps=99, data__val="elsewhere", init="weights.pth").to_dict()
+    check_same_run(saved, changed, "w")
+    # Of a run that was begun when there was no such key.
+    check_same_run({key: saved[key] for key in saved if key != "init"}, changed, "w")
     with pytest.raises(UserError, match=r"w holds a run .*optimizer\.learning_rate \(0\.01 there"):
         check_same_run(saved, small_config(optimizer__learning_rate=0.5).to_dict(), "w")
 
