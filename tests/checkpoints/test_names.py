@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +18,10 @@ from drsformer_jax.checkpoints.names import (
     torch_views,
 )
 from drsformer_jax.errors import UserError
-from drsformer_jax.models.config import PRESETS
+from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import DRSformer
+
+GOLDEN = json.loads((Path(__file__).parent / "fixtures" / "torch_names.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,19 @@ def test_published_sizes(preset, tensors, parameters):
     specs = torch_names(PRESETS[preset])
     assert len(specs) == tensors
     assert sum(int(np.prod(spec.shape)) for spec in specs.values()) == parameters
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=[golden["name"] for golden in GOLDEN])
+def test_names_order_shapes_and_layouts_stay(golden):
+    """Files and optimizers' states of everybody depend on them."""
+    config = DRSformerConfig.from_architecture(golden["architecture"])
+    rows = [
+        f"{name} {list(spec.shape)} {spec.layout} {'/'.join(spec.path)} {spec.index}"
+        for name, spec in torch_names(config).items()
+    ]
+    assert rows == golden.get("rows", rows)
+    assert len(rows) == golden["tensors"]
+    assert hashlib.sha256("\n".join(rows).encode()).hexdigest() == golden["sha256"]
 
 
 def test_names_shapes_and_order_are_those_of_the_torch_module(config):
