@@ -11,7 +11,7 @@ import numpy as np
 from drsformer_jax.checkpoints.basicsr_network import Network
 from drsformer_jax.checkpoints.basicsr_state import MOMENTS, Moments
 from drsformer_jax.checkpoints.names import Params, torch_names, torch_views
-from drsformer_jax.checkpoints.pytorch import require_torch
+from drsformer_jax.checkpoints.pytorch_file import require_torch
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig

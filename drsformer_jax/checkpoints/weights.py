@@ -12,9 +12,9 @@ import drsformer_jax
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import infer_config
 from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
-from drsformer_jax.checkpoints.pytorch import read_pytorch, write_pytorch
-from drsformer_jax.checkpoints.safetensors import read_safetensors, write_safetensors
-from drsformer_jax.checkpoints.states import check_finite
+from drsformer_jax.checkpoints.pytorch_file import read_pytorch, write_pytorch
+from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
+from drsformer_jax.checkpoints.tensors import check_finite
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 
@@ -65,7 +65,7 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if folder:
         # Orbax takes seconds to import; files do without it.
-        from drsformer_jax.checkpoints.orbax import load_directory
+        from drsformer_jax.checkpoints.orbax_folder import load_directory
 
         return load_directory(path)
     if not path.is_file():
@@ -103,7 +103,7 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
         elif form == "safetensors":
             write_safetensors(path, views, weights.config.architecture(), weights.metadata)
         else:
-            from drsformer_jax.checkpoints.orbax import save_checkpoint
+            from drsformer_jax.checkpoints.orbax_folder import save_checkpoint
 
             save_checkpoint(path, weights)
     except OSError as error:

@@ -92,7 +92,7 @@ def _convert_run(args: argparse.Namespace, *, importing: bool, exporting: bool) 
 
 def _check_destination(path: Path, force: bool) -> None:
     """Finds before the work what would make writing fail after it."""
-    from drsformer_jax.checkpoints.pytorch import require_torch
+    from drsformer_jax.checkpoints.pytorch_file import require_torch
     from drsformer_jax.checkpoints.weights import form_of
 
     form = form_of(path)
@@ -107,7 +107,7 @@ def _check_destination(path: Path, force: bool) -> None:
     if path.is_dir() and form != "directory":
         raise UserError(f"{path} is a folder: give a file name")
     if form == "directory":
-        from drsformer_jax.checkpoints.orbax import is_checkpoint
+        from drsformer_jax.checkpoints.orbax_folder import is_checkpoint
 
         if not is_checkpoint(path):
             raise UserError(f"{path} exists and is not one of our checkpoints: give another name")

@@ -25,7 +25,7 @@ from drsformer_jax.checkpoints.basicsr_network import (
 )
 from drsformer_jax.checkpoints.basicsr_state import Moments, StateFile, read_moments, read_state
 from drsformer_jax.checkpoints.plain_values import to_json
-from drsformer_jax.checkpoints.training_state import DIRECTORY, TrainingCheckpoints
+from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
 from drsformer_jax.models.config import DRSformerConfig

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
+from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError

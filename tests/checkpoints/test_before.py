@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
+from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.checkpoints.weights import load_weights
 from drsformer_jax.cli.main import main
 from drsformer_jax.models.config import DRSformerConfig

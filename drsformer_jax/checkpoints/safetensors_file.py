@@ -16,7 +16,7 @@ import numpy as np
 
 from drsformer_jax.checkpoints.foreign_names import own_names
 from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.checkpoints.states import StoredTensor, StoredWeights, precision_note
+from drsformer_jax.checkpoints.tensors import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.states import StoredTensor, check_finite, precision_note
+from drsformer_jax.checkpoints.tensors import StoredTensor, check_finite, precision_note
 from drsformer_jax.errors import UserError
 
 
