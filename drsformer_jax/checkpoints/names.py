@@ -1,82 +1,37 @@
-"""The map between PyTorch's tensors and our parameter tree.
+"""The map between PyTorch's tensors and our parameter tree: arrays move by it, bit for bit.
 
-`torch_names` expands the tables of `rules` for one configuration; `to_tree` and `from_tree` move
-arrays by it, bit for bit; `torch_views` shows a tree under PyTorch's names without a copy.
-
-Layouts: a convolution (O, I/groups, kh, kw) is (kh, kw, I/groups, O) here, a linear layer
-(out, in) is (in, out), everything else is the same. Blocks of a level, and the steps of a MEFC,
-are stacked on a leading axis.
+`to_tree` and `from_tree` are inverse; `torch_views` shows a tree under PyTorch's names without a
+copy. Names, shapes and layouts are those of `torch_names`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from drsformer_jax.checkpoints.rules import MODULES, SYMBOLIC_SIZE, Layout, Rule, rules_of
+from drsformer_jax.checkpoints.torch_names import (
+    Params,
+    Path,
+    Shape,
+    TensorSpec,
+    is_known,
+    layout_of,
+    leaves_of,
+    param_shapes,
+    place_of,
+    specs_of,
+    to_ours,
+    to_torch,
+    torch_names,
+)
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 
-Params = dict[str, Any]
-Shape = tuple[int, ...]
-
-_TO_OURS: dict[Layout, tuple[int, ...]] = {"conv": (2, 3, 1, 0), "linear": (1, 0)}
-_TO_TORCH: dict[Layout, tuple[int, ...]] = {"conv": (3, 2, 0, 1), "linear": (1, 0)}
-
 _LISTED_AT_MOST = 20
 _NAME_AT_MOST = 160
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorSpec:
-    """Where one PyTorch tensor lives in our tree.
-
-    path: keys from the root of the tree; index: position in the stack, None where nothing is
-    stacked; shape: PyTorch's; layout: how its axes map to ours.
-    """
-
-    path: tuple[str, ...]
-    index: int | None
-    shape: Shape
-    layout: Layout
-
-
-def _shape(rule: Rule, sizes: Mapping[str, int]) -> Shape:
-    """The rule's shape with numbers for its symbols."""
-    values = []
-    for size in rule.shape.split():
-        symbolic = SYMBOLIC_SIZE.fullmatch(size)
-        if symbolic is None:
-            values.append(int(size))
-            continue
-        factor, symbol, half = symbolic.groups()
-        values.append(int(factor or 1) * sizes[symbol] // (2 if half else 1))
-    return tuple(values)
-
-
-def torch_names(config: DRSformerConfig) -> dict[str, TensorSpec]:
-    """Every tensor of the authors' module of this architecture, in `named_parameters()` order."""
-    options = {None: True, "bias": config.bias, "WithBias": config.layer_norm_type == "WithBias"}
-    specs: dict[str, TensorSpec] = {}
-    for module in MODULES:
-        if module.kind == "mefc" and not config.use_mefc:
-            continue
-        channels = config.dim * module.width
-        sizes = {
-            "C": channels,
-            "H": config.hidden_channels(channels),
-            "h": config.heads[module.level],
-            "I": config.in_channels,
-            "O": config.out_channels,
-        }
-        for rule, name, path, index in rules_of(module, config.num_blocks[module.level]):
-            if options[rule.option]:
-                shape = _shape(rule, sizes)
-                specs[name] = TensorSpec(tuple(path.split("/")), index, shape, rule.layout)
-    return specs
 
 
 class TensorLike(Protocol):
@@ -90,7 +45,7 @@ class TensorLike(Protocol):
 
 
 def to_tree(
-    state: Mapping[str, TensorLike], config: DRSformerConfig, source: str = "the state_dict"
+    tensors: Mapping[str, TensorLike], config: DRSformerConfig, source: str = "the state_dict"
 ) -> Params:
     """Our parameter tree from PyTorch's tensors: copies, of the dtype that they have in common.
 
@@ -101,18 +56,25 @@ def to_tree(
       UserError: tensors are missing, unknown or of another shape; all of them in one message,
         which begins with `source`.
     """
-    specs = torch_names(config)
-    _check_complete(
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        {name: spec.shape for name, spec in specs.items()},
-        source,
-    )
-    dtype = np.result_type(*(tensor.dtype for tensor in state.values()))
-    leaves = {path: np.empty(shape, dtype) for path, shape in _leaf_shapes(specs).items()}
-    for name, spec in specs.items():
-        array = np.asarray(state[name])
-        position = ... if spec.index is None else spec.index
-        leaves[spec.path][position] = array.transpose(_axes(spec, _TO_OURS))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if not is_known(shapes, config):
+        expected = {name: spec.shape for name, spec in torch_names(config).items()}
+        _check_complete(shapes, expected, source)
+    places = {name: place for name in tensors if (place := place_of(name)) is not None}
+    depths = Counter(path for path, _ in places.values())
+    dtype = np.result_type(*(tensor.dtype for tensor in tensors.values()))
+    leaves: dict[Path, np.ndarray] = {}
+    for name, (path, index) in places.items():
+        array = np.asarray(tensors[name])
+        array = array.transpose(to_ours(layout_of(path, array.ndim), array.ndim))
+        if path not in leaves:
+            stack = () if index is None else (depths[path],)
+            leaves[path] = np.empty((*stack, *array.shape), dtype)
+        leaves[path][... if index is None else index] = array
+    return _nested(leaves)
+
+
+def _nested(leaves: Mapping[Path, Any]) -> Params:
     tree: Params = {}
     for path, leaf in leaves.items():
         node = tree
@@ -130,12 +92,12 @@ def torch_views(
     Raises:
       UserError: the tree is not one of this architecture; every difference in one message.
     """
-    leaves = {key: np.asarray(leaf) for key, leaf in check_tree(params, config, source).items()}
+    specs = _checked(params, config, source)
+    leaves = {path: np.asarray(leaf) for path, leaf in leaves_of(params)}
     views = {}
-    for name, spec in torch_names(config).items():
-        leaf = leaves["/".join(spec.path)]
-        array = leaf if spec.index is None else leaf[spec.index]
-        views[name] = array.transpose(_axes(spec, _TO_TORCH))
+    for name, spec in specs.items():
+        array = leaves[spec.path] if spec.index is None else leaves[spec.path][spec.index]
+        views[name] = array.transpose(to_torch(spec.layout, array.ndim))
     return views
 
 
@@ -159,34 +121,28 @@ def check_tree(
     Raises:
       UserError: the tree is not one of this architecture; every difference in one message.
     """
-    leaves = dict(_flatten(params))
-    shapes = _leaf_shapes(torch_names(config)).items()
-    expected = {"/".join(path): shape for path, shape in shapes}
-    _check_complete({key: tuple(leaf.shape) for key, leaf in leaves.items()}, expected, source)
-    return leaves
+    _checked(params, config, source)
+    return {"/".join(path): leaf for path, leaf in leaves_of(params)}
 
 
-def _axes(spec: TensorSpec, layouts: Mapping[Layout, tuple[int, ...]]) -> tuple[int, ...]:
-    """The order in which one side takes the other's axes."""
-    return layouts.get(spec.layout, tuple(range(len(spec.shape))))
+def _checked(
+    params: Mapping[str, Any], config: DRSformerConfig, source: str
+) -> Mapping[str, TensorSpec]:
+    """PyTorch's tensors of a tree, once it is known to be one of `config`."""
+    specs = specs_of(params)
+    if specs is not None and is_known({n: spec.shape for n, spec in specs.items()}, config):
+        return specs
+    expected, found = (
+        {"/".join(path): tuple(leaf.shape) for path, leaf in leaves_of(tree)}
+        for tree in (param_shapes(config), params)
+    )
+    _check_complete(found, expected, source)
+    return torch_names(config)
 
 
-def _leaf_shapes(specs: Mapping[str, TensorSpec]) -> dict[tuple[str, ...], Shape]:
-    """Shapes of the tree's arrays by path."""
-    shapes = {}
-    for spec in specs.values():
-        # Specs of a stack come in order: the last index seen gives the depth.
-        stack = () if spec.index is None else (spec.index + 1,)
-        shapes[spec.path] = stack + tuple(spec.shape[axis] for axis in _axes(spec, _TO_OURS))
-    return shapes
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
+def sizes_of(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many tensors PyTorch makes of a network's parameters, and how many values they have."""
+    return len(specs_of(params) or ()), sum(leaf.size for _, leaf in leaves_of(params))
 
 
 def _check_complete(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str) -> None:

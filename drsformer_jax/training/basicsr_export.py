@@ -14,13 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from drsformer_jax.checkpoints.basicsr_network import Network, place_for_network
 from drsformer_jax.checkpoints.basicsr_state import SUFFIX, Moments
 from drsformer_jax.checkpoints.basicsr_write import write_basicsr
-from drsformer_jax.checkpoints.names import Params, to_tree, torch_names, torch_views
+from drsformer_jax.checkpoints.names import Params, param_shapes, sizes_of, torch_views
 from drsformer_jax.checkpoints.plain_values import from_json
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.checkpoints.tensors import check_finite, damage_in_one_line
@@ -74,6 +73,7 @@ def export_run(
         source=f"{source} (step {step:,})",
         destination=f"{state_path} and {network_path}",
         config=config,
+        sizes=sizes_of(network.params),
         step=step,
         ema=network.ema is not None,
         notes=notes,
@@ -125,10 +125,6 @@ def _restore(
 
 def _layout(config: DRSformerConfig, options: OptimizerOptions, ema: bool) -> TrainState:
     """Shapes, dtypes and place, the host's memory, of a state of that network."""
-    # From the table of tensors: to trace the network for them takes ten seconds.
-    nothing = np.zeros((), np.float32)
-    specs = torch_names(config).items()
-    params = to_tree({name: np.broadcast_to(nothing, spec.shape) for name, spec in specs}, config)
 
     def state(params: Params) -> TrainState:
         opt_state = make_optimizer(options).init(params)
@@ -137,7 +133,7 @@ def _layout(config: DRSformerConfig, options: OptimizerOptions, ema: bool) -> Tr
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host),
-        jax.eval_shape(state, params),
+        jax.eval_shape(state, param_shapes(config)),
     )
 
 
