@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+# So many problems are named in one message; of the others, their number.
+MAX_PROBLEMS_NAMED = 20
+
 
 class UserError(Exception):
     """A mistake in what the user gave: the message is one line, the command exits with code 2."""
@@ -12,3 +17,32 @@ def missing_extra(module: str, extra: str, purpose: str) -> UserError:
     return UserError(
         f"{purpose} needs {module}, which is not installed: pip install 'drsformer_jax[{extra}]'"
     )
+
+
+def enumerated(problems: Sequence[str]) -> str:
+    """The first problems, one behind the other, and how many more there are."""
+    named = "; ".join(problems[:MAX_PROBLEMS_NAMED])
+    more = len(problems) - MAX_PROBLEMS_NAMED
+    return f"{named}; and {more} more" if more > 0 else named
+
+
+def in_one_line(error: BaseException) -> str:
+    """The kind of an exception and the beginning of its text, to be quoted in a UserError."""
+    words = words_of(error)
+    told = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return told if len(told) <= 240 else f"{told[:240]}..."
+
+
+def words_of(error: BaseException) -> str:
+    """An exception's text on one line, with the quotes that its author wrote and no others.
+
+    A KeyError shows its text as a Python literal, and so does what holds one.
+    """
+    said = error.args[0] if error.args else None
+    if isinstance(said, BaseException):
+        return words_of(said)
+    text = str(error)
+    if isinstance(error, KeyError) and isinstance(said, str):
+        is_one_key = len(said.split()) == 1 and said[0] not in "'\""
+        text = repr(said) if is_one_key else said
+    return " ".join(text.split())

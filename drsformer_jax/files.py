@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from drsformer_jax.paths import printable
+
+# Temporary names are as short as this allows, whatever they stand for: a name may have 255 bytes.
+_TEMPORARY = ".drsformer."
+_LONGEST_SUFFIX = 16
 
 
 @contextlib.contextmanager
@@ -21,8 +29,11 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
     it. When the block raises, the temporary file is removed and the destination is as it was.
     """
     destination = Path(destination)
+    suffix = destination.suffix
     handle, name = tempfile.mkstemp(
-        dir=destination.parent, prefix=f".{destination.stem}.", suffix=destination.suffix
+        dir=destination.parent,
+        prefix=_TEMPORARY,
+        suffix=suffix if len(os.fsencode(suffix)) <= _LONGEST_SUFFIX else "",
     )
     os.close(handle)
     temporary = Path(name)
@@ -38,14 +49,29 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def write_text(destination: str | os.PathLike[str], text: str) -> None:
+    """Writes text in UTF-8, whatever the locale.
+
+    The bytes of file names that are not text in it are written as `\\udcXX`, which JSON reads back
+    as the name. OSError if the folder cannot be written.
+    """
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(printable(text).encode("utf-8"))
+
+
+def write_rows(destination: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes rows as CSV in UTF-8, as `write_text` does."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    write_text(destination, stream.getvalue())
+
+
 def write_json(destination: str | os.PathLike[str], document: Any) -> None:
     """Writes JSON in UTF-8; numbers that JSON does not know are the strings "nan" and "inf".
 
     OSError if the folder cannot be written.
     """
-    text = json.dumps(_finite(document), indent=2, allow_nan=False)
-    with atomic_path(destination) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(destination, json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -63,8 +89,9 @@ def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
     A folder that is there is put aside for the moment of the change, and removed after it. When the
     block raises, the destination is as it was.
     """
-    destination = Path(destination).absolute()
-    scratch = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+    # A link to a folder stands for that folder, which may lie on another disk.
+    destination = Path(destination).resolve()
+    scratch = Path(tempfile.mkdtemp(dir=destination.parent, prefix=_TEMPORARY))
     new, old = scratch / "new", scratch / "old"
     try:
         new.mkdir()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 
-from drsformer_jax.files import atomic_folder, atomic_path, write_json
+from drsformer_jax.files import atomic_folder, atomic_path, write_json, write_rows
 
 
 def test_a_file_replaces_another_when_it_is_whole(tmp_path: Path) -> None:
@@ -65,3 +67,40 @@ def test_json_has_words_for_what_is_not_finite(tmp_path: Path) -> None:
 
     read = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
     assert read == {"a": [1.5, "inf", ["nan"]], "b": {"c": "-inf", "d": None}}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".safetensors", "", "." + 240 * "s"])
+@pytest.mark.parametrize("letter", ["a", "ü", "雨"])
+def test_names_may_be_as_long_as_the_file_system_has_them(
+    letter: str, suffix: str, tmp_path: Path
+) -> None:
+    room = 255 - len(suffix)
+    size = len(letter.encode())
+    name = letter * (room // size) + "a" * (room % size) + suffix
+    files, folders = tmp_path / "files", tmp_path / "folders"
+    files.mkdir()
+    folders.mkdir()
+    with atomic_path(files / name) as temporary:
+        temporary.write_text("new")
+    with atomic_folder(folders / name) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in files.iterdir()] == [name]
+    assert [path.name for path in folders.iterdir()] == [name]
+
+
+def test_a_link_to_a_folder_stands_for_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [entry.name for entry in (tmp_path / "disk").iterdir()] == ["new"]
+
+
+def test_names_that_are_no_text_are_written_with_escapes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"Stra\xdfe ") + "ü雨"
+    write_json(tmp_path / "x.json", {"name": name})
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"name": name}
+    write_rows(tmp_path / "x.csv", [[name, 1.5]])
+    with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as stream:
+        assert list(csv.reader(stream)) == [["Stra\\udcdfe ü雨", "1.5"]]

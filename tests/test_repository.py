@@ -51,10 +51,11 @@ REQUIRED = {
 
 # What each part of the package may import of the others: ops <- models <- {training, checkpoints,
 # inference} <- {evaluation, parity, planning} <- cli.
-SHARED = {"errors", "files"}
+SHARED = {"errors", "files", "paths"}
 MAY_IMPORT = {
     "errors": set(),
-    "files": set(),
+    "paths": {"errors"},
+    "files": {"paths"},
     "ops": set(),
     "models": {"ops"},
     "data": SHARED,

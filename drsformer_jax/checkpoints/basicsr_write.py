@@ -12,7 +12,7 @@ from drsformer_jax.checkpoints.basicsr_network import Network
 from drsformer_jax.checkpoints.basicsr_state import MOMENTS, Moments
 from drsformer_jax.checkpoints.names import Params, torch_views
 from drsformer_jax.checkpoints.pytorch_file import require_torch
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig
 
@@ -41,25 +41,25 @@ def write_basicsr(
     import torch
 
     config = network.config
-    try:
-        with atomic_path(state_path) as state_file, atomic_path(network_path) as network_file:
-            trees = {"params": network.params, "params_ema": network.ema}
-            torch.save(
-                {key: _tensors(tree, config) for key, tree in trees.items() if tree is not None},
-                network_file,
-            )
-            entries = _entries(moments, config)
-            optimizer = {
-                "state": entries,
-                "param_groups": [{**group, "params": list(entries)}],
-            }
-            # In the order in which BasicSR writes them.
-            first = {key: value for key, value in rest.items() if key != "schedulers"}
-            last = {key: value for key, value in rest.items() if key == "schedulers"}
-            torch.save({**first, "optimizers": [optimizer], **last}, state_file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{state_path} and {network_path} cannot be written: {reason}") from error
+    with (
+        written_or_refused(f"{state_path} and {network_path}"),
+        atomic_path(state_path) as state_path_now,
+        atomic_path(network_path) as network_path_now,
+        # Python's files, whose errors say what the system said.
+        state_path_now.open("wb") as state_file,
+        network_path_now.open("wb") as network_file,
+    ):
+        trees = {"params": network.params, "params_ema": network.ema}
+        torch.save(
+            {key: _tensors(tree, config) for key, tree in trees.items() if tree is not None},
+            network_file,
+        )
+        entries = _entries(moments, config)
+        optimizer = {"state": entries, "param_groups": [{**group, "params": list(entries)}]}
+        # In the order in which BasicSR writes them.
+        first = {key: value for key, value in rest.items() if key != "schedulers"}
+        last = {key: value for key, value in rest.items() if key == "schedulers"}
+        torch.save({**first, "optimizers": [optimizer], **last}, state_file)
 
 
 def _tensors(tree: Params, config: DRSformerConfig) -> dict[str, Any]:

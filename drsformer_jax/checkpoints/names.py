@@ -30,6 +30,7 @@ from drsformer_jax.checkpoints.torch_names import (
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 
+_CHANNELS_AT_MOST = 10**6
 _LISTED_AT_MOST = 20
 _NAME_AT_MOST = 160
 
@@ -58,6 +59,7 @@ def to_tree(
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if not is_known(shapes, config):
+        _check_size(config, source)
         expected = {name: spec.shape for name, spec in torch_names(config).items()}
         _check_complete(shapes, expected, source)
     places = {name: place for name in tensors if (place := place_of(name)) is not None}
@@ -132,10 +134,11 @@ def _checked(
     specs = specs_of(params)
     if specs is not None and is_known({n: spec.shape for n, spec in specs.items()}, config):
         return specs
-    expected, found = (
-        {"/".join(path): tuple(leaf.shape) for path, leaf in leaves_of(tree)}
-        for tree in (param_shapes(config), params)
-    )
+    _check_size(config, source)
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves_of(param_shapes(config))}
+    in_order = dict.fromkeys(spec.path for spec in torch_names(config).values())
+    expected = {"/".join(path): shapes[path] for path in in_order}
+    found = {"/".join(path): tuple(leaf.shape) for path, leaf in leaves_of(params)}
     _check_complete(found, expected, source)
     return torch_names(config)
 
@@ -143,6 +146,17 @@ def _checked(
 def sizes_of(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many tensors PyTorch makes of a network's parameters, and how many values they have."""
     return len(specs_of(params) or ()), sum(leaf.size for _, leaf in leaves_of(params))
+
+
+def _check_size(config: DRSformerConfig, source: str) -> None:
+    """Raises a UserError for an absurd description, which JAX cannot trace."""
+    channels = config.channels[-1]
+    widest = max(channels, config.hidden_channels(channels), config.in_channels)
+    if widest > _CHANNELS_AT_MOST:
+        raise UserError(
+            f"{source} describes a network that cannot be built: {widest} channels in a layer, "
+            f"more than {_CHANNELS_AT_MOST}"
+        )
 
 
 def _check_complete(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str) -> None:

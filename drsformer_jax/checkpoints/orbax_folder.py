@@ -23,6 +23,7 @@ from drsformer_jax.checkpoints.tensors import check_finite, damage_in_one_line
 from drsformer_jax.checkpoints.weights import Weights, config_from
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
+from drsformer_jax.paths import require_text
 
 FORMAT = "drsformer"
 _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
@@ -34,6 +35,7 @@ def load_directory(path: Path) -> Weights:
     Raises:
       UserError: the folder is none of these, or damaged.
     """
+    require_text(path)
     if is_checkpoint(path):
         return load_checkpoint(path)
     if (path / _STATE).is_dir() and (path / _CONFIG).is_dir():
@@ -74,6 +76,7 @@ def save_checkpoint(path: Path, weights: Weights) -> None:
     Raises:
       UserError: something else is there under that name.
     """
+    require_text(path)
     path = path.absolute()
     if path.exists() and not is_checkpoint(path):
         raise UserError(f"{path} exists and is not one of our checkpoints: give another name")

@@ -25,6 +25,7 @@ from drsformer_jax.checkpoints.names import listing
 from drsformer_jax.checkpoints.tensors import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError, missing_extra
 from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import printable
 
 # What PyTorch's own message names for a NumPy scalar: the constructor, under its names in NumPy 1
 # and 2, and the dtypes. Those of plain numbers and strings only.
@@ -76,8 +77,9 @@ def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     import torch
 
     tensors = {name: torch.from_numpy(np.array(a, order="C")) for name, a in state.items()}
-    with atomic_path(path) as temporary:
-        torch.save({"params": tensors}, temporary)
+    # Into Python's file, whose errors say what the system said.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({"params": tensors}, file)
 
 
 def load_file(path: Path) -> Any:
@@ -96,7 +98,8 @@ def load_file(path: Path) -> Any:
     # Under this suffix PyTorch takes a name for another kind of file, but not an open file.
     misnamed = path.suffix == ".safetensors"
     # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
-    mappable = zipfile.is_zipfile(path) and not misnamed
+    # Nor does PyTorch map a file whose name is no text.
+    mappable = zipfile.is_zipfile(path) and not misnamed and printable(str(path)) == str(path)
     try:
         with (
             warnings.catch_warnings(),

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, cast
 import jax
 
 from drsformer_jax.checkpoints.fingerprint import fingerprint
+from drsformer_jax.checkpoints.write_failures import cause_of_failure
 from drsformer_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -48,15 +49,6 @@ SCORE, FINGERPRINT = "score", "fingerprint"
 
 # Behind the step in the name of a checkpoint that could not be used.
 DAMAGED = ".damaged"
-
-# What the system may have against writing; the messages around it are long.
-_CAUSES = (
-    "No space left on device",
-    "Disk quota exceeded",
-    "File too large",
-    "Read-only file system",
-    "Permission denied",
-)
 
 
 def _tree(state: State) -> dict[str, Any]:
@@ -172,10 +164,11 @@ class TrainingCheckpoints:
             yield
         except Exception as error:
             saved = _whole_steps(self.directory)
-            good = f"the last good one is {self.path(saved[-1])}" if saved else "there is none yet"
+            good = f"the last good one is {self.path(saved[-1])}" if saved else "there is none"
+            reason, remedy = cause_of_failure(error, self.directory)
             raise UserError(
-                f"{self.directory}: a checkpoint could not be written ({_reason(error)}); {good}: "
-                "make room there, or make it writable, and start again with the same flags"
+                f"{self.directory}: a checkpoint could not be written ({reason}); {good}: "
+                f"{remedy}, and start again with the same flags"
             ) from error
 
     def restore(self, like: S, step: int) -> tuple[S, dict[str, Any]]:
@@ -241,12 +234,8 @@ class TrainingCheckpoints:
 
 
 def _whole_steps(directory: Path) -> list[int]:
-    """Steps of the finished checkpoints in a folder, in rising order."""
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
-
-
-def _reason(error: BaseException) -> str:
-    """The end of an error's text, in one line, where TensorStore says what the system said."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    known = next((cause for cause in _CAUSES if cause.lower() in text.lower()), None)
-    return known or (text if len(text) < 200 else f"{text[:200]}...")
+    """Steps of the finished checkpoints in a folder, rising; none without the folder."""
+    try:
+        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    except OSError:
+        return []

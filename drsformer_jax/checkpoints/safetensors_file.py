@@ -19,6 +19,7 @@ from drsformer_jax.checkpoints.names import listing
 from drsformer_jax.checkpoints.tensors import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import printable
 
 FORMAT = "drsformer"
 _RESERVED = ("format", "architecture")
@@ -80,7 +81,7 @@ def write_safetensors(
     from safetensors.numpy import save_file
 
     header = {
-        **{key: str(value) for key, value in metadata.items() if key not in _RESERVED},
+        **{key: printable(str(value)) for key, value in metadata.items() if key not in _RESERVED},
         "format": FORMAT,
         "architecture": json.dumps(architecture),
     }

@@ -15,6 +15,7 @@ from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch_file import read_pytorch, write_pytorch
 from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from drsformer_jax.checkpoints.tensors import check_finite
+from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 
@@ -97,7 +98,7 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     if form != "directory" and path.is_dir():
         raise UserError(f"{path} is a folder: give a file name")
     views = torch_views(weights.params, weights.config)
-    try:
+    with written_or_refused(path):
         if form == "pytorch":
             write_pytorch(path, views)
         elif form == "safetensors":
@@ -106,8 +107,6 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
             from drsformer_jax.checkpoints.orbax_folder import save_checkpoint
 
             save_checkpoint(path, weights)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def form_of(path: Path) -> Form:

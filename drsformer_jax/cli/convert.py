@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import is_one_of, local_path, require_text
 
 if TYPE_CHECKING:
     from drsformer_jax.checkpoints.weights import Weights
@@ -21,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        type=Path,
+        type=local_path,
         help="weights: a PyTorch or safetensors file of any name (.pth, .ckpt, .bin, ...), a "
         "checkpoint folder or a training workdir (its newest checkpoint); or a run: the authors' "
         "training state "
@@ -30,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "destination",
         metavar="DST",
-        type=Path,
+        type=local_path,
         help="what to write: NAME.pth or NAME.pt (PyTorch), NAME.safetensors, or NAME without a "
         "suffix (checkpoint folder; from a .state a workdir, which train.py resumes); NAME.state: "
         "the authors' training state with its network file",
@@ -38,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network",
         metavar="FILE",
-        type=Path,
+        type=local_path,
         help="the network file (.pth) of a .state; default: net_g_ITERATION.pth in ../models "
         "where the .state lies in training_states, else beside the .state",
     )
@@ -51,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts and says what was converted. Returns 0 or raises UserError, nothing written."""
+    _check_sources_stay(args)
+    quiet_orbax()
     states = [path.suffix.lower() == STATE_SUFFIX for path in (args.source, args.destination)]
+    if any(states) or args.source.is_dir() or not args.destination.suffix:
+        check_devices()  # of Orbax, which reads and writes folders
     if any(states):
         _convert_run(args, importing=states[0], exporting=states[1])
         return 0
@@ -81,12 +89,26 @@ def _convert_run(args: argparse.Namespace, *, importing: bool, exporting: bool) 
     if importing:
         from drsformer_jax.training.basicsr_import import import_run
 
+        require_text(args.destination)
         done = import_run(args.source, network, args.destination, args.force)
         print(_run_report(done, args.destination))
     else:
         from drsformer_jax.training.basicsr_export import export_run
 
         print(_run_report(export_run(args.source, args.destination, network, args.force)))
+
+
+def _check_sources_stay(args: argparse.Namespace) -> None:
+    """That DST is neither what is read, under another name, nor a folder around it.
+
+    Under the same name --force says that it may be.
+    """
+    destination = args.destination.resolve()
+    for source in filter(None, (args.source, args.network)):
+        if os.path.abspath(source) == os.path.abspath(args.destination):
+            continue
+        if is_one_of(destination, [source]) or source.resolve().is_relative_to(destination):
+            raise UserError(f"{args.destination}: would overwrite {source}: give another name")
 
 
 def _check_destination(path: Path, force: bool) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from drsformer_jax.cli.reports import check_destination, write_report
+from drsformer_jax.cli.reports import check_destination, images_below, write_report
 from drsformer_jax.data.build import FORMS, build
 from drsformer_jax.data.sets import SETS, get_set
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import local_path
 
 EXIT_FAULTS = 1
 
@@ -48,14 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return added
 
     verify = command("verify", "say what is wrong with a data set on disk", _VERIFY, _verify)
-    verify.add_argument("path", metavar="PATH", type=Path)
+    verify.add_argument("path", metavar="PATH", type=local_path)
     verify.add_argument("--as", dest="data_set", metavar="SET", help=f"what it should be: {names}")
-    verify.add_argument("--json", type=Path, metavar="FILE", help="writes the report as JSON, too")
+    verify.add_argument(
+        "--json", type=local_path, metavar="FILE", help="writes the report as JSON, too"
+    )
 
     builder = command("build", "write a data set as ArrayRecord files", _BUILD, _build)
     builder.add_argument("name", metavar="SET", help=names)
-    builder.add_argument("source", metavar="PATH", type=Path, help="folder it was unpacked to")
-    builder.add_argument("out", metavar="OUT", type=Path, help="folder of all sets")
+    builder.add_argument(
+        "source", metavar="PATH", type=local_path, help="folder it was unpacked to"
+    )
+    builder.add_argument("out", metavar="OUT", type=local_path, help="folder of all sets")
     builder.add_argument(
         "--form",
         choices=FORMS,
@@ -67,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     rain = command("make-rain", "render rain over clean photographs", _RAIN, _make_rain)
-    rain.add_argument("clean", metavar="CLEAN_DIR", type=Path, help="folder of photographs")
-    rain.add_argument("out", metavar="OUT_DIR", type=Path)
+    rain.add_argument("clean", metavar="CLEAN_DIR", type=local_path, help="folder of photographs")
+    rain.add_argument("out", metavar="OUT_DIR", type=local_path)
     rain.add_argument("--level", choices=LEVELS, default="mixed", help="default: %(default)s")
     rain.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     rain.add_argument(
@@ -89,7 +93,7 @@ def _verify(args: argparse.Namespace) -> int:
     from drsformer_jax.evaluation.verification_report import document, text
     from drsformer_jax.files import write_json
 
-    check_destination("--json", args.json)
+    check_destination("--json", args.json, images_below([args.path]))
     data_set = get_set(args.data_set) if args.data_set else None
     with tqdm(unit="image", leave=False, disable=None) as bar:
 

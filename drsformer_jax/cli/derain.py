@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.derain_jobs import Job, plan_jobs
+from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
@@ -21,27 +23,28 @@ DEFAULT_OUTPUT = "derained"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Remove rain from photographs of any size: each INPUT gives a PNG file of the same base "
-        "name in OUTDIR. Grey and 16-bit images stay so, transparency is kept. An image that "
-        "cannot be restored does not stop the others; the exit code is then 1."
+        "name in OUT. Grey and 16-bit images stay so, transparency is kept, CMYK becomes sRGB. "
+        "An image that cannot be restored does not stop the others; the exit code is then 1."
     )
     parser.add_argument(
         "inputs",
         nargs="+",
-        type=Path,
+        type=local_path,
         metavar="INPUT",
         help="an image, or a folder: all images directly in it",
     )
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=local_path,
         default=Path(DEFAULT_OUTPUT),
-        metavar="OUTDIR",
-        help="folder to write to, made if missing (default: %(default)s)",
+        metavar="OUT",
+        help="folder to write to, made if missing (default: %(default)s); for a single image also "
+        "the file, NAME.png",
     )
     parser.add_argument(
         "--weights",
-        type=Path,
+        type=local_path,
         metavar="W",
         help="a .safetensors or .pth file, a converted checkpoint or a training workdir "
         "(default: the weights that come with the package)",
@@ -86,16 +89,18 @@ def run(args: argparse.Namespace) -> int:
         from drsformer_jax.inference.split import make_cpu_devices
 
         make_cpu_devices(args.devices)
+    check_devices()
     derainer = Derainer.load(args.weights, devices=args.devices)
     if derainer.config.in_channels != 3:
         raise UserError(
             f"{args.weights}: weights for images of {derainer.config.in_channels} channels; "
             "photographs need 3"
         )
+    folder = jobs[0].destination.parent
     try:
-        args.output.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"-o {args.output}: cannot be made ({error.strerror})") from error
+        raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
 
     failures = _run_jobs(derainer, jobs, args.tile, args.overlap)
     for message in failures:
@@ -105,58 +110,15 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def plan_jobs(inputs: list[Path], output: Path) -> dict[Path, Path]:
-    """The output file of every input image, folders opened, in the order given.
-
-    Raises:
-      UserError: an input is missing, a folder has no images, or a file would be overwritten
-        that is an input, the output of another input, or an image beside its input.
-    """
-    from drsformer_jax.data.images import list_images
-
-    if output.exists() and not output.is_dir():
-        raise UserError(f"-o {output}: is a file, not a folder")
-    sources: dict[Path, Path] = {}  # by resolved path: a file given twice is one job
-    for given in inputs:
-        if given.is_dir():
-            found = list_images(given)
-            if not found:
-                raise UserError(f"{given}: no images in this folder")
-        elif given.exists():
-            found = [given]
-        else:
-            raise UserError(f"{given}: no such file or folder")
-        for source in found:
-            sources.setdefault(source.resolve(), source)
-
-    jobs: dict[Path, Path] = {}
-    taken: dict[str, Path] = {}
-    for source in sources.values():
-        destination = output / f"{source.stem}.png"
-        rival = taken.setdefault(os.path.normcase(destination.name), source)
-        if rival is not source:
-            raise UserError(f"{rival} and {source} would both be written to {destination}")
-        resolved = destination.resolve()
-        if resolved in sources:
-            raise UserError(f"{destination} would overwrite an input: choose another folder (-o)")
-        if resolved.parent == source.resolve().parent and resolved.exists():
-            raise UserError(
-                f"{destination} exists beside its input {source}: choose another folder (-o)"
-            )
-        jobs[source] = destination
-    return jobs
-
-
-def _run_jobs(
-    derainer: Derainer, jobs: dict[Path, Path], tile: int | None, overlap: int
-) -> list[str]:
+def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: int) -> list[str]:
     """Restores all images, a line each; returns one message for each that failed."""
     import tqdm
 
     failures = []
     # disable=None: a bar on terminals only, and none for a single image.
-    with tqdm.tqdm(jobs.items(), unit="image", disable=True if len(jobs) == 1 else None) as bar:
-        for source, destination in bar:
+    with tqdm.tqdm(jobs, unit="image", disable=True if len(jobs) == 1 else None) as bar:
+        for job in bar:
+            source, destination = job.source, job.destination
             start = time.perf_counter()
             try:
                 height, width = _derain_file(derainer, source, destination, tile, overlap)
@@ -166,8 +128,8 @@ def _run_jobs(
             except FloatingPointError as error:
                 failures.append(f"{source}: {error}")
                 continue
-            except MemoryError:
-                failures.append(f"{source}: not enough memory; restore it in tiles: --tile 256")
+            except MemoryError as error:
+                failures.append(f"{source}: {error or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
             tqdm.tqdm.write(f"{destination}  {width} x {height}  {seconds:.1f} s")
@@ -188,9 +150,27 @@ def _derain_file(
     from drsformer_jax.data.decoding import decode_image
     from drsformer_jax.inference.photo import restore_photo, write_photo
 
+    _check_name(source, destination)
     photo = decode_image(source)
-    if photo.frames > 1:
-        tqdm.tqdm.write(f"{source}: the first of {photo.frames} images only", file=sys.stderr)
+    for note in photo.notes:
+        tqdm.tqdm.write(f"{source}: {note}", file=sys.stderr)
     write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
     height, width = photo.samples.shape[:2]
     return height, width
+
+
+def _check_name(source: Path, destination: Path) -> None:
+    """Finds before the work that the file system cannot have a file of that name.
+
+    Raises:
+      UserError: it cannot.
+    """
+    try:
+        destination.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(
+            f"{source}: cannot be written to {destination} ({error.strerror}): alone, with "
+            "-o NAME.png, it gets another name"
+        ) from error

@@ -8,9 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ml_collections import ConfigDict
+
+from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.experiment_flags import Flags, parse_flags
+from drsformer_jax.cli.output import print_safely
 from drsformer_jax.cli.quiet import quiet_orbax
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, words_of
+from drsformer_jax.paths import files_below, identity, local_path
 
 EXIT_FAILURE = 2
 EXIT_INTERRUPTED = 130
@@ -26,9 +31,15 @@ def run_experiment(command: str, argv: Sequence[str], description: str) -> int:
 
     0: done. 2: the user's mistake, or diverged training, told in one line on stderr. 130, 143:
     stopped by SIGINT, SIGTERM, the state saved. 75: another process of the run was lost; start all
-    of them again.
+    of them again. If stdout cannot be written, as `print_safely` says.
     """
     program = Path(argv[0]).name
+    return print_safely(program, lambda: _told(program, command, argv, description))
+
+
+def _told(program: str, command: str, argv: Sequence[str], description: str) -> int:
+    """The exit code, mistakes told on stderr."""
+    leave_libtpu_alone()
     try:
         given = parse_flags(command, argv, description)
         if given is None:
@@ -88,6 +99,7 @@ def keep_cpu_memory() -> None:
 
     # Steps then run in the main thread, the only one whose memory can be kept.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    check_devices()
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return
     if keep_freed_memory():
@@ -99,7 +111,7 @@ def checked(build: Callable[[], Any], what: str) -> Any:
     try:
         return build()
     except (KeyError, AttributeError) as error:
-        raise UserError(f"--config: {what}: missing key: {error}") from error
+        raise UserError(f"--config: {what}: missing key: {words_of(error)}") from error
 
 
 def _train(given: Flags) -> None:
@@ -126,12 +138,35 @@ def _train(given: Flags) -> None:
     train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps)
 
 
+def _check_inputs_stay(given: Flags) -> None:
+    """That no image to be read lies where restored ones are written, and older ones removed.
+
+    Raises:
+      UserError: one does.
+    """
+    from drsformer_jax.evaluation.run import DIRECTORY, RESTORED
+
+    out = given.workdir / DIRECTORY
+    written = {identity(path) for path in (out, *out.glob("*"), *out.glob(f"*/{RESTORED}"))}
+    folders = [folder for _, folder in given.sets]
+    if not folders and isinstance(given.config.get("data"), ConfigDict):
+        folders = [local_path(str(given.config.data.get("val")))]
+    for folder in folders:
+        for place in {file.parent for file in files_below(folder)}:
+            if identity(place) in written:
+                raise UserError(
+                    f"{place}: images to be restored lie in {out}, where results are written: "
+                    "move them elsewhere"
+                )
+
+
 def _evaluate(given: Flags) -> None:
     from drsformer_jax.data.configured import split_for_test, validation_source
     from drsformer_jax.data.sets import SETS, get_set
     from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
 
     config = given.config
+    _check_inputs_stay(given)
     protocol = checked(lambda: config.eval.protocol, "eval.protocol")
     per_device = checked(lambda: config.eval.batch_size, "eval.batch_size")
     options = Options(**given.restoring, per_device=per_device)
@@ -145,4 +180,5 @@ def _evaluate(given: Flags) -> None:
         name = checked(lambda: config.eval.data_set, "eval.data_set")
         data_set = get_set(name) if name else None
         tasks.append(Task(name or config.name, source, protocol, data_set))
+    check_devices()
     print(evaluate_workdir(given.workdir, tasks, options, own=not given.sets))

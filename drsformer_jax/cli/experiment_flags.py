@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.cli.config_file import ConfigFileParser
+from drsformer_jax.errors import UserError, words_of
+from drsformer_jax.paths import local_path, require_text
 
 USAGE = """flags:
   --config FILE       configuration, such as configs/rain100l.py
@@ -72,7 +76,8 @@ def parse_flags(command: str, argv: Sequence[str], description: str) -> Flags | 
     config = _read_config(values, argv)
     if not values["workdir"].present:
         raise UserError("--workdir is missing")
-    workdir = Path(str(values["workdir"].value))
+    workdir = local_path(str(values["workdir"].value), "--workdir")
+    require_text(workdir)
     if command != "train":
         names = ("ensemble", "tile", "overlap")
         restoring = {name: values[name].value for name in names if values[name].present}
@@ -96,29 +101,55 @@ def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", flag_values=values, sys_argv=list(argv)
     )
+    values["config"].parser = ConfigFileParser()
 
 
 def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     """Reads all flags that are defined, and returns the configuration."""
+    from drsformer_jax.data.configured import named_folders
+
+    argv = _with_local_file(argv)
     try:
         rest = values(list(argv))[1:]
         config = values["config"].value
-    except Exception as error:
-        # Whatever the file does wrong, and absl's own errors; some hold the repr of another's text.
-        text = str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
-        if isinstance(error, KeyError | AttributeError):
-            text = f"--config: no such key: {text} (configs/base.py lists all of them)"
-        raise UserError(" ".join(text.split()) or type(error).__name__) from error
+    except UserError:
+        raise
+    except (KeyError, AttributeError) as error:
+        # Of ml_collections: the key in quotes, and what may have been meant.
+        told = re.sub(r"^'([^']*)'", r"\1", words_of(error))
+        raise UserError(
+            f"--config: no such key: {told} (configs/base.py lists all of them)"
+        ) from error
+    except Exception as error:  # absl's own errors
+        raise UserError(words_of(error) or type(error).__name__) from error
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}")
-    if not values["config"].present:
+    if config is None:
         raise UserError("--config is missing")
-    if not isinstance(config, ConfigDict):
-        path = config_flags.get_config_filename(values["config"])
-        if not Path(str(path)).is_file():
-            raise UserError(f"--config: no such file: {path}")
-        raise UserError(f"--config: get_config() of {path} must return a ConfigDict")
+    if isinstance(config.get("data"), ConfigDict):
+        for key, folder in named_folders(config.data):
+            local_path(folder, f"--config.data.{key}")
     return config
+
+
+def _with_local_file(argv: Sequence[str]) -> list[str]:
+    """The arguments, with ~ in the value of --config as the home folder.
+
+    Raises:
+      UserError: that value is an address.
+    """
+    found = list(argv)
+    for index, argument in enumerate(found[1:], start=1):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-config"):
+            continue
+        if equals:
+            local_path(value, flag)
+            found[index] = f"{flag}={os.path.expanduser(value)}"
+        elif index + 1 < len(found):
+            local_path(found[index + 1], flag)
+            found[index + 1] = os.path.expanduser(found[index + 1])
+    return found
 
 
 def _define_training_flags(values: flags.FlagValues) -> None:
@@ -153,7 +184,7 @@ def _sets(values: flags.FlagValues) -> tuple[tuple[str, Path], ...]:
             raise UserError(f"--set {text}: must be NAME=FOLDER, such as rain100l=/data/Rain100L")
         if name in found:
             raise UserError(f"--set {text}: {name} is there twice")
-        found[name] = Path(folder)
+        found[name] = local_path(folder, "--set")
     return tuple(found.items())
 
 

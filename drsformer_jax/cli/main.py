@@ -4,24 +4,25 @@ A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the ex
 imported only when it is the one asked for, and imports what is slow (jax, the network) inside
 `run`, so that `--help` answers at once. One that reads a configuration sets the default
 `takes_changes`, and gets what is no argument of its own (--config.KEY=VALUE) as `args.changes`; so
-does one that takes any number of paths, for argparse leaves those behind a flag over.
+does one that takes any number of paths, for argparse leaves those behind a flag over. One that
+needs libtpu without a TPU sets `compiles_for_tpu`.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import drsformer_jax
+from drsformer_jax.cli.devices import leave_libtpu_alone
+from drsformer_jax.cli.output import print_safely
 from drsformer_jax.errors import UserError
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,23 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; sys.argv[1:] if `argv` is None.
 
-    0: done. 1: the subcommand says that part of its work failed. 2: the user's mistake, told in
-    one line on stderr. 130: interrupted. 141: whoever read the output went away.
+    0: done. 1: the subcommand says that part of its work failed. 2: the user's mistake, or stdout
+    that cannot be written, told in one line on stderr. 130: interrupted. 141: whoever read the
+    output went away; the work is done.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return print_safely("drsformer", lambda: _told(arguments))
+
+
+def _told(arguments: list[str]) -> int:
+    """The exit code, mistakes told on stderr."""
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
-        # Here, and not at interpreter exit, where a broken pipe could no longer be caught.
-        sys.stdout.flush()
-        return code
+        return _run(arguments)
     except UserError as error:
         print(f"drsformer: error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # What is still buffered goes nowhere, or the interpreter would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
 
 
 def _run(arguments: list[str]) -> int:
@@ -78,6 +79,8 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as request:
         # So argparse ends --help, --version and usage errors, having printed what there is to say.
         return EXIT_USAGE if request.code else 0
+    if not getattr(parsed, "compiles_for_tpu", False):
+        leave_libtpu_alone()
     code: int = parsed.run(parsed)
     return code
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import files_below, local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="W",
+        type=_weights_argument,
         required=True,
         help="a PyTorch or safetensors file, a checkpoint, a training workdir, or random:SEED: "
         "weights of which none has its initial value",
@@ -45,13 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         metavar="FILE.py:CLASS",
+        type=lambda text: str(local_path(text)),
         help="a PyTorch class with the authors' tensor names, such as their own; the file is "
         "executed. Default: the PyTorch module that comes with this package",
     )
     parser.add_argument(
         "--image",
         metavar="PNG",
-        type=Path,
+        type=local_path,
         help="a photograph, reflected at the border up to multiples of 8; default: a built-in "
         "picture of 64x64 pixels",
     )
@@ -63,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, help="relative; default 1e-5 for float32, 1e-11 for float64"
     )
     parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="write the whole comparison to FILE"
+        "--json", metavar="FILE", type=local_path, help="write the whole comparison to FILE"
     )
 
 
@@ -74,11 +79,12 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.parity.comparison import TOLERANCES
     from drsformer_jax.parity.run import compare_with_pytorch
 
-    check_destination("--json", args.json)
+    check_destination("--json", args.json, _inputs(args))
     tolerance = TOLERANCES[args.dtype] if args.tolerance is None else args.tolerance
     if not tolerance > 0:
         raise UserError(f"--tolerance must be positive, not {tolerance:g}")
     require_torch("running the reference")
+    check_devices()
     weights = _weights(args.weights, args.preset)
     image = _image(args.image, weights)
     report = compare_with_pytorch(
@@ -94,6 +100,20 @@ def run(args: argparse.Namespace) -> int:
     print(report.text())
     write_report("--json", args.json, lambda path: write_json(path, report.to_json()))
     return 0 if report.passed else EXIT_BEYOND
+
+
+def _weights_argument(text: str) -> str:
+    return text if text.startswith(RANDOM) else str(local_path(text))
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[Path]:
+    """The files that are read."""
+    weights = Path(args.weights)
+    yield from files_below(weights) if weights.is_dir() else [weights]
+    if args.reference is not None:
+        yield Path(args.reference.rpartition(":")[0])
+    if args.image is not None:
+        yield args.image
 
 
 def _weights(source: str, preset: str | None) -> Weights:

@@ -6,10 +6,11 @@ import argparse
 import importlib.util
 import os
 import sys
-from pathlib import Path
 
+from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import local_path
 
 DEVICES = ("tpu", "cpu", "gpu")
 HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
@@ -37,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, metavar="B", help="global batch; default: the configuration's"
     )
     parser.add_argument("--device", choices=DEVICES, default="tpu", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes the plan as JSON, too")
-    parser.set_defaults(takes_changes=True)
+    parser.add_argument(
+        "--json", type=local_path, metavar="FILE", help="writes the plan as JSON, too"
+    )
+    parser.set_defaults(takes_changes=True, compiles_for_tpu=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.cli.experiment import checked
     from drsformer_jax.cli.experiment_flags import parse_config
 
-    check_destination("--json", args.json)
+    # Behind a colon stands what get_config gets.
+    config_file = local_path(args.config.partition(":")[0], "--config")
+    check_destination("--json", args.json, [config_file])
     topology = _topology(args)
     config = parse_config([f"--config={args.config}", *args.changes])
     _prepare(args.device, topology)
@@ -97,7 +102,10 @@ def _prepare(device: str, topology: str) -> None:
     if device == "tpu":
         # Programs for chips that are not there can be written to JAX's cache, but not be read.
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-    if device != "gpu":
+    if device == "gpu":
+        leave_libtpu_alone()
+        check_devices()
+    else:
         # Whatever this machine has otherwise is left alone.
         os.environ["JAX_PLATFORMS"] = "cpu"
     if device == "cpu":

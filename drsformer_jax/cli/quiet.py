@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from typing import Any
@@ -12,6 +13,8 @@ def quiet_orbax() -> None:
 
     For programs: every error of a checkpoint reaches the caller as an exception, too.
     """
+    # Imported first, absl makes the logger, and its records say where they come from.
+    importlib.import_module("absl.logging")
     logging.getLogger("absl").addFilter(_not_of_orbax)
     logging.getLogger("asyncio").addFilter(lambda record: False)
     sys.unraisablehook = _ignore_closed_loop

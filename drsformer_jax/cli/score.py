@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drsformer_jax.cli.reports import check_destination, write_report
+from drsformer_jax.cli.reports import check_destination, images_below, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.protocols import PROTOCOLS
+from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.evaluation.comparison import Comparison
+    from drsformer_jax.evaluation.methods import Method
     from drsformer_jax.evaluation.pairing import FilePair
 
 USAGE = """drsformer score RESULTS TARGETS --protocol PROTOCOL [--json FILE] [--csv FILE]
@@ -62,15 +65,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--niqe-model",
         metavar="FILE",
-        type=Path,
+        type=local_path,
         help="pristine model of NIQE, as tools/estimate_niqe_model.py writes it (default: the one "
         "that comes with the package)",
     )
     parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="write the means and every image's score as JSON"
+        "--json",
+        metavar="FILE",
+        type=local_path,
+        help="write the means and every image's score as JSON",
     )
     parser.add_argument(
-        "--csv", metavar="FILE", type=Path, help="write one row an image (and method) as CSV"
+        "--csv", metavar="FILE", type=local_path, help="write one row an image (and method) as CSV"
     )
     # argparse gives the first run of paths to `paths` and leaves those behind a flag over.
     parser.set_defaults(takes_changes=True)
@@ -82,34 +88,46 @@ def run(args: argparse.Namespace) -> int:
     unknown = [word for word in args.changes if word.startswith("-")]
     if unknown:
         raise UserError(f"unrecognized arguments: {' '.join(unknown)}")
-    for flag, path in (("--json", args.json), ("--csv", args.csv)):
-        check_destination(flag, path)
-    if args.no_reference:
-        _report(_without_targets(paths, args.niqe_model), args)
-        return 0
-    if args.niqe_model:
+    if args.no_reference is None and args.niqe_model:
         raise UserError("--niqe-model goes with --no-reference niqe, not with --protocol")
-    if len(paths) < 2:
+    if args.no_reference is None and len(paths) < 2:
         raise UserError(
             f"RESULTS and TARGETS are needed, but only {paths[0]} is given: add the folder of "
             "clean images, or take --no-reference niqe instead of --protocol"
         )
-    if len(paths) == 2:
-        _one_method(paths, args)
+    from drsformer_jax.evaluation.methods import named_methods
+
+    targets = None if args.no_reference else local_path(paths.pop())
+    methods = named_methods(paths)
+    if targets is not None and not targets.exists():
+        raise UserError(f"{targets}: no such file or folder")
+    _check_files(args, [*(method.path for method in methods), targets, args.niqe_model])
+    if targets is None:
+        _report(_without_targets(methods, args.niqe_model), args)
+    elif len(methods) == 1:
+        _one_method(methods[0].path, targets, args)
     else:
-        _report(_with_targets(paths, args.protocol), args)
+        _report(_with_targets(methods, targets, args.protocol), args)
     return 0
 
 
-def _one_method(paths: list[str], args: argparse.Namespace) -> None:
+def _check_files(args: argparse.Namespace, given: Sequence[Path | None]) -> None:
+    """That --json and --csv can be written, and neither over an input nor over each other."""
+    inputs = [path for path in given if path is not None]
+    for flag, path in (("--json", args.json), ("--csv", args.csv)):
+        check_destination(flag, path, images_below(inputs))
+    if args.json and args.csv and args.json.resolve() == args.csv.resolve():
+        raise UserError(f"--json and --csv both name {args.csv}: give each a file of its own")
+
+
+def _one_method(results: Path, targets: Path, args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from drsformer_jax.evaluation.comparison_report import interval_line
     from drsformer_jax.evaluation.dataset import score_pairs
-    from drsformer_jax.evaluation.methods import named_methods
     from drsformer_jax.evaluation.report import format_table, write_csv, write_json
 
-    pairs = _pairs(named_methods(paths[:1])[0].path, Path(paths[1]))
+    pairs = _pairs(results, targets)
     # disable=None: no bar where stderr is no terminal.
     with tqdm(total=len(pairs), unit="image", leave=False, disable=None) as bar:
         score = score_pairs(pairs, args.protocol, on_image=lambda _: bar.update())
@@ -123,8 +141,6 @@ def _pairs(results: Path, targets: Path) -> list[FilePair]:
     """The pairs of two folders, or of two files, whose names are then free."""
     from drsformer_jax.evaluation.pairing import FilePair, pair_folders
 
-    if not targets.exists():
-        raise UserError(f"{targets}: no such file or folder")
     if results.is_dir() != targets.is_dir():
         raise UserError(
             f"RESULTS and TARGETS must be two folders or two images, but one of {results} and "
@@ -135,30 +151,25 @@ def _pairs(results: Path, targets: Path) -> list[FilePair]:
     return [FilePair(results.stem, results, targets)]
 
 
-def _with_targets(paths: list[str], protocol: str) -> Comparison:
+def _with_targets(methods: list[Method], targets: Path, protocol: str) -> Comparison:
     from tqdm import tqdm
 
     from drsformer_jax.evaluation.comparison import compare_with_targets
-    from drsformer_jax.evaluation.methods import named_methods, paired_with_targets
+    from drsformer_jax.evaluation.methods import paired_with_targets
 
-    targets = Path(paths[-1])
-    if not targets.exists():
-        raise UserError(f"{targets}: no such file or folder")
-    methods = named_methods(paths[:-1])
     pairs = paired_with_targets(methods, targets)
     with tqdm(total=sum(map(len, pairs)), unit="image", leave=False, disable=None) as bar:
         return compare_with_targets(methods, pairs, protocol, on_image=lambda _: bar.update())
 
 
-def _without_targets(paths: list[str], model_file: Path | None) -> Comparison:
+def _without_targets(methods: list[Method], model_file: Path | None) -> Comparison:
     from tqdm import tqdm
 
     from drsformer_jax.evaluation.comparison import compare_niqe
-    from drsformer_jax.evaluation.methods import named_methods, without_targets
+    from drsformer_jax.evaluation.methods import without_targets
     from drsformer_jax.evaluation.niqe_model import load, packaged
 
     model = packaged() if model_file is None else load(model_file)
-    methods = named_methods(paths)
     pairs = without_targets(methods)
     with tqdm(total=sum(map(len, pairs)), unit="image", leave=False, disable=None) as bar:
         return compare_niqe(methods, pairs, model, on_image=lambda _: bar.update())

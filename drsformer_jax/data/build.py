@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import require_text
 
 FORMS = ("encoded", "raw")
 
@@ -37,6 +38,7 @@ def build(
         cannot be written.
     """
     get_set(name)
+    require_text(out)
     if form not in FORMS:
         raise UserError(f"form {form!r}: must be one of {', '.join(FORMS)}")
     if not source.is_dir():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from drsformer_jax.data.layout import find_splits
-from drsformer_jax.data.mixed import MixedRain, MixOptions
+from drsformer_jax.data.images import holds_images
+from drsformer_jax.data.layout import SPLITS, find_split, find_splits
+from drsformer_jax.data.mixed import FOLDERS, MixedRain, MixOptions
 from drsformer_jax.data.photographs import embedded_photographs
 from drsformer_jax.data.records import RecordedPairs, is_recorded
 from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import PairedFolder, PairSource, open_split
 from drsformer_jax.data.synthetic import SyntheticRain
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import local_path
 
 EMBEDDED = "embedded"
 KINDS = ("folder", "records", "synthetic", "mixed")
@@ -63,13 +65,15 @@ def validation_source(data: Mapping[str, Any]) -> PairSource:
 
 
 def _mixed(data: Mapping[str, Any], seed: int, patch_size: int) -> MixedRain:
+    rain = {key: _plain(value) for key, value in data["rain"].items()}
+    for kind in rain.keys() & FOLDERS:
+        rain[kind] = tuple(_one_existing(folder, f"rain.{kind}") for folder in _several(rain[kind]))
     try:
-        options = MixOptions(**{key: _plain(value) for key, value in data["rain"].items()})
+        options = MixOptions(**rain)
     except (TypeError, ValueError) as error:
         raise UserError(f"config.data.rain: {error}") from error
-    clean = data["train"]
     return MixedRain(
-        [clean] if isinstance(clean, str) else clean,
+        [_one_existing(folder, "train") for folder in _several(data["train"])],
         options,
         seed,
         data["rain_versions"],
@@ -112,7 +116,47 @@ def _photographs(data: Mapping[str, Any], key: str, split: str) -> Any:
 
 
 def _existing(data: Mapping[str, Any], key: str) -> str:
-    folder = str(data[key])
-    if not Path(folder).is_dir():
+    return _one_existing(str(data[key]), key, split=data["kind"] != "records")
+
+
+def _one_existing(typed: str, key: str, *, split: bool = True) -> str:
+    """A folder, `typed` as one or the only one of a key; `split`: it must not be a whole set."""
+    folder = local_path(typed, f"config.data.{key}")
+    if not folder.is_dir():
         raise UserError(f"config.data.{key}: no such folder: {folder} (--config.data.{key}=FOLDER)")
-    return folder
+    if split:
+        _check_split(folder, key)
+    return str(folder)
+
+
+def _several(value: Any) -> tuple[str, ...]:
+    """The folders of a key that names one or several."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(map(str, value)) if isinstance(value, tuple | list) else ()
+
+
+def named_folders(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keys of a configuration's `data` part that name folders, and each folder as typed."""
+    rain = data.get("rain") or {}
+    values = {key: data.get(key) for key in ("train", "val")}
+    values |= {f"rain.{kind}": rain.get(kind) for kind in FOLDERS}
+    for key, value in values.items():
+        yield from ((key, folder) for folder in _several(value))
+
+
+def _check_split(folder: Path, key: str) -> None:
+    """That a folder is not the root of a whole set.
+
+    Raises:
+      UserError: it holds neither pairs nor images, but splits.
+    """
+    if find_split(folder) is not None or holds_images(folder):
+        return
+    names = SPLITS["test" if key == "val" else "train"]
+    name = next((name for name in names if (folder / name).is_dir()), None)
+    if name is not None:
+        raise UserError(
+            f"config.data.{key}: {folder} is a whole set: name its part {name}/ "
+            f"(--config.data.{key}={folder / name})"
+        )

@@ -6,6 +6,8 @@ comes as (grey, palette, alpha, CMYK, 16 bits, an EXIF rotation) is turned into 
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from pathlib import Path
 
@@ -13,40 +15,92 @@ import numpy as np
 from PIL import Image
 
 from drsformer_jax.data.decoding import Decoded, decode_image
+from drsformer_jax.data.pillow import HEIF_SUFFIXES, picture_suffixes
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".gif"}
-)
+logger = logging.getLogger(__name__)
+
+# So many files that are left out are named in one line; of the others, their number.
+MAX_LEFT_OUT_NAMED = 10
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files directly in `folder`, sorted by name; hidden files are left out.
+    """The image files directly in `folder`, sorted by name: of all kinds that can be decoded.
 
-    Raises UserError if `folder` is not a folder.
+    What else is there is counted and named in one line of the log, as a warning. Hidden files are
+    left out, and named only if they look like images.
+
+    Raises UserError if `folder` is not a folder or cannot be listed.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+    suffixes = picture_suffixes()
+    images = [path for path in paths if _is_image(path, suffixes)]
+    taken = set(images)
+    left_out = [path for path in paths if path not in taken and _is_noticed(path, suffixes)]
+    if left_out:
+        named = ", ".join(map(_named, left_out[:MAX_LEFT_OUT_NAMED]))
+        if len(left_out) > MAX_LEFT_OUT_NAMED:
+            named += f" and {len(left_out) - MAX_LEFT_OUT_NAMED} more"
+        warn_once(f"{folder}: {len(left_out)} left out that cannot be read as images: {named}")
+    return images
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether `list_images` would find any; False, too, where there is no such folder."""
+    suffixes = picture_suffixes()
+    return folder.is_dir() and any(_is_image(path, suffixes) for path in folder.iterdir())
+
+
+def _is_image(path: Path, suffixes: frozenset[str]) -> bool:
+    return path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
+
+
+def _is_noticed(path: Path, suffixes: frozenset[str]) -> bool:
+    """Whether a user would miss it. macOS puts `._photo.jpg` beside a photo.jpg on other disks."""
+    if path.name[0] == ".":
+        return path.suffix.lower() in suffixes and not path.name.startswith("._")
+    return True
+
+
+def _named(path: Path) -> str:
+    """The name of what is left out, and why, where the name does not say it."""
+    if path.is_dir():
+        return f"{path.name}/"
+    if not path.exists():
+        return f"{path.name} (dangling link)"
+    if path.name[0] == ".":
+        return f"{path.name} (hidden)"
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        return f"{path.name} (pip install pillow-heif to read it)"
+    return path.name
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Logs a warning; the same one only once in a process, however often files are read."""
+    logger.warning("%s", message)
 
 
 def read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
     """Decodes an image file as uint8 `H W 3`, upright.
 
     Grey and palette images are expanded, transparency is laid over white as viewers show it,
-    16-bit samples are rounded to 8 bits. Of an animation: the first frame.
+    16-bit samples are rounded to 8 bits. Of an animation: the first frame. What has to be assumed
+    is logged as a warning, once for each file.
 
     Raises UserError that names the file if it is missing, truncated or no readable image.
     """
-    return as_rgb(decode_image(path))
+    decoded = decode_image(path)
+    for note in decoded.notes:
+        warn_once(f"{path}: {note}")
+    return as_rgb(decoded)
 
 
 def as_rgb(decoded: Decoded) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from drsformer_jax.data.images import list_images
+from drsformer_jax.data.images import holds_images
 from drsformer_jax.errors import UserError
 
 # Splits and sides by the folder names in use, those of this project first.
@@ -38,7 +38,7 @@ def find_split(root: Path, *, halves: bool = False) -> Split | None:
       halves: the clean image is the left half of each file in `root`, the rainy one the right.
     """
     if halves:
-        return Split(root, None, None) if root.is_dir() and list_images(root) else None
+        return Split(root, None, None) if holds_images(root) else None
     inputs = next((name for name in INPUTS if (root / name).is_dir()), None)
     targets = next((name for name in TARGETS if (root / name).is_dir()), None)
     return Split(root, inputs, targets) if inputs and targets else None

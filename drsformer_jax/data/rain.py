@@ -148,7 +148,8 @@ def add_mist(
         mist: mean opacity, 0 (none) to 1.
         airlight: brightness of the veil, 0 to 1.
     """
-    veil = _veil(*image.shape[:2], mist, rng)[..., None]
+    height, width = image.shape[:2]
+    veil = _veil(height, width, mist, rng)[..., None]
     return image + veil * (np.float32(255 * airlight) - image)
 
 

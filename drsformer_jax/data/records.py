@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.data.sources import Cache, Pair
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import require_text
 
 # Of the same set in two forms, the one that is faster to read.
 _FORMS = ("raw", "encoded")
@@ -33,6 +35,7 @@ class RecordedPairs:
         import tensorflow_datasets as tfds
 
         self.root = _version(Path(root))
+        require_text(self.root)
         self.split = split
         try:
             builder = tfds.builder_from_directory(self.root)
@@ -68,7 +71,7 @@ class RecordedPairs:
 
 
 def _decoded(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
+    with without_pillows_limit(), Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 
 

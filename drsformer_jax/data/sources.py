@@ -20,14 +20,11 @@ import numpy as np
 from drsformer_jax.data.images import list_images, read_rgb
 from drsformer_jax.data.layout import INPUTS, TARGETS, Split, find_split
 from drsformer_jax.data.pairing import pair_by_name
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, enumerated
 
 # Decoded images are kept in memory up to this many bytes a source: the 200 pairs of Rain100L take
 # 0.2 GB, the 12,000 of DID-Data do not fit and the rest of them is decoded anew each time.
 CACHE_LIMIT_BYTES = 2 * 1024**3
-
-# So many problems are named in one error message; of the others, their number.
-MAX_PROBLEMS_NAMED = 20
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -268,8 +265,5 @@ def raise_problems(folder: Path, problems: list[str]) -> None:
     """Raises one UserError for all `problems`, if there are any."""
     if not problems:
         return
-    named = "; ".join(problems[:MAX_PROBLEMS_NAMED])
-    if len(problems) > MAX_PROBLEMS_NAMED:
-        named += f"; and {len(problems) - MAX_PROBLEMS_NAMED} more"
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise UserError(f"{count} with the images in {folder}: {named}")
+    raise UserError(f"{count} with the images in {folder}: {enumerated(problems)}")

@@ -6,7 +6,6 @@ complete or absent.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from drsformer_jax.evaluation.statistics import (
     Interval,
     PairedDifference,
 )
-from drsformer_jax.files import atomic_path
+from drsformer_jax.files import write_rows, write_text
 
 
 def comparison_to_json(comparison: Comparison) -> str:
@@ -70,8 +69,7 @@ def comparison_to_json(comparison: Comparison) -> str:
 
 def write_comparison_json(path: str | os.PathLike[str], comparison: Comparison) -> None:
     """Writes `comparison_to_json` to a file, in UTF-8. OSError if it cannot be written."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(comparison_to_json(comparison), encoding="utf-8")
+    write_text(path, comparison_to_json(comparison))
 
 
 def write_comparison_csv(path: str | os.PathLike[str], comparison: Comparison) -> None:
@@ -81,16 +79,13 @@ def write_comparison_csv(path: str | os.PathLike[str], comparison: Comparison) -
     """
     protocol = {"protocol": comparison.protocol} if comparison.protocol else {}
     fields = [metric.field for metric in comparison.metrics]
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["method", "name", *protocol, *fields])
-        for method in comparison.methods:
-            for index, image in enumerate(comparison.images):
-                scores = (float(method.values[field][index]) for field in fields)
-                writer.writerow([method.method.name, image, *protocol.values(), *scores])
+    rows = [
+        [method.method.name, image, *protocol.values()]
+        + [float(method.values[field][index]) for field in fields]
+        for method in comparison.methods
+        for index, image in enumerate(comparison.images)
+    ]
+    write_rows(path, [["method", "name", *protocol, *fields], *rows])
 
 
 def _method_fields(comparison: Comparison, method: MethodScore) -> dict[str, Any]:

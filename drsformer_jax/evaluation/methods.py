@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from drsformer_jax.data.images import list_images
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.pairing import FilePair, pair_folders
+from drsformer_jax.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -32,23 +34,25 @@ def named_methods(arguments: Sequence[str]) -> list[Method]:
     chosen, paths = [], []
     for argument in arguments:
         name, equals, folder = argument.partition("=")
-        if not equals or Path(argument).exists():
+        if not equals or os.path.exists(argument):
             name, folder = "", argument
         elif not name.strip():
             raise UserError(f"{argument}: a name is missing before '=' (NAME=FOLDER)")
         elif not folder:
             raise UserError(f"{argument}: a folder is missing behind '=' (NAME=FOLDER)")
-        if not Path(folder).exists():
-            raise UserError(f"{folder}: no such file or folder")
+        path = local_path(folder)
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
         chosen.append(name.strip())
-        paths.append(Path(folder))
+        paths.append(path)
     twice = sorted(name for name, count in Counter(filter(None, chosen)).items() if count > 1)
     if twice:
         raise UserError(
             f"{', '.join(twice)}: more than one method has this name, give each its own "
             "(NAME=FOLDER)"
         )
-    names = _distinct(chosen, [path.resolve() for path in paths])
+    # As named, whatever a link leads to.
+    names = _distinct(chosen, [Path(os.path.abspath(path)) for path in paths])
     return [Method(name, path) for name, path in zip(names, paths, strict=True)]
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import printable
 
 # Largest difference of a channel that an error map tells apart, of 255: white.
 LARGEST_ERROR = 64
@@ -86,7 +87,8 @@ def write_histogram(path: Path, score: DatasetScore, title: str) -> None:
         if values:
             axes.hist(values, bins, color=colour, alpha=0.65, label=label)
             axes.axvline(float(np.mean(values)), color=colour, linestyle="--")
-    axes.set(xlabel=f"PSNR, dB ({score.protocol}); dashed: means", ylabel="images", title=title)
+    axes.set(xlabel=f"PSNR, dB ({score.protocol}); dashed: means", ylabel="images")
+    axes.set_title(printable(title))
     axes.locator_params(axis="y", integer=True)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()

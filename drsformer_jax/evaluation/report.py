@@ -7,7 +7,6 @@ Files are complete or absent, never half written.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.evaluation.protocols import get_protocol
-from drsformer_jax.files import atomic_path
+from drsformer_jax.files import write_rows, write_text
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ def to_json(score: DatasetScore) -> str:
 
 def write_json(path: str | os.PathLike[str], score: DatasetScore) -> None:
     """Writes `to_json` to a file, in UTF-8. OSError if the folder cannot be written."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(to_json(score), encoding="utf-8")
+    write_text(path, to_json(score))
 
 
 def write_csv(path: str | os.PathLike[str], score: DatasetScore) -> None:
@@ -95,15 +93,12 @@ def write_csv(path: str | os.PathLike[str], score: DatasetScore) -> None:
     OSError if the folder cannot be written.
     """
     columns = _used_columns(score)
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["name", "protocol", *(column.field for column in columns)])
-        for image in score.images:
-            values = (getattr(image, column.field) for column in columns)
-            writer.writerow([image.name, score.protocol, *values])
+    header = ["name", "protocol", *(column.field for column in columns)]
+    rows = [
+        [image.name, score.protocol, *(getattr(image, column.field) for column in columns)]
+        for image in score.images
+    ]
+    write_rows(path, [header, *rows])
 
 
 def _used_columns(score: DatasetScore) -> list[_Column]:

@@ -19,8 +19,8 @@ from drsformer_jax.evaluation.pictures import Shown, can_draw_histogram, sheet, 
 from drsformer_jax.evaluation.protocols import get_protocol
 from drsformer_jax.evaluation.report import format_table, write_csv, write_json
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
-from drsformer_jax.files import atomic_path
 from drsformer_jax.files import write_json as write_document
+from drsformer_jax.files import write_text
 from drsformer_jax.inference.batches import (
     BatchDerainer,
     Restored,
@@ -32,6 +32,7 @@ from drsformer_jax.inference.ensemble import derain_eightfold
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 
 DIRECTORY = "evaluation"
+RESTORED = "restored"  # images, in it or in the folder of their set
 
 # Of the best and of the worst images.
 PICTURES = 4
@@ -114,8 +115,7 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
         devices=f"{jax.local_device_count()} x {device.device_kind}",
     )
     write_document(workdir / DIRECTORY / "results.json", document(results, setting))
-    with atomic_path(workdir / DIRECTORY / "results.md") as temporary:
-        temporary.write_text(markdown(results, setting), encoding="utf-8")
+    write_text(workdir / DIRECTORY / "results.md", markdown(results, setting))
     note = "" if can_draw_histogram() else " (no histogram: pip install 'drsformer_jax[demo]')"
     texts += [table(results, setting), f"written to {workdir / DIRECTORY}{note}"]
     return "\n".join(texts)
@@ -143,7 +143,7 @@ def _evaluate(
     folder: Path,
 ) -> DatasetScore:
     """Scores a source and writes all files about it."""
-    restored_folder = folder / "restored"
+    restored_folder = folder / RESTORED
     restored_folder.mkdir(parents=True, exist_ok=True)
     for stale in restored_folder.glob("*.png"):
         stale.unlink()

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drsformer_jax.data.sources import Pair
+from drsformer_jax.errors import UserError
 from drsformer_jax.inference import memory
 from drsformer_jax.inference.derainer import Derainer, compiled_for_inference, quantise
 from drsformer_jax.inference.tiles import pad_to_multiple, padded_size
@@ -134,11 +135,18 @@ def restore_grouped(
 def restore_one_by_one(
     restore: Callable[[np.ndarray], np.ndarray], pairs: Iterable[tuple[int, Pair]]
 ) -> Iterator[Restored]:
-    """Restores numbered pairs with any function, uint8 `H W 3` to the same shape."""
+    """Restores numbered pairs with any function, uint8 `H W 3` to the same shape.
+
+    Raises:
+      UserError: an image does not fit in memory.
+    """
     for index, pair in pairs:
         start = time.perf_counter()
         # A JAX array arrives when it is asked for: converting it belongs to the time measured.
-        restored = np.asarray(restore(pair["input"]))
+        try:
+            restored = np.asarray(restore(pair["input"]))
+        except MemoryError as error:
+            raise UserError(f"{pair['name']}: {error}") from error
         yield Restored(index, pair, restored, time.perf_counter() - start)
 
 

@@ -34,8 +34,17 @@ def quantise(image: np.ndarray, dtype: Any = np.uint8) -> np.ndarray:
 
     Halves go to the even neighbour, as in the authors' test program.
     """
-    highest = np.iinfo(dtype).max
-    return np.rint(np.clip(image, 0, 1) * np.float32(highest)).astype(dtype)
+    # In place: of a large image every copy counts.
+    scaled = np.clip(image, 0, 1)
+    scaled *= np.float32(np.iinfo(dtype).max)
+    return np.rint(scaled, out=scaled).astype(dtype)
+
+
+def as_unit(image: np.ndarray) -> np.ndarray:
+    """An image of an unsigned integer type as float32 in [0, 1]."""
+    unit = image.astype(np.float32)
+    unit /= np.float32(np.iinfo(image.dtype).max)
+    return unit
 
 
 def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
@@ -51,13 +60,37 @@ def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
     return jax.jit(restore, compiler_options=options)
 
 
+# The process that the first Derainer was made in.
+_process: int | None = None
+
+
+def check_process() -> None:
+    """That JAX, which a Derainer has started, is used in the process that it was started in.
+
+    Raises:
+      RuntimeError: this is a fork of that process. JAX's threads are not in it, and it would wait
+        for them for ever.
+    """
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    if _process != os.getpid():
+        raise RuntimeError(
+            f"a Derainer was made in process {_process}, and this is a fork of it, in which JAX "
+            "would hang: start processes with multiprocessing.get_context('spawn') and make a "
+            "Derainer in each, or use threads"
+        )
+
+
 class Derainer:
     """A trained network that restores one image at a time.
 
         derain = Derainer.load("drsformer.safetensors")
         clean = derain(rainy)  # uint8 H W 3, RGB, of any size
 
-    The network is compiled once for each padded size; all tiles of an image share one.
+    The network is compiled once for each padded size; all tiles of an image share one. A forked
+    process can use neither the Derainers of the one that it was forked from nor, if there are any,
+    make its own: that raises a RuntimeError. Threads may share one.
     """
 
     def __init__(
@@ -82,6 +115,7 @@ class Derainer:
           UserError: there are not so many devices.
           ValueError: another function than the network's on several devices.
         """
+        check_process()
         self.config = config
         self.devices = devices
         self._is_network = restore is None
@@ -105,6 +139,7 @@ class Derainer:
     def _on_device(self, params: Any) -> Any:
         import jax
 
+        check_process()
         if self._is_network:
             from drsformer_jax.models.drsformer import blocks_apart
 
@@ -173,12 +208,11 @@ class Derainer:
         Raises:
           ValueError: `image` has another type or shape.
           UserError: `tile` or `overlap` is out of its range.
-          MemoryError: the forward does not fit in the device's memory.
+          MemoryError: the image or the forward does not fit in memory; the message says what helps.
           FloatingPointError: the network's output is not finite.
         """
         self._check(image, np.uint8)
-        unit = image.astype(np.float32) / np.float32(255)
-        return quantise(self.restore_float(unit, tile=tile, overlap=overlap))
+        return quantise(self.restore_float(as_unit(image), tile=tile, overlap=overlap))
 
     def restore_float(
         self, image: np.ndarray, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
@@ -187,6 +221,7 @@ class Derainer:
         self._check(image, np.float32)
         height, width = image.shape[:2]
         plan = self.plan(height, width, tile=tile, overlap=overlap)
+        memory.check_fits(self.config, height, width, plan, overlap, self.devices)
         restored = restore_in_tiles(plan, pad_to_multiple(image), self._restore_tile)
         if not np.isfinite(restored).all():
             raise FloatingPointError("the network's output is not finite: damaged weights?")
@@ -228,13 +263,17 @@ class Derainer:
     def _restore_tile(self, tile: np.ndarray) -> np.ndarray:
         import jax
 
+        check_process()
         try:
             return np.asarray(self._forward(self._params, tile[None]))[0]
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             height, width = tile.shape[:2]
-            raise MemoryError(f"no memory for {width} x {height} pixels at once") from error
+            raise MemoryError(
+                f"no memory for {width} x {height} pixels at once: restore in smaller tiles "
+                f"(--tile {memory.smaller_tile(height, width)})"
+            ) from error
 
     def _check(self, image: np.ndarray, dtype: Any) -> None:
         channels = self.config.in_channels

@@ -13,7 +13,7 @@ from PIL import Image
 from drsformer_jax.data.decoding import Decoded
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
-from drsformer_jax.inference.derainer import quantise
+from drsformer_jax.inference.derainer import as_unit, quantise
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
@@ -45,10 +45,9 @@ def restore_photo(
     samples = photo.samples
     grey = samples.shape[2] <= 2
     colour, alpha = np.split(samples, [1 if grey else 3], axis=2)
-    unit = colour.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
     if grey:
-        unit = np.repeat(unit, 3, axis=2)
-    restored = derainer.restore_float(unit, tile=tile, overlap=overlap)
+        colour = np.repeat(colour, 3, axis=2)
+    restored = derainer.restore_float(as_unit(colour), tile=tile, overlap=overlap)
     if grey:
         restored = (restored @ _LUMA)[..., None]
     restored = np.concatenate([quantise(restored, samples.dtype), alpha], axis=2)

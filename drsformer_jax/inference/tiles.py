@@ -26,10 +26,13 @@ def pad_to_multiple(image: np.ndarray) -> np.ndarray:
     """Reflects an `H W C` image at the bottom and the right up to multiples of 8.
 
     The border row itself is not repeated. An image smaller than its padding is reflected back
-    and forth; a single row or column is repeated. Crop with `padded[:height, :width]`.
+    and forth; a single row or column is repeated. One that needs no padding is returned itself.
+    Crop with `padded[:height, :width]`.
     """
     height, width = image.shape[:2]
     bottom, right = padded_size(height) - height, padded_size(width) - width
+    if not bottom and not right:
+        return image
     return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
 
 
@@ -106,4 +109,4 @@ def restore_in_tiles(
     for rows, columns in plan:
         total[rows, columns] += restore(image[rows, columns])
         coverage[rows, columns] += 1
-    return total / coverage
+    return np.divide(total, coverage, out=total)

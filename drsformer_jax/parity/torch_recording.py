@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, in_one_line
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.recording import (
     BRANCHES,
@@ -29,7 +29,6 @@ from drsformer_jax.parity.recording import (
     loss_weights,
     probes_of,
 )
-from drsformer_jax.parity.torch_reference import told
 
 # A second run agrees with the first, or with the third.
 RUNS_AT_MOST = 5
@@ -222,7 +221,7 @@ def _run(module: nn.Module, source: Tensor) -> Tensor:
     try:
         restored = module(source)
     except Exception as error:
-        raise UserError(f"the reference fails on the image: {told(error)}") from error
+        raise UserError(f"the reference fails on the image: {in_one_line(error)}") from error
     if not isinstance(restored, Tensor) or restored.shape != source.shape:
         what = tuple(restored.shape) if isinstance(restored, Tensor) else type(restored).__name__
         raise UserError(

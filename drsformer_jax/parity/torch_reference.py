@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, in_one_line
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import network
 
@@ -44,7 +44,9 @@ def load_class(reference: str) -> Callable[..., nn.Module]:
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
         except Exception as error:
-            raise UserError(f"--reference: {file} cannot be imported: {told(error)}") from error
+            raise UserError(
+                f"--reference: {file} cannot be imported: {in_one_line(error)}"
+            ) from error
     found = getattr(module, name, None)
     if not callable(found):
         classes = [key for key, value in vars(module).items() if _is_defined_in(value, module)]
@@ -67,12 +69,6 @@ def _importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-def told(error: BaseException) -> str:
-    """An exception of the user's code in one line."""
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
 
 
 def build_reference(
@@ -114,7 +110,7 @@ def _construct(cls: Callable[..., nn.Module], config: DRSformerConfig, reference
     try:
         module = cls(**{name: value for name, value in options.items() if name in known})
     except Exception as error:
-        raise UserError(f"--reference {reference} cannot be built: {told(error)}") from error
+        raise UserError(f"--reference {reference} cannot be built: {in_one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"--reference {reference} is not a torch.nn.Module")
     return module

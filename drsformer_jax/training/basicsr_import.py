@@ -35,9 +35,12 @@ from drsformer_jax.training.loop import CONFIG_FILE
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.reporting import METRICS_FILE
 from drsformer_jax.training.state import TrainState
+from drsformer_jax.training.workdir_lock import LOCK_FILE, only_run
 
 # What a run leaves in its workdir: a folder with anything else in it is not ours to replace.
-_OF_A_RUN = frozenset({DIRECTORY, CONFIG_FILE, METRICS_FILE, "evaluation", "tensorboard"})
+_OF_A_RUN = frozenset(
+    {DIRECTORY, CONFIG_FILE, METRICS_FILE, LOCK_FILE, "evaluation", "tensorboard"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +103,10 @@ def import_run(
         },
     }
     state = _train_state(file, network, moments, OptimizerOptions(**settings))
+    # A run that writes there is not replaced.
+    alone = only_run(workdir) if workdir.exists() else contextlib.nullcontext()
     try:
-        with atomic_folder(workdir) as folder:
+        with alone, atomic_folder(workdir) as folder:
             with contextlib.closing(TrainingCheckpoints(folder, keep=1)) as checkpoints:
                 checkpoints.save(state, {"next_step": file.iteration}, saved_config)
             (folder / CONFIG_FILE).write_text(json.dumps(saved_config, indent=2) + "\n")

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.data.pipeline import stage_at, training_batches
@@ -36,6 +37,7 @@ from drsformer_jax.training.sharding import (
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import Batch, Metrics, compile_train_step
 from drsformer_jax.training.window import NotFiniteError, Window, collapse_warning
+from drsformer_jax.training.workdir_lock import only_run
 
 CONFIG_FILE = "config.json"
 
@@ -98,16 +100,18 @@ def train(
       The last state.
 
     Raises:
-      UserError: the workdir belongs to another configuration, has no good checkpoint left, or
-        cannot be written.
+      UserError: the workdir belongs to another configuration, has no good checkpoint left, is in
+        use by another run, or cannot be written.
       TrainingDivergedError: loss or gradient became infinite or NaN; the message names the last
         good checkpoint.
       Interrupted: the run was asked to stop (SIGINT or SIGTERM); its state is saved.
     """
     try:
-        run = _Run(config, options, source, workdir, validate, profile_steps)
-        with contextlib.closing(run):
-            return run.run()
+        mesh = _mesh(options)
+        with only_run(workdir) as still_ours:
+            run = _Run(config, options, source, workdir, validate, profile_steps, mesh, still_ours)
+            with contextlib.closing(run):
+                return run.run()
     except OSError as error:
         raise UserError(
             f"--workdir {workdir}: {error.filename or 'a file'} cannot be written "
@@ -126,21 +130,16 @@ class _Run:
         workdir: Path,
         validate: Validate | None,
         profile_steps: int,
+        mesh: Mesh,
+        still_ours: Callable[[], None],
     ) -> None:
         self.options, self.source, self.validate = options, source, validate
+        self.mesh, self.still_ours = mesh, still_ours
         self.saved_config = {
             **_plain(config),
             "architecture": options.model.architecture(),
         }
-        self.mesh = make_mesh(options.mesh)
-        check_divisible(
-            (stage.batch_size // options.accumulation_steps for stage in options.stages),
-            (stage.patch_size for stage in options.stages),
-            SIZE_MULTIPLE,
-            self.mesh,
-        )
         with together():
-            workdir.mkdir(parents=True, exist_ok=True)
             self.checkpoints = TrainingCheckpoints(workdir, options.keep_checkpoints)
         check_shared(workdir)
         self.optimizer = make_optimizer(options.optimizer)
@@ -317,6 +316,7 @@ class _Run:
         """Saves the state, unless the steps since the last report have spoilt it."""
         with self._naming_the_last_good():
             window.finite()
+        self.still_ours()
         data = {"next_step": step, EVALUATION_IS_DUE: self.evaluation_is_due}
         self.checkpoints.save(self.state, data, self.saved_config, self.score)
         self.saved_step = step
@@ -325,6 +325,17 @@ class _Run:
         self.profiler.close()
         self.reporter.close()
         self.checkpoints.close()
+
+
+def _mesh(options: TrainingOptions) -> Mesh:
+    mesh = make_mesh(options.mesh)
+    check_divisible(
+        (stage.batch_size // options.accumulation_steps for stage in options.stages),
+        (stage.patch_size for stage in options.stages),
+        SIZE_MULTIPLE,
+        mesh,
+    )
+    return mesh
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

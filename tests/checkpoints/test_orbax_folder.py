@@ -125,7 +125,8 @@ def test_a_damaged_checkpoint_is_a_users_error(tmp_path, weights, damage):
     ("change", "message"),
     [
         ({"architecture": {"num_blocks": [10**9] * 4}}, "more than 1000 in a level"),
-        ({"architecture": {"dim": 10**9}}, r"wrong shape: patch_embed/kernel"),
+        ({"architecture": {"dim": 10**9}}, "cannot be built: 21280000000 channels in a layer"),
+        ({"architecture": {"dim": 16}}, r"wrong shape: patch_embed/kernel"),
         ({"architecture": None}, "does not say which architecture"),
     ],
 )

@@ -160,7 +160,8 @@ def test_a_tensor_larger_than_the_file_is_refused(tmp_path, refused):
     ("change", "message"),
     [
         ({"num_blocks": [10**9] * 4}, "more than 1000 in a level"),
-        ({"dim": 10**9}, "wrong shape"),
+        ({"dim": 10**9}, "cannot be built: 21280000000 channels in a layer"),
+        ({"dim": 16}, "wrong shape"),
         ("[" * 200_000, "no readable architecture"),
     ],
 )

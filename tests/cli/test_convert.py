@@ -91,6 +91,40 @@ def test_force_never_replaces_a_foreign_folder(source, tmp_path, name, capsys):
     assert [entry.name for entry in folder.iterdir()] == ["photo.jpg"]
 
 
+@pytest.mark.parametrize("kind", ["link", "hard link", "linked folder", "folder around it"])
+def test_force_never_replaces_the_source_under_another_name(source, tmp_path, kind, capsys):
+    other = tmp_path / "other.safetensors"
+    if kind == "link":
+        other.symlink_to(source)
+    elif kind == "hard link":
+        other.hardlink_to(source)
+    elif kind == "linked folder":
+        (tmp_path / "folder").symlink_to(".")
+        other = tmp_path / "folder" / source.name
+    else:
+        other = tmp_path / "checkpoint"
+        assert convert(source, other) == 0
+        source = source.rename(other / source.name)
+    before = source.read_bytes()
+    assert convert(source, other, "--force") == 2
+    assert f"{other}: would overwrite {source}" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_names_that_are_no_text(source, tmp_path, capsys):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    name = os.fsdecode(b"w\xdf")
+    there, back = tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors"
+    assert convert(source, there) == 0
+    assert convert(there, back) == 0
+    assert same(source, back)
+    assert load_weights(back).metadata["source"] == "w\\udcdf.pth"
+    # Orbax could not read it again.
+    assert convert(source, tmp_path / name) == 2
+    assert "whose name is UTF-8" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_converting_onto_itself_with_force_keeps_the_weights(source, tmp_path):
     before = load_weights(source)
     assert convert(source, source, "--force") == 0

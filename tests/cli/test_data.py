@@ -26,6 +26,18 @@ def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "test: 2 readable pairs, not 200" in capsys.readouterr().out
 
 
+def test_a_report_is_written_over_no_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rain200(tmp_path / "set")
+    (tmp_path / "linked").symlink_to("set/test/input")
+    image = next((tmp_path / "linked").iterdir())
+    before = image.read_bytes()
+    assert main(["data", "verify", str(tmp_path / "set"), "--json", str(image)]) == 2
+    assert f"--json {image}: would overwrite an input" in capsys.readouterr().err
+    assert image.read_bytes() == before
+
+
 def test_build_and_train_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from configs import base
     from drsformer_jax.data.configured import training_source, validation_source
@@ -41,6 +53,15 @@ def test_build_and_train_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     data.train = data.val = str(tmp_path / "sets/rain200l")
     np.testing.assert_array_equal(training_source(data, 0, 8)[1]["target"], clean(1))
     np.testing.assert_array_equal(validation_source(data)[1]["target"], clean(5))
+
+
+def test_make_rain_into_a_linked_folder(tmp_path: Path) -> None:
+    save(tmp_path / "clean" / "1.png", clean(1))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    assert main(["data", "make-rain", str(tmp_path / "clean"), str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "input" / "1.png").is_file()
 
 
 def test_make_rain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import time
@@ -105,6 +106,56 @@ def test_bad_file_is_reported_at_the_end_and_stops_nothing(
     assert f"error: {folder / 'b.png'}" in errors
     assert "1 of 3 images failed" in errors
     assert "Traceback" not in errors
+
+
+def test_names_that_are_no_text_and_a_full_disk_stop_nothing(
+    tmp_path: Path,
+    darken: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ["a", os.fsdecode(b"Stra\xdfe"), "z"]
+    for name in names:
+        save(tmp_path / "photos" / f"{name}.png")
+    command = ["derain", str(tmp_path / "photos"), "-o"]
+    with (tmp_path / "printed").open("w", encoding="utf-8", errors="strict") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main([*command, str(tmp_path / "out")]) == 0
+    assert "Stra\\udcdfe.png  21 x 13" in (tmp_path / "printed").read_text(encoding="utf-8")
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert main([*command, str(tmp_path / "full")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert {path.stem for path in (tmp_path / "full").iterdir()} == set(names)
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == set(names)
+
+
+@pytest.mark.parametrize("letter", ["A", "ü"])
+def test_long_names(
+    letter: str, tmp_path: Path, darken: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = letter * (250 // len(letter.encode()))
+    for name in (f"{longest}.png", "z.png"):
+        save(tmp_path / "photos" / name)
+    # Of a file without a suffix the output's name has four letters more.
+    beyond = (tmp_path / "photos" / "z.png").rename(tmp_path / f"{longest}12345")
+    out = tmp_path / "out"
+    save(tmp_path / "photos" / "z.png")
+    assert main(["derain", str(beyond), str(tmp_path / "photos"), "-o", str(out)]) == 1
+    assert sorted(path.stem for path in out.iterdir()) == sorted([longest, "z"])
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert f"error: {beyond}: cannot be written to" in told[0]
+    assert "File name too long" in told[0]
+
+
+def test_one_image_into_a_file(tmp_path: Path, darken: list[Any]) -> None:
+    source = save(tmp_path / "photo.bmp")
+    out = tmp_path / "new" / "result.png"
+    assert main(["derain", str(source), "-o", str(out)]) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["result.png"]
+    np.testing.assert_array_equal(read(out), np.rint(read(source) * np.float32(0.5)))
 
 
 @pytest.mark.parametrize("failure", [MemoryError, FloatingPointError])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,36 @@ def test_evaluation_has_no_steps_to_trace(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run_experiment("train", ["train.py", "--help"], "What it does.") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("command", "has_profile"), [("train", True), ("evaluate", False)])
 def test_help(command: str, has_profile: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_experiment(command, [f"{command}.py", "--help"], "What it does.") == 0
     told = capsys.readouterr().out
     assert "What it does." in told
     assert ("--profile" in told) is has_profile
+
+
+@pytest.mark.parametrize("linked", ["evaluation", "evaluation/restored", "evaluation/a/restored"])
+@pytest.mark.parametrize("flag", ["--config.data.val=", "--set=a="])
+def test_images_to_be_restored_stay(
+    linked: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "data" / "input" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    link = tmp_path / "run" / linked
+    link.parent.mkdir(parents=True)
+    link.symlink_to(image.parent)
+    argv = ["eval.py", CONFIG, f"--workdir={tmp_path / 'run'}", f"{flag}{tmp_path / 'data'}"]
+    assert run_experiment("evaluate", argv, "") == 2
+    assert "where results are written: move them elsewhere" in capsys.readouterr().err
+    assert image.exists()

@@ -68,6 +68,17 @@ def test_a_checkpoint_a_photograph_and_a_report(tmp_path: Path, capsys) -> None:
     assert document["settings"]["dtype"] == "float32"
 
 
+def test_a_report_is_written_over_nothing_that_is_read(tmp_path: Path, capsys) -> None:
+    weights, image, arch = (tmp_path / name for name in ("w.pth", "photo.png", "arch.py"))
+    read = ["--weights", weights, "--image", image, "--reference", f"{arch}:Net"]
+    (tmp_path / "linked").symlink_to(".")
+    for file in (weights, image, arch):
+        file.write_text("mine")
+        assert parity(*read, "--json", tmp_path / "linked" / file.name) == 2
+        assert "would overwrite an input" in capsys.readouterr().err
+        assert file.read_text() == "mine"
+
+
 def test_a_faulty_reference_is_found(tmp_path: Path, capsys) -> None:
     (tmp_path / "arch.py").write_text(MUTANT)
     weights, image = tmp_path / "w.safetensors", tmp_path / "photo.png"

@@ -161,3 +161,16 @@ def test_real_plan(tmp_path: Path) -> None:
     assert found["larger"]["bytes_per_chip"] > found["hbm_bytes"]
     assert 4 < found["largest_batch_per_chip"] < found["larger"]["batch_per_chip"]
     assert "fits" in done.stdout
+
+
+def test_a_plan_is_not_written_over_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "mine.py"
+    config.write_text((ROOT / "configs" / "demo.py").read_text())
+    before = config.read_bytes()
+    (tmp_path / "linked").symlink_to(".")
+    report = tmp_path / "linked" / "mine.py"
+    assert main(["plan", f"--config={config}", "--device=cpu", f"--json={report}"]) == 2
+    assert f"--json {report}: would overwrite an input" in capsys.readouterr().err
+    assert config.read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,52 @@ def test_users_mistakes(
         assert complaint in printed.err
         assert printed.err.count("\n") == 1
         assert printed.out == ""
+
+
+@pytest.mark.parametrize("flag", ["--json", "--csv"])
+def test_inputs_stay(
+    folders: tuple[Path, Path], flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "linked").symlink_to("targets")
+    (tmp_path / "link").symlink_to("results/1.png")
+    (tmp_path / "hard").hardlink_to(folders[0] / "0.png")
+    images = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    for name in ("results/0.png", "linked/1.png", "link", "hard"):
+        for given in (folders, (folders[0], folders[0], folders[1])):
+            assert score(*given, "--protocol", "rain200", flag, tmp_path / name) == 2
+            printed = capsys.readouterr()
+            assert f"{flag} {tmp_path / name}: would overwrite an input" in printed.err
+            assert printed.out == ""
+    assert {path: path.read_bytes() for path in images} == images
+    # A report of before is none.
+    for _ in range(2):
+        assert score(*folders, "--protocol", "rain200", flag, folders[0] / "report") == 0
+
+
+def test_two_reports_are_two_files(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(".")
+    files = ("--json", tmp_path / "x", "--csv", tmp_path / "link" / "x")
+    assert score(*folders, "--protocol", "rain200", *files) == 2
+    assert "--json and --csv both name" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_names_that_are_no_text(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    name = os.fsdecode(b"Stra\xdfe")
+    for folder in folders:
+        (folder / "0.png").rename(folder / f"{name}.png")
+    json_file, csv_file = tmp_path / "x.json", tmp_path / "x.csv"
+    files = ("--json", json_file, "--csv", csv_file)
+    for given in (folders, (folders[0], folders[0], folders[1])):
+        assert score(*given, "--protocol", "rain200", *files) == 0
+        document = json.loads(json_file.read_text(encoding="utf-8"))
+        images = document.get("images") or document["methods"][0]["images"]
+        assert [image["name"] for image in images] == ["1", name]
+        with csv_file.open(encoding="utf-8", newline="") as stream:
+            names = [row["name"] for row in csv.DictReader(stream)]
+        assert names[:2] == ["1", "Stra\\udcdfe"]
 
 
 def test_a_file_that_cannot_be_written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,21 @@ def test_files_are_kept_as_they_are(tmp_path: Path) -> None:
     written = build("rain200h", tmp_path / "unpacked", tmp_path / "sets", partial=True)
     data = b"".join(path.read_bytes() for path in written.glob("*train*"))
     assert (tmp_path / "unpacked/train/input/1.png").read_bytes()[100:900] in data
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    rain200(tmp_path / "unpacked")
+    name = os.fsdecode(b"Stra\xdfe")
+    for side in ("input", "target"):
+        folder = tmp_path / "unpacked" / "test" / side
+        first = min(folder.iterdir())
+        first.rename(folder / f"{name}{first.suffix}")
+    written = build("rain200h", tmp_path / "unpacked", tmp_path / "sets", partial=True)
+    names = [pair["name"] for pair in map(RecordedPairs(written, "test").__getitem__, range(2))]
+    assert "Stra\\udcdfe" in names
+    with pytest.raises(UserError, match="whose name is UTF-8"):
+        build("rain200h", tmp_path / "unpacked", tmp_path / name, partial=True)
+    assert not (tmp_path / name).exists()
 
 
 def test_counts_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from drsformer_jax.data.decoding import decode_image
@@ -70,7 +71,6 @@ def test_16_bit_png_keeps_every_bit(channels: int, tmp_path: Path) -> None:
 def test_16_bit_tiff_keeps_every_bit(
     channels: int, compression: str | None, byteorder: str, tmp_path: Path
 ) -> None:
-    tifffile = pytest.importorskip("tifffile")
     pixels = samples(channels, np.uint16)
     path = tmp_path / "image.tif"
     tifffile.imwrite(
@@ -174,7 +174,24 @@ def test_first_frame_of_an_animation_and_their_number(tmp_path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:])
     decoded = decode_image(path)
     assert decoded.frames == 3
+    assert decoded.notes == ("the first of 3 images only",)
     assert decoded.samples[0, 0, :3].tolist() == [255, 0, 0]
+
+
+def test_previews_in_a_phones_jpeg_are_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    picture = Image.new("RGB", (WIDTH, HEIGHT), "red")
+    picture.save(path, format="MPO", save_all=True, append_images=[picture.resize((3, 2))])
+    with Image.open(path) as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    assert decode_image(path).notes == ()
+    # Two views of a stereo camera are two pictures: both of type 0x020002 in the table of images.
+    content = bytearray(path.read_bytes())
+    first = content.index(struct.pack("<L", 0x030000), content.index(struct.pack("<H", 0xB002)))
+    for entry in (first, first + 16):
+        content[entry : entry + 4] = struct.pack("<L", 0x020002)
+    path.write_bytes(content)
+    assert decode_image(path).notes == ("the first of 2 images only",)
 
 
 def test_undecodable_files_are_users_errors_that_name_them(tmp_path: Path) -> None:

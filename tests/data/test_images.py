@@ -13,7 +13,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from drsformer_jax.data.images import list_images, read_rgb, write_png
+from drsformer_jax.data.pillow import picture_suffixes
 from drsformer_jax.errors import UserError
+
+WRITTEN = (
+    "apng", "avif", "bmp", "dib", "gif", "icns", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg",
+    "jpx", "mpo", "pbm", "pcx", "pgm", "png", "pnm", "ppm", "qoi", "rgb", "sgi", "tga", "tif",
+    "tiff", "webp",
+)  # fmt: skip
 
 
 def noise(height: int = 9, width: int = 13, channels: int = 3) -> np.ndarray:
@@ -157,13 +164,74 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         read_rgb(tmp_path)
 
 
-def test_list_images_sorts_and_leaves_out_the_rest(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "notes.txt", ".hidden.png", "c.tiff"):
+def test_list_images_sorts_and_names_what_it_leaves_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("b.PNG", "a.jpg", "notes.txt", ".hidden.png", "._a.jpg", ".DS_Store", "c.tiff"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.tiff"]
+    (tmp_path / "link.png").symlink_to("nowhere")
+    (tmp_path / "linked.png").symlink_to("a.jpg")
+    (tmp_path / "y.pdf").touch()
+    expected = ["a.jpg", "b.PNG", "c.tiff", "linked.png"]
+    for _ in range(2):
+        assert [path.name for path in list_images(tmp_path)] == expected
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: 5 left out that cannot be read as images: .hidden.png (hidden), folder.png/, "
+        "link.png (dangling link), notes.txt, y.pdf"
+    ]
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "nowhere")
+
+
+def test_of_many_left_out_some_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    for number in range(12):
+        (tmp_path / f"{number:02}.HEIC").touch()
+    assert list_images(tmp_path) == []
+    (line,) = (record.getMessage() for record in caplog.records)
+    if ".heic" not in Image.registered_extensions():
+        assert "12 left out" in line
+        assert "00.HEIC (pip install pillow-heif to read it), 01.HEIC" in line
+        assert line.endswith("09.HEIC (pip install pillow-heif to read it) and 2 more")
+
+
+def test_all_that_is_written_as_an_image_is_listed_and_read(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(64, 64))
+    # AVIF, JPEG 2000 and QOI are not in every version and build of Pillow.
+    formats = Image.registered_extensions()
+    suffixes = [suffix for suffix in WRITTEN if formats.get(f".{suffix}") in Image.SAVE]
+    for suffix in suffixes:
+        bilevel = suffix == "pbm"
+        (image.convert("1") if bilevel else image).save(tmp_path / f"{suffix}.{suffix}")
+    listed = list_images(tmp_path)
+    assert [path.suffix[1:] for path in listed] == sorted(suffixes)
+    for path in listed:
+        assert read_rgb(path).shape == ((1024, 1024, 3) if path.stem == "icns" else (64, 64, 3))
+    # Whatever Pillow registers that is no still picture stays out.
+    assert not picture_suffixes() & {".pdf", ".eps", ".ps", ".wmf", ".mpg", ".fli", ".hdf", ".grib"}
+
+
+def test_what_is_listed_and_what_is_decoded_are_the_same_kinds(tmp_path: Path) -> None:
+    Image.fromarray(noise()).save(tmp_path / "drawing.png", format="EPS")
+    with pytest.raises(UserError, match=r"drawing\.png: not an image in a known format"):
+        read_rgb(tmp_path / "drawing.png")
+
+
+def test_warnings_reach_stderr_of_a_program(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    Image.new("CMYK", (8, 8)).save(tmp_path / "c.jpg")
+    code = (
+        "import sys; from drsformer_jax.data.images import list_images, read_rgb\n"
+        "for path in 2 * list_images(sys.argv[1]): read_rgb(path)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    left_out, assumed = done.stderr.splitlines()
+    assert left_out.startswith(f"{tmp_path}: 1 left out")
+    assert assumed.startswith(f"{tmp_path / 'c.jpg'}: CMYK without a fitting colour profile")
 
 
 def test_the_light_modules_import_no_grain() -> None:

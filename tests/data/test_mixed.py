@@ -220,5 +220,5 @@ def test_what_a_configuration_has_wrong_is_named(options: MixOptions, clean: str
         training_source(data, 0, CROP)
     data = configuration(options, clean)
     data.train = "nowhere"
-    with pytest.raises(UserError, match="nowhere: no such folder"):
+    with pytest.raises(UserError, match=r"config\.data\.train: no such folder: nowhere"):
         training_source(data, 0, CROP)

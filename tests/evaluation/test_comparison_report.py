@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -196,13 +197,13 @@ def test_csv_has_a_row_an_image_and_method(tmp_path: Path) -> None:
     assert float(rows[9]["psnr"]) == BETTER[1]
 
 
-@pytest.mark.parametrize("write", [write_comparison_json, write_comparison_csv])
-def test_a_failed_write_leaves_the_old_file(write, tmp_path: Path) -> None:
-    path = tmp_path / "scores"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write(path, compared(scored("\ud800", RAINY)))  # no UTF-8 for this name
-    assert path.read_text() == "old"
+def test_a_name_that_is_no_text_is_written_with_escapes(tmp_path: Path) -> None:
+    path, name = tmp_path / "scores", os.fsdecode(b"Stra\xdfe")
+    write_comparison_json(path, compared(scored(name, RAINY)))
+    assert json.loads(path.read_text(encoding="utf-8"))["methods"][0]["name"] == name
+    write_comparison_csv(path, compared(scored(name, RAINY)))
+    with path.open(encoding="utf-8", newline="") as stream:
+        assert {row["method"] for row in csv.DictReader(stream)} == {"Stra\\udcdfe"}
     assert list(tmp_path.iterdir()) == [path]
 
 

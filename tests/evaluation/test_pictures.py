@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def test_every_image_is_there_pixel_by_pixel() -> None:
 def test_histogram(tmp_path: Path) -> None:
     images = [ImageScore(str(i), 30.0 + i, input_psnr=20.0 + i) for i in range(5)]
     images.append(ImageScore("same", math.inf, input_psnr=math.inf))
-    write_histogram(tmp_path / "h.png", DatasetScore("rain200", tuple(images)), "title")
+    write_histogram(
+        tmp_path / "h.png", DatasetScore("rain200", tuple(images)), os.fsdecode(b"w\xdf")
+    )
     drawn = np.asarray(Image.open(tmp_path / "h.png").convert("RGB"))
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
     only = DatasetScore("rain200", (ImageScore("same", math.inf),))

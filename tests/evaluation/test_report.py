@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
-
-import pytest
 
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.evaluation.report import format_table, to_json, write_csv, write_json
@@ -109,15 +108,15 @@ def test_csv_has_a_row_an_image(tmp_path: Path) -> None:
     assert "001,rain200,31.234567891,0.91,27.0,0.8,0.5\n" in path.read_text()
 
 
-@pytest.mark.parametrize("write", [write_json, write_csv])
-def test_a_failed_write_leaves_the_old_file(write, tmp_path: Path) -> None:
-    path = tmp_path / "scores"
-    path.write_text("old")
-    broken = DatasetScore("rain200", (ImageScore("\ud800", 30.0),))  # no UTF-8 for this name
-    with pytest.raises(UnicodeEncodeError):
-        write(path, broken)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_name_that_is_no_text_is_written_with_escapes(tmp_path: Path) -> None:
+    path, name = tmp_path / "scores", os.fsdecode(b"Stra\xdfe")
+    score = DatasetScore("rain200", (ImageScore(name, 30.0), ImageScore("ü", 31.0)))
+    write_json(path, score)
+    images = json.loads(path.read_text(encoding="utf-8"))["images"]
+    assert [image["name"] for image in images] == [name, "ü"]
+    write_csv(path, score)
+    with path.open(encoding="utf-8", newline="") as stream:
+        assert [row["name"] for row in csv.DictReader(stream)] == ["Stra\\udcdfe", "ü"]
 
 
 def test_write_json_replaces_the_file(tmp_path: Path) -> None:

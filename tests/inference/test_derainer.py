@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -219,3 +220,16 @@ def test_importing_the_derainer_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_fork_is_told_that_jax_would_hang_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PRESETS["tiny"]
+    derain = Derainer(config, {}, restore=lambda params, image: image)
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert derain(image).shape == image.shape
+    parent = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    with pytest.raises(RuntimeError, match=f"made in process {parent}, and this is a fork of it"):
+        derain(image)
+    with pytest.raises(RuntimeError, match="spawn"):
+        Derainer(config, {}, restore=lambda params, image: image)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from drsformer_jax.inference import memory
+from drsformer_jax.data.decoding import Decoded
+from drsformer_jax.inference import Derainer, memory
+from drsformer_jax.inference.photo import restore_photo
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import init_params, restore
 
@@ -41,6 +45,41 @@ def test_largest_tile_fits_the_budget() -> None:
     assert memory.largest_tile(TINY, 0) == 128
     assert memory.largest_tile(TINY, 0, above=200) == 256
     assert memory.largest_tile(TINY, 0, above=3000) > 3000
+
+
+def test_what_the_host_holds_of_an_image_is_at_most_estimated_and_near_it() -> None:
+    height, width = 403, 501
+    derainer = Derainer(TINY, {}, restore=lambda _, image: image)
+    samples = np.zeros((height, width, 4), np.uint16)
+    for tile in (0, 128):
+        restore_photo(derainer, Decoded(samples), tile=tile)
+        tracemalloc.start()
+        restore_photo(derainer, Decoded(samples), tile=tile)
+        peak = tracemalloc.get_traced_memory()[1] + samples.nbytes
+        tracemalloc.stop()
+        assert 0.7 < peak / memory.image_bytes(height, width) < 1
+
+
+def test_what_cannot_fit_is_refused_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    derainer = Derainer(TINY, {}, restore=lambda _, image: image)
+    image = np.zeros((160, 200, 3), np.uint8)
+    there = memory.forward_bytes(TINY, 128, 128) / memory.MEMORY_SHARE
+    monkeypatch.setattr(jax, "local_devices", lambda: [_Device(None)])
+    monkeypatch.setattr(memory, "_host_memory", lambda: there)
+    assert derainer(image).shape == image.shape
+    assert derainer(image, tile=128).shape == image.shape
+    assert derainer(image, tile=152).shape == image.shape  # asked for, and may fit
+    with pytest.raises(MemoryError, match=r"200 x 160 pixels at once .* \(--tile 128\)"):
+        derainer(image, tile=0)
+    monkeypatch.setattr(memory, "_host_memory", lambda: 60 * 160 * 200 - 1)
+    with pytest.raises(MemoryError, match=r"200 x 160 pixels .* cut the image into parts"):
+        derainer(image, tile=8, overlap=0)
+
+
+def test_exhausted_memory_asks_for_smaller_tiles() -> None:
+    assert memory.smaller_tile(600, 512) == 256
+    assert memory.smaller_tile(512, 64) == 256
+    assert memory.smaller_tile(64, 64) == 128
 
 
 def test_budget_is_a_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

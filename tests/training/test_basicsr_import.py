@@ -26,6 +26,7 @@ from drsformer_jax.training.basicsr_import import import_run  # noqa: E402
 from drsformer_jax.training.loop import train  # noqa: E402
 from drsformer_jax.training.optimizer import make_optimizer  # noqa: E402
 from drsformer_jax.training.state import TrainState  # noqa: E402
+from drsformer_jax.training.workdir_lock import LOCK_FILE, WorkdirLock  # noqa: E402
 
 
 def theirs(**changes: Any) -> ConfigDict:
@@ -201,6 +202,20 @@ def test_files_that_do_not_belong_together_write_nothing(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"net_g_3\.pth \(params\) does not fit"):
         import_run(path, None, tmp_path / "run", force=False)
     assert listing(tmp_path) == before
+
+
+def test_a_run_that_trains_is_not_replaced(tmp_path: Path) -> None:
+    path, workdir = saved_run(tmp_path), tmp_path / "run"
+    import_run(path, None, workdir, force=False)
+    before = listing(tmp_path)
+    lock = WorkdirLock(workdir)
+    with pytest.raises(UserError, match="run is in use by another run"):
+        import_run(path, None, workdir, force=True)
+    lock.release()
+    assert listing(tmp_path) == before
+    (workdir / LOCK_FILE).write_text("")  # of a run that was killed
+    import_run(path, None, workdir, force=True)
+    assert not (workdir / LOCK_FILE).exists()
 
 
 def test_a_crash_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from drsformer_jax.training.workdir_lock import WorkdirLock
+
 HERE = Path(__file__).resolve().parent
 PATIENCE = 900  # seconds, for a machine that is busy with something else
 
@@ -183,6 +185,17 @@ def test_what_one_process_cannot_do_ends_all(tmp_path: Path, fault: str, told: l
         assert code == 2, results
         (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
         assert re.match(f"error: {message}", line), line
+
+
+def test_all_processes_of_a_second_run_are_refused(tmp_path: Path) -> None:
+    lock = WorkdirLock(tmp_path)
+    results = train(tmp_path, processes=2)
+    lock.release()
+    for (code, _, errors), process in zip(results, ("", "process 0: "), strict=True):
+        assert code == 2, results
+        (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
+        assert line.startswith(f"error: {process}{tmp_path} is in use by another run"), line
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from drsformer_jax.data.decoding import decode_image
 from drsformer_jax.data.images import as_rgb
 from drsformer_jax.data.layout import find_splits
+from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.data.sources import HalvedImages, PairedFolder, open_split
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import printable
 
 ENCODED, RAW = "encoded", "raw"
 
@@ -91,9 +93,10 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(len(source)):
             if self.builder_config.name == RAW:
-                yield index, dict(source[index])
+                example = dict(source[index])
             else:
-                yield index, _encoded(source, index)
+                example = _encoded(source, index)
+            yield index, example | {"name": printable(source.names[index])}
 
 
 def check_counts(name: str, root: Path, found: Mapping[str, int]) -> None:
@@ -131,15 +134,19 @@ def _file(path: Path) -> io.BytesIO:
     """A file's bytes, if any decoder gets the same 8-bit RGB image out of it, or else a PNG."""
     decoded = decode_image(path)
     samples = decoded.samples
-    with Image.open(path) as image:
-        plain = (
-            image.format in _KEPT_FORMATS
-            and image.mode == "RGB"
-            and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
-        )
-    if plain and samples.dtype == np.uint8 and samples.shape[2] == 3:
+    if samples.dtype == np.uint8 and samples.shape[2] == 3 and _is_plain(path):
         return io.BytesIO(path.read_bytes())
     return _png(as_rgb(decoded))
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether an image file that can be decoded is an upright PNG or JPEG of RGB samples."""
+    try:
+        with without_pillows_limit(), Image.open(path, formats=_KEPT_FORMATS) as image:
+            upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
+            return upright and image.mode == "RGB"
+    except UnidentifiedImageError:  # of another format
+        return False
 
 
 def _png(image: np.ndarray) -> io.BytesIO:

@@ -1,0 +1,106 @@
+"""Loading a configuration file by its path, whatever was started and wherever."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from drsformer_jax.errors import UserError, in_one_line
+
+
+class ConfigFileParser(flags.ArgumentParser):
+    """Reads FILE or FILE:ARGUMENT; the argument goes to the file's get_config."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        """What get_config returns, locked.
+
+        Raises:
+          UserError: there is no such file, it does not work, or what it returns is something else.
+        """
+        name, colon, rest = argument.partition(":")
+        file = Path(name)
+        if not file.is_file():
+            raise UserError(f"--config: no such file: {file}")
+        try:
+            with _own_package(file):
+                config = _load("config_config", file).get_config(*([rest] if colon else []))
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"--config {file}: {error}; modules are found beside the file, in the folder you "
+                "are in, and where they are installed"
+            ) from error
+        except (Exception, SystemExit) as error:  # whatever the file does wrong
+            raise UserError(f"--config {file}: {in_one_line(error)}") from error
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"--config: get_config() of {file} must return a ConfigDict")
+        return config.lock()
+
+
+def _load(name: str, file: Path, places: list[str] | None = None) -> ModuleType:
+    """The module in a file; of a package, with the folders that its modules are searched in."""
+    # Named, so that any suffix will do.
+    loader = SourceFileLoader(name, str(file))
+    spec = importlib.util.spec_from_file_location(
+        name, file, loader=loader, submodule_search_locations=places
+    )
+    assert spec is not None  # there is a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _own_package(file: Path) -> Iterator[None]:
+    """While the block runs, the package that a file lies in is imported from where the file lies.
+
+    So `from configs import base` works in CHECKOUT/configs/NAME.py, and means the file beside it:
+    in an installed program, too, which does not search the checkout, and where another `configs`
+    would be found first. After the block, that other one is as it was. A file in no package may
+    import what lies beside it or in the folder you are in, if nothing else has the name.
+    """
+    folder, package = file.absolute().parent, None
+    while (folder / "__init__.py").is_file():
+        package, folder = folder, folder.parent
+    if package is None:
+        beside = file.absolute().parent
+        with _searched_last([beside, beside.parent, Path.cwd()]):
+            yield
+        return
+    present = sys.modules.get(package.name)
+    if present is not None and str(package) in getattr(present, "__path__", ()):
+        yield
+        return
+    put_aside = _take_out(package.name)
+    try:
+        _load(package.name, package / "__init__.py", [str(package)])
+        yield
+    finally:
+        _take_out(package.name)
+        sys.modules.update(put_aside)
+
+
+def _take_out(package: str) -> dict[str, ModuleType]:
+    """Forgets a package and its modules; returns them."""
+    names = [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@contextlib.contextmanager
+def _searched_last(folders: list[Path]) -> Iterator[None]:
+    added = [str(folder) for folder in folders if str(folder) not in sys.path]
+    sys.path.extend(added)
+    try:
+        yield
+    finally:
+        for folder in added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)

@@ -1,0 +1,132 @@
+"""Image files of all the kinds that Pillow decodes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.MpoImagePlugin import MpoImageFile
+
+from drsformer_jax.data.colour import CMYK, GREY, LAB, RGB, Stored
+from drsformer_jax.data.limits import check_pixels, without_pillows_limit
+
+# What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
+# knows the name of only.
+_NO_PICTURES = frozenset({"BUFR", "EPS", "FLI", "GRIB", "HDF5", "MPEG", "WMF"})
+# Packages that add formats to Pillow, by the function that does; none is needed.
+_PLUGINS = {"pillow_heif": "register_heif_opener"}
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+
+_GREY_MODES = ("1", "L", "LA", "La")
+_ORIENTATION = 0x0112
+_MP_ENTRIES = 0xB002
+_PNG_BIT_DEPTH_AT = 24
+
+
+@functools.cache
+def _register() -> None:
+    """Has Pillow register all formats, the usual ones first: so they are tried."""
+    Image.preinit()
+    Image.init()
+    for package, register in _PLUGINS.items():
+        with contextlib.suppress(ImportError):
+            getattr(importlib.import_module(package), register)()
+
+
+def _picture_formats() -> list[str]:
+    """The formats of still pictures that can be decoded, by Pillow's names of their decoders."""
+    _register()
+    return [name for name in Image.OPEN if name not in _NO_PICTURES]
+
+
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes of those formats, with their dots, in small letters."""
+    # MPO is a JPEG file with more behind it, and has no decoder of its own.
+    formats = {*_picture_formats(), "MPO"}
+    return frozenset(
+        suffix for suffix, name in Image.registered_extensions().items() if name in formats
+    )
+
+
+def read_with_pillow(path: Path, max_pixels: int | None = None) -> Stored:
+    """Reads the first image of a file.
+
+    Raises:
+      ValueError: samples that have no 8 or 16 bits; more than `max_pixels`.
+      Exception: Pillow's own, for damaged files and for what is no image.
+    """
+    lifted = without_pillows_limit() if max_pixels is None else contextlib.nullcontext()
+    with lifted, Image.open(path, formats=_picture_formats()) as image:
+        check_pixels(*image.size, max_pixels)
+        frames = _frames(image)
+        image.load()
+        samples, space = _deep_png(path, image) or _samples(image)
+        return Stored(
+            samples,
+            space,
+            profile=image.info.get("icc_profile"),
+            orientation=image.getexif().get(_ORIENTATION, 1),
+            frames=frames,
+            notes=_notes(image),
+        )
+
+
+def _frames(image: Image.Image) -> int:
+    """How many pictures a file holds; parts and by-products of one picture do not count."""
+    if image.format == "PSD":  # its layers
+        return 1
+    if isinstance(image, MpoImageFile):
+        # Mostly previews, gain maps and depth maps of a phone.
+        entries = (image.mpinfo or {}).get(_MP_ENTRIES, ())
+        kinds = [entry["Attribute"]["MPType"] for entry in entries]
+        return max(1, sum(kind.startswith("Multi-Frame") for kind in kinds))
+    return getattr(image, "n_frames", 1)
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
+        return ("full ink is taken to be stored as 0, as Adobe does, whose marker is missing",)
+    return ()
+
+
+def _deep_png(path: Path, image: Image.Image) -> tuple[np.ndarray, str] | None:
+    """All bits of a PNG with 16 a sample, of which Pillow keeps 8 in colour; None for others."""
+    if image.format != "PNG":
+        return None
+    with path.open("rb") as file:
+        if file.read(_PNG_BIT_DEPTH_AT + 1)[-1] != 16:
+            return None
+    import imagecodecs
+
+    samples = imagecodecs.png_decode(path.read_bytes())
+    samples = samples.reshape(*samples.shape[:2], -1)
+    return samples, GREY if samples.shape[2] <= 2 else RGB
+
+
+def _samples(image: Image.Image) -> tuple[np.ndarray, str]:
+    """uint8 or uint16 `H W C` of a loaded image, and its colour space."""
+    if image.mode == "F":
+        raise ValueError("floating-point samples have no fixed range; save it with 8 or 16 bits")
+    if image.mode == "CMYK":
+        return np.asarray(image), CMYK
+    if image.mode == "LAB":
+        # Pillow hands a* and b* out as two's complement.
+        return np.asarray(image) ^ np.array([0, 128, 128], np.uint8), LAB
+    if image.mode.startswith("I"):
+        # "I" has 32 bits, but is also what 16-bit PGM files are decoded to.
+        wide = np.asarray(image)[..., None]
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("samples exceed 16 bits; save it with 8 or 16 bits")
+        return wide.astype(np.uint16), GREY
+    if image.mode == "1":
+        image = image.convert("L")
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    space = GREY if mode == "L" else RGB
+    if image.has_transparency_data:
+        mode += "A"
+    samples = np.asarray(image.convert(mode))
+    return samples.reshape(*samples.shape[:2], -1), space

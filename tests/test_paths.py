@@ -1,0 +1,64 @@
+"""Paths that users name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from drsformer_jax.errors import UserError
+from drsformer_jax.paths import files_below, ignores_case, is_one_of, local_path, require_text
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/a", "file:///a", "x/s3://b"])
+def test_an_address_is_no_path(text: str) -> None:
+    with pytest.raises(UserError, match=f"^-o {text}: is an address"):
+        local_path(text, "-o")
+
+
+def test_home_is_where_the_tilde_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/x") == tmp_path / "x"
+    assert local_path("~no_such_user/x") == Path("~no_such_user/x")
+    assert local_path("x~/~") == Path("x~/~")
+
+
+def test_a_path_that_cannot_be_is_told() -> None:
+    with pytest.raises(UserError, match="xxx: File name too long"):
+        local_path("x" * 256)
+
+
+def test_folders_of_checkpoints_are_text(tmp_path: Path) -> None:
+    require_text(tmp_path / "ü" / "雨")
+    with pytest.raises(UserError, match="name is UTF-8"):
+        require_text(tmp_path / os.fsdecode(b"\xdf") / "run")
+
+
+def test_a_file_is_known_under_any_name(tmp_path: Path) -> None:
+    file, other = tmp_path / "a" / "file", tmp_path / "a" / "other"
+    file.parent.mkdir()
+    file.touch()
+    other.touch()
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "hard").hardlink_to(file)
+    (tmp_path / "b").symlink_to("a")
+    for name in ("a/file", "link", "hard", "b/file", "b/../a/file"):
+        assert is_one_of(tmp_path / name, [other, file])
+        assert is_one_of(file, [tmp_path / name])
+        assert not is_one_of(tmp_path / name, [other])
+    assert not is_one_of(tmp_path / "none", [tmp_path / "none"])
+
+
+def test_files_below_end_where_links_go_round(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "link").symlink_to("a")
+    assert [path.name for path in files_below(tmp_path)] == ["file"]
+
+
+def test_letters_case(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert ignores_case(tmp_path) == (tmp_path / "A").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
