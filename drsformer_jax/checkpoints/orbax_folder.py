@@ -18,9 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from drsformer_jax.checkpoints.names import check_tree
-from drsformer_jax.checkpoints.runs import DATA_FILE_BYTES
-from drsformer_jax.checkpoints.tensors import check_finite, damage_in_one_line
-from drsformer_jax.checkpoints.weights import Weights, config_from
+from drsformer_jax.checkpoints.runs import DATA_FILE_BYTES, damage_in_one_line
+from drsformer_jax.checkpoints.tensors import Weights, check_finite, config_from
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
 from drsformer_jax.paths import require_text

@@ -1,17 +1,19 @@
-"""What the readers of checkpoints share: reading late, precision, sanity, damage."""
+"""What readers of all forms give: tensors of a file, read late, and the weights of a network."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from drsformer_jax.checkpoints.names import Shape, listing
+from drsformer_jax.checkpoints.names import Params, Shape, listing
 from drsformer_jax.errors import UserError
+from drsformer_jax.models.config import DRSformerConfig
+
+_BLOCKS_AT_MOST = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,40 @@ class StoredWeights:
     architecture: Mapping[str, Any] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A network: its configuration, its parameters and where they come from.
+
+    params: the tree of `models.drsformer`, float32 NumPy arrays; metadata: free strings (source,
+    recipe, score, notes), kept by every form but PyTorch's; notes: what is to be said of how they
+    were read, kept by none.
+    """
+
+    config: DRSformerConfig
+    params: Params
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
+    """The configuration a file describes.
+
+    Raises:
+      UserError: it describes none that can be built.
+    """
+    try:
+        config = DRSformerConfig.from_architecture(architecture)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
+    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
+    if max(config.num_blocks) > _BLOCKS_AT_MOST:
+        raise UserError(
+            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
+            f"more than {_BLOCKS_AT_MOST} in a level"
+        )
+    return config
+
+
 def precision_note(precisions: Iterable[str]) -> str | None:
     """What to tell of a conversion to float32 from these dtypes; None if there was none."""
     counts = Counter(precision for precision in precisions if precision != "float32")
@@ -71,16 +107,3 @@ def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
     bad = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if bad:
         raise UserError(f"{source} has NaN or infinite values (in float32) in {listing(bad)}")
-
-
-@contextlib.contextmanager
-def damage_in_one_line(place: object) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise on a damaged folder becomes a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{place} is damaged or incomplete: it cannot be read ({type(error).__name__})"
-        ) from error

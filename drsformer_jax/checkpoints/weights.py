@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import drsformer_jax
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import infer_config
-from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
+from drsformer_jax.checkpoints.names import to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch_file import read_pytorch, write_pytorch
 from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from drsformer_jax.checkpoints.tensors import check_finite
+from drsformer_jax.checkpoints.tensors import Weights, check_finite, config_from
 from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError
-from drsformer_jax.models.config import DRSformerConfig
 
 Form = Literal["pytorch", "safetensors", "directory"]
 
@@ -27,23 +23,6 @@ _FORMS: dict[str, Form] = {
     ".safetensors": "safetensors",
     "": "directory",
 }
-
-_BLOCKS_AT_MOST = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """A network: its configuration, its parameters and where they come from.
-
-    params: the tree of `models.drsformer`, float32 NumPy arrays; metadata: free strings (source,
-    recipe, score, notes), kept by every form but PyTorch's; notes: what is to be said of how they
-    were read, kept by none.
-    """
-
-    config: DRSformerConfig
-    params: Params
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def load_weights(path: str | os.PathLike[str]) -> Weights:
@@ -124,32 +103,13 @@ def form_of(path: Path) -> Form:
     return form
 
 
-def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
-    """The configuration a file describes.
-
-    Raises:
-      UserError: it describes none that can be built.
-    """
-    try:
-        config = DRSformerConfig.from_architecture(architecture)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
-    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
-    if max(config.num_blocks) > _BLOCKS_AT_MOST:
-        raise UserError(
-            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
-            f"more than {_BLOCKS_AT_MOST} in a level"
-        )
-    return config
-
-
 def default_weights() -> Path:
     """The weights that come with the package.
 
     Raises:
       UserError: this build of the package has none.
     """
-    packaged = sorted((Path(drsformer_jax.__file__).parent / "weights").glob("*.safetensors"))
+    packaged = sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))
     if not packaged:
         raise UserError("this installation comes without weights: name some with --weights")
     return packaged[0]

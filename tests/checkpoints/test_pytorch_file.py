@@ -320,7 +320,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, state, refused, monkey
 def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        pytorch.importlib.util,
+        pytorch_file.importlib.util,
         "find_spec",
         lambda name: None if name == "torch" else find_spec(name),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import drsformer_jax
+from drsformer_jax.checkpoints import weights as weights_module
 from drsformer_jax.checkpoints.names import from_tree, to_tree
 from drsformer_jax.checkpoints.weights import (
     Weights,
@@ -195,7 +195,7 @@ def test_weights_that_do_not_fit_their_configuration_are_not_written(tmp_path, w
 
 
 def test_default_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(drsformer_jax, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(weights_module, "__file__", str(tmp_path / "checkpoints" / "weights.py"))
     with pytest.raises(UserError, match="--weights"):
         default_weights()
     (tmp_path / "weights").mkdir()
