@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from drsformer_jax.checkpoints.names import Shape, listing
-from drsformer_jax.checkpoints.torch_names import MODULES, place_of
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.torch_names import MODULES, Shape, place_of
+from drsformer_jax.errors import UserError, listing
 
 # What wraps modules inside of the network, too.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})

@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from drsformer_jax.checkpoints.names import Shape, listing
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.torch_names import Shape
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
 
 # Where a size is read, as (the tensors' names, what divides their first axis). All of them should

@@ -7,7 +7,7 @@ copy. Names, shapes and layouts are those of `torch_names`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,23 +16,16 @@ from drsformer_jax.checkpoints.torch_names import (
     Params,
     Path,
     Shape,
-    TensorSpec,
-    is_known,
+    check_leaves,
+    check_tensors,
     layout_of,
     leaves_of,
-    param_shapes,
     place_of,
     specs_of,
     to_ours,
     to_torch,
-    torch_names,
 )
-from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
-
-_CHANNELS_AT_MOST = 10**6
-_LISTED_AT_MOST = 20
-_NAME_AT_MOST = 160
 
 
 class TensorLike(Protocol):
@@ -58,10 +51,7 @@ def to_tree(
         which begins with `source`.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if not is_known(shapes, config):
-        _check_size(config, source)
-        expected = {name: spec.shape for name, spec in torch_names(config).items()}
-        _check_complete(shapes, expected, source)
+    check_tensors(shapes, config, source)
     places = {name: place for name in tensors if (place := place_of(name)) is not None}
     depths = Counter(path for path, _ in places.values())
     dtype = np.result_type(*(tensor.dtype for tensor in tensors.values()))
@@ -94,7 +84,7 @@ def torch_views(
     Raises:
       UserError: the tree is not one of this architecture; every difference in one message.
     """
-    specs = _checked(params, config, source)
+    specs = check_leaves(params, config, source)
     leaves = {path: np.asarray(leaf) for path, leaf in leaves_of(params)}
     views = {}
     for name, spec in specs.items():
@@ -123,70 +113,10 @@ def check_tree(
     Raises:
       UserError: the tree is not one of this architecture; every difference in one message.
     """
-    _checked(params, config, source)
+    check_leaves(params, config, source)
     return {"/".join(path): leaf for path, leaf in leaves_of(params)}
-
-
-def _checked(
-    params: Mapping[str, Any], config: DRSformerConfig, source: str
-) -> Mapping[str, TensorSpec]:
-    """PyTorch's tensors of a tree, once it is known to be one of `config`."""
-    specs = specs_of(params)
-    if specs is not None and is_known({n: spec.shape for n, spec in specs.items()}, config):
-        return specs
-    _check_size(config, source)
-    shapes = {path: tuple(leaf.shape) for path, leaf in leaves_of(param_shapes(config))}
-    in_order = dict.fromkeys(spec.path for spec in torch_names(config).values())
-    expected = {"/".join(path): shapes[path] for path in in_order}
-    found = {"/".join(path): tuple(leaf.shape) for path, leaf in leaves_of(params)}
-    _check_complete(found, expected, source)
-    return torch_names(config)
 
 
 def sizes_of(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many tensors PyTorch makes of a network's parameters, and how many values they have."""
     return len(specs_of(params) or ()), sum(leaf.size for _, leaf in leaves_of(params))
-
-
-def _check_size(config: DRSformerConfig, source: str) -> None:
-    """Raises a UserError for an absurd description, which JAX cannot trace."""
-    channels = config.channels[-1]
-    widest = max(channels, config.hidden_channels(channels), config.in_channels)
-    if widest > _CHANNELS_AT_MOST:
-        raise UserError(
-            f"{source} describes a network that cannot be built: {widest} channels in a layer, "
-            f"more than {_CHANNELS_AT_MOST}"
-        )
-
-
-def _check_complete(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str) -> None:
-    """Raises a UserError that lists every difference between two sets of named shapes."""
-    groups = {
-        "missing": [name for name in expected if name not in found],
-        "unknown": [name for name in found if name not in expected],
-        "wrong shape": [
-            f"{name} {found[name]} should be {shape}"
-            for name, shape in expected.items()
-            if name in found and found[name] != shape
-        ],
-    }
-    parts = [f"{len(names)} {kind}: {listing(names)}" for kind, names in groups.items() if names]
-    if parts:
-        raise UserError(f"{source} does not fit its architecture; {'; '.join(parts)}")
-
-
-def listing(names: Iterable[str]) -> str:
-    """Names separated by commas, on one line; of many the first ones and how many more there are.
-
-    Names come from files that may be anything: what would break the line is escaped, and of a
-    long name only the beginning is shown.
-    """
-    names = list(names)
-    shown = ", ".join(_printable(name) for name in names[:_LISTED_AT_MOST])
-    more = len(names) - _LISTED_AT_MOST
-    return f"{shown}, and {more} more" if more > 0 else shown
-
-
-def _printable(name: str) -> str:
-    clipped = name if len(name) <= _NAME_AT_MOST else f"{name[:_NAME_AT_MOST]}..."
-    return clipped if clipped.isprintable() else ascii(clipped)

@@ -1,4 +1,4 @@
-"""What readers of all forms give: tensors of a file, read late, and the weights of a network."""
+"""Tensors in a file of weights: read late, and checked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from drsformer_jax.checkpoints.names import Params, Shape, listing
-from drsformer_jax.errors import UserError
-from drsformer_jax.models.config import DRSformerConfig
-
-_BLOCKS_AT_MOST = 1000
+from drsformer_jax.checkpoints.torch_names import Shape
+from drsformer_jax.errors import UserError, listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,40 +44,6 @@ class StoredWeights:
     metadata: dict[str, str]
     notes: tuple[str, ...]
     architecture: Mapping[str, Any] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """A network: its configuration, its parameters and where they come from.
-
-    params: the tree of `models.drsformer`, float32 NumPy arrays; metadata: free strings (source,
-    recipe, score, notes), kept by every form but PyTorch's; notes: what is to be said of how they
-    were read, kept by none.
-    """
-
-    config: DRSformerConfig
-    params: Params
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
-    """The configuration a file describes.
-
-    Raises:
-      UserError: it describes none that can be built.
-    """
-    try:
-        config = DRSformerConfig.from_architecture(architecture)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
-    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
-    if max(config.num_blocks) > _BLOCKS_AT_MOST:
-        raise UserError(
-            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
-            f"more than {_BLOCKS_AT_MOST} in a level"
-        )
-    return config
 
 
 def precision_note(precisions: Iterable[str]) -> str | None:

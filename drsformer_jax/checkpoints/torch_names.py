@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
 
 Params = dict[str, Any]
@@ -72,6 +73,9 @@ _PARTS = (
 )
 MODULES = frozenset(_MODULES.split())
 _RANK = {key: rank for rank, key in enumerate(f"{_MODULES} {_PARTS}".split())}
+
+# A description of more is not traced.
+_CHANNELS_AT_MOST = 10**6
 
 # Checksums of architecture, names and shapes of the networks in PRESETS.
 _KNOWN = {
@@ -211,15 +215,64 @@ def to_ours(layout: Layout, dimensions: int) -> tuple[int, ...]:
     return _TO_OURS.get(layout, tuple(range(dimensions)))
 
 
-def is_known(shapes: Mapping[str, Shape], config: DRSformerConfig) -> bool:
-    """Whether PyTorch's names and shapes are known to be those of the architecture.
-
-    False says nothing: then `torch_names` has to be asked.
-    """
-    return checksum(shapes, config) in _KNOWN
-
-
 def checksum(shapes: Mapping[str, Shape], config: DRSformerConfig) -> str:
     """16 hexadecimal digits for an architecture and the names and shapes of its tensors."""
     text = json.dumps([config.architecture(), sorted(shapes.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_tensors(shapes: Mapping[str, Shape], config: DRSformerConfig, source: str) -> None:
+    """That PyTorch's names and shapes are those of an architecture.
+
+    Raises:
+      UserError: tensors are missing, unknown or of another shape; all of them in one message.
+    """
+    if checksum(shapes, config) not in _KNOWN:
+        _check_size(config, source)
+        expected = {name: spec.shape for name, spec in torch_names(config).items()}
+        _check_complete(shapes, expected, source)
+
+
+def check_leaves(
+    params: Mapping[str, Any], config: DRSformerConfig, source: str
+) -> Mapping[str, TensorSpec]:
+    """The same for a tree; what `torch_names` says of it."""
+    specs = specs_of(params)
+    if specs is not None:
+        shapes = {name: spec.shape for name, spec in specs.items()}
+        if checksum(shapes, config) in _KNOWN:
+            return specs
+    _check_size(config, source)
+    shapes_of = {path: tuple(leaf.shape) for path, leaf in leaves_of(param_shapes(config))}
+    in_order = dict.fromkeys(spec.path for spec in torch_names(config).values())
+    expected = {"/".join(path): shapes_of[path] for path in in_order}
+    found = {"/".join(path): tuple(leaf.shape) for path, leaf in leaves_of(params)}
+    _check_complete(found, expected, source)
+    return torch_names(config)
+
+
+def _check_size(config: DRSformerConfig, source: str) -> None:
+    """Raises a UserError for an absurd description, which JAX cannot trace."""
+    channels = config.channels[-1]
+    widest = max(channels, config.hidden_channels(channels), config.in_channels)
+    if widest > _CHANNELS_AT_MOST:
+        raise UserError(
+            f"{source} describes a network that cannot be built: {widest} channels in a layer, "
+            f"more than {_CHANNELS_AT_MOST}"
+        )
+
+
+def _check_complete(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str) -> None:
+    """Raises a UserError that lists every difference between two sets of named shapes."""
+    groups = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "wrong shape": [
+            f"{name} {found[name]} should be {shape}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ],
+    }
+    parts = [f"{len(names)} {kind}: {listing(names)}" for kind, names in groups.items() if names]
+    if parts:
+        raise UserError(f"{source} does not fit its architecture; {'; '.join(parts)}")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import infer_config
-from drsformer_jax.checkpoints.names import to_tree, torch_views
+from drsformer_jax.checkpoints.names import Params, check_tree, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch_file import read_pytorch, write_pytorch
 from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from drsformer_jax.checkpoints.tensors import Weights, check_finite, config_from
+from drsformer_jax.checkpoints.tensors import check_finite
 from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.paths import require_text
 
 Form = Literal["pytorch", "safetensors", "directory"]
 
@@ -23,6 +27,23 @@ _FORMS: dict[str, Form] = {
     ".safetensors": "safetensors",
     "": "directory",
 }
+
+_BLOCKS_AT_MOST = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A network: its configuration, its parameters and where they come from.
+
+    params: the tree of `models.drsformer`, float32 NumPy arrays; metadata: free strings (source,
+    recipe, score, notes), kept by every form but PyTorch's; notes: what is to be said of how they
+    were read, kept by none.
+    """
+
+    config: DRSformerConfig
+    params: Params
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load_weights(path: str | os.PathLike[str]) -> Weights:
@@ -44,10 +65,7 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if folder:
-        # Orbax takes seconds to import; files do without it.
-        from drsformer_jax.checkpoints.orbax_folder import load_directory
-
-        return load_directory(path)
+        return _load_folder(path)
     if not path.is_file():
         raise UserError(f"{path} is neither a file nor a folder")
     kind = kind_of(path) or _FORMS.get(path.suffix.lower())
@@ -60,6 +78,59 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
     params = to_tree(stored.tensors, config, source)
     check_finite(torch_views(params, config), source)
     return Weights(config, params, stored.metadata, stored.notes)
+
+
+def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
+    """The configuration a file describes.
+
+    Raises:
+      UserError: it describes none that can be built.
+    """
+    try:
+        config = DRSformerConfig.from_architecture(architecture)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
+    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
+    if max(config.num_blocks) > _BLOCKS_AT_MOST:
+        raise UserError(
+            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
+            f"more than {_BLOCKS_AT_MOST} in a level"
+        )
+    return config
+
+
+def _load_folder(path: Path) -> Weights:
+    """The weights of a checkpoint folder, a step of a run, or a run's newest good step.
+
+    A checkpoint of a run that cannot be read, or whose parameters are not finite, is passed over
+    and named in the notes.
+    """
+    # Orbax takes seconds to import; files do without it.
+    from drsformer_jax.checkpoints.orbax_folder import is_checkpoint, is_step, read_folder, steps_of
+
+    def load(folder: Path) -> Weights:
+        stored, source = read_folder(folder), str(folder)
+        config = config_from(stored.architecture, source)
+        check_finite(check_tree(stored.params, config, source), source)
+        return Weights(config, stored.params, stored.metadata)
+
+    require_text(path)
+    if is_checkpoint(path) or is_step(path):
+        return load(path)
+    failures: list[str] = []
+    for step in steps_of(path):
+        try:
+            weights = load(step)
+        except UserError as error:
+            # The note travels with the weights: it should not carry the path of this machine.
+            reason = str(error).removeprefix(f"{step} ")
+            failures.append(f"step {step.name} was passed over: it {reason}")
+            continue
+        weights.metadata["source"] = path.absolute().name
+        if failures:
+            weights.metadata["notes"] = "; ".join(failures)
+        return weights
+    raise UserError(f"{path} has no good checkpoint; {failures[0]}")
 
 
 def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
@@ -83,9 +154,9 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
         elif form == "safetensors":
             write_safetensors(path, views, weights.config.architecture(), weights.metadata)
         else:
-            from drsformer_jax.checkpoints.orbax_folder import save_checkpoint
+            from drsformer_jax.checkpoints.orbax_folder import write_folder
 
-            save_checkpoint(path, weights)
+            write_folder(path, weights.params, weights.config.architecture(), weights.metadata)
 
 
 def form_of(path: Path) -> Form:

@@ -8,12 +8,11 @@ import pytest
 from drsformer_jax.checkpoints.names import (
     check_tree,
     from_tree,
-    listing,
     to_tree,
     torch_views,
 )
 from drsformer_jax.checkpoints.torch_names import torch_names
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.drsformer import DRSformer
 
 

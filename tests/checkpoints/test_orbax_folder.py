@@ -12,7 +12,6 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from drsformer_jax.checkpoints import orbax_folder
 from drsformer_jax.checkpoints.weights import load_weights, save_weights
 from drsformer_jax.errors import UserError
 
@@ -252,7 +251,7 @@ def test_reading_a_workdir_changes_nothing_in_it(tmp_path, weights):
         return sorted((p, p.stat().st_mtime_ns) for p in workdir.rglob("*"))
 
     before = listing()
-    orbax_folder.load_workdir(workdir)
+    load_weights(workdir)
     assert listing() == before
 
 
