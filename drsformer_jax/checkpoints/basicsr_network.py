@@ -11,9 +11,9 @@ from drsformer_jax.checkpoints.basicsr_state import StateFile
 from drsformer_jax.checkpoints.containers import only_tensors
 from drsformer_jax.checkpoints.foreign_names import own_names
 from drsformer_jax.checkpoints.infer import infer_config
-from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
+from drsformer_jax.checkpoints.names import Params, check_finite, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, stored_tensors
-from drsformer_jax.checkpoints.tensors import check_finite, precision_note
+from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 

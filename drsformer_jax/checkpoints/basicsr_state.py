@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.checkpoints.containers import CONTAINERS, only_tensors
-from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
+from drsformer_jax.checkpoints.names import Params, check_finite, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, stored_tensors
-from drsformer_jax.checkpoints.tensors import check_finite, precision_note
+from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
 

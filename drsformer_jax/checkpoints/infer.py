@@ -1,4 +1,4 @@
-"""The architecture of a DRSformer, read from the names and shapes of its tensors."""
+"""The architecture of a DRSformer: as a file describes it, or as its tensors show it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from drsformer_jax.checkpoints.torch_names import Shape
 from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
+
+_BLOCKS_AT_MOST = 1000
 
 # Where a size is read, as (the tensors' names, what divides their first axis). All of them should
 # tell the same one; the majority decides, so that a bad one among them is left to be listed.
@@ -26,6 +29,25 @@ _HIDDEN = (
     (r"latent\.\d+\.ffn\.dwconv(?:3x3|5x5)_1\.weight", 1),
 )
 _LEVELS = ("(?:en|de)coder_level1", "(?:en|de)coder_level2", "(?:en|de)coder_level3", "latent")
+
+
+def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
+    """The configuration a file describes.
+
+    Raises:
+      UserError: it describes none that can be built.
+    """
+    try:
+        config = DRSformerConfig.from_architecture(architecture)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
+    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
+    if max(config.num_blocks) > _BLOCKS_AT_MOST:
+        raise UserError(
+            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
+            f"more than {_BLOCKS_AT_MOST} in a level"
+        )
+    return config
 
 
 def infer_config(shapes: Mapping[str, Shape], source: str = "the state_dict") -> DRSformerConfig:

@@ -16,15 +16,20 @@ from drsformer_jax.checkpoints.torch_names import (
     Params,
     Path,
     Shape,
-    check_leaves,
+    check_complete,
+    check_size,
     check_tensors,
+    is_known,
     layout_of,
     leaves_of,
+    param_shapes,
     place_of,
     specs_of,
     to_ours,
     to_torch,
+    torch_names,
 )
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
 
 
@@ -63,10 +68,6 @@ def to_tree(
             stack = () if index is None else (depths[path],)
             leaves[path] = np.empty((*stack, *array.shape), dtype)
         leaves[path][... if index is None else index] = array
-    return _nested(leaves)
-
-
-def _nested(leaves: Mapping[Path, Any]) -> Params:
     tree: Params = {}
     for path, leaf in leaves.items():
         node = tree
@@ -84,11 +85,13 @@ def torch_views(
     Raises:
       UserError: the tree is not one of this architecture; every difference in one message.
     """
-    specs = check_leaves(params, config, source)
-    leaves = {path: np.asarray(leaf) for path, leaf in leaves_of(params)}
+    leaves = check_tree(params, config, source)
+    specs = specs_of(params)
+    assert specs is not None
     views = {}
     for name, spec in specs.items():
-        array = leaves[spec.path] if spec.index is None else leaves[spec.path][spec.index]
+        array = np.asarray(leaves["/".join(spec.path)])
+        array = array if spec.index is None else array[spec.index]
         views[name] = array.transpose(to_torch(spec.layout, array.ndim))
     return views
 
@@ -113,10 +116,28 @@ def check_tree(
     Raises:
       UserError: the tree is not one of this architecture; every difference in one message.
     """
-    check_leaves(params, config, source)
-    return {"/".join(path): leaf for path, leaf in leaves_of(params)}
+    leaves = {"/".join(path): leaf for path, leaf in leaves_of(params)}
+    specs = specs_of(params)
+    if specs is None or not is_known({n: spec.shape for n, spec in specs.items()}, config):
+        check_size(config, source)
+        shapes = {path: tuple(leaf.shape) for path, leaf in leaves_of(param_shapes(config))}
+        in_order = dict.fromkeys(spec.path for spec in torch_names(config).values())
+        expected = {"/".join(path): shapes[path] for path in in_order}
+        found = {key: tuple(leaf.shape) for key, leaf in leaves.items()}
+        check_complete(found, expected, source)
+    return leaves
 
 
 def sizes_of(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many tensors PyTorch makes of a network's parameters, and how many values they have."""
     return len(specs_of(params) or ()), sum(leaf.size for _, leaf in leaves_of(params))
+
+
+def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises a UserError that names the tensors with NaN or infinite values, if there are any.
+
+    The tensors are as they were converted: a float64 value beyond float32 is infinite here.
+    """
+    bad = [name for name, array in tensors.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(f"{source} has NaN or infinite values (in float32) in {listing(bad)}")

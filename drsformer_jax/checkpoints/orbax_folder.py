@@ -46,26 +46,31 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def is_step(path: Path) -> bool:
+def _is_step(path: Path) -> bool:
     """Whether the folder is one step of a training workdir."""
     return (path / _STATE).is_dir() and (path / _CONFIG).is_dir()
 
 
-def steps_of(workdir: Path) -> list[Path]:
-    """The folders of a workdir's steps, the newest first.
+def folders_of(path: Path) -> list[Path]:
+    """Where to look for weights: a weight checkpoint or a step itself, a workdir's steps.
+
+    Returns:
+      Folders for `read_folder`; of a workdir's steps the newest first.
 
     Raises:
-      UserError: there are none, or it is no workdir.
+      UserError: there are none.
     """
-    folder = (workdir / DIRECTORY).absolute()
+    if is_checkpoint(path) or _is_step(path):
+        return [path]
+    folder = (path / DIRECTORY).absolute()
     if not folder.is_dir():
         raise UserError(
-            f"{workdir} is neither a checkpoint written by `drsformer convert` nor a training "
-            f"workdir (which has a folder {DIRECTORY}/)"
+            f"{path} is neither a checkpoint written by `drsformer convert` nor a training workdir "
+            f"(which has a folder {DIRECTORY}/)"
         )
     steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
     if not steps:
-        raise UserError(f"{workdir} has no checkpoint yet: let training reach its first one")
+        raise UserError(f"{path} has no checkpoint yet: let training reach its first one")
     return [folder / str(step) for step in steps]
 
 
@@ -79,7 +84,7 @@ def read_folder(path: Path) -> StoredTree:
     """
     document = _read_json(path / _CONFIG)
     architecture, kept = document.get("architecture"), document.get("metadata")
-    if is_step(path):
+    if _is_step(path):
         with damage_in_one_line(path):
             key = _EMA if _tree_metadata(path / _STATE).get(_EMA) else _PARAMS
             tree = _restore(path / _STATE, key)

@@ -1,4 +1,4 @@
-"""Tensors in a file of weights: read late, and checked."""
+"""Tensors in a file of weights, which are read when they are wanted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from drsformer_jax.checkpoints.torch_names import Shape
-from drsformer_jax.errors import UserError, listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +59,3 @@ def precision_note(precisions: Iterable[str]) -> str | None:
         )
         for precision, number in counts.items()
     )
-
-
-def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
-    """Raises a UserError that names the tensors with NaN or infinite values, if there are any.
-
-    The tensors are as they were converted: a float64 value beyond float32 is infinite here.
-    """
-    bad = [name for name, array in tensors.items() if not np.isfinite(array).all()]
-    if bad:
-        raise UserError(f"{source} has NaN or infinite values (in float32) in {listing(bad)}")

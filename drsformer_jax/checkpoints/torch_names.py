@@ -227,31 +227,18 @@ def check_tensors(shapes: Mapping[str, Shape], config: DRSformerConfig, source: 
     Raises:
       UserError: tensors are missing, unknown or of another shape; all of them in one message.
     """
-    if checksum(shapes, config) not in _KNOWN:
-        _check_size(config, source)
+    if not is_known(shapes, config):
+        check_size(config, source)
         expected = {name: spec.shape for name, spec in torch_names(config).items()}
-        _check_complete(shapes, expected, source)
+        check_complete(shapes, expected, source)
 
 
-def check_leaves(
-    params: Mapping[str, Any], config: DRSformerConfig, source: str
-) -> Mapping[str, TensorSpec]:
-    """The same for a tree; what `torch_names` says of it."""
-    specs = specs_of(params)
-    if specs is not None:
-        shapes = {name: spec.shape for name, spec in specs.items()}
-        if checksum(shapes, config) in _KNOWN:
-            return specs
-    _check_size(config, source)
-    shapes_of = {path: tuple(leaf.shape) for path, leaf in leaves_of(param_shapes(config))}
-    in_order = dict.fromkeys(spec.path for spec in torch_names(config).values())
-    expected = {"/".join(path): shapes_of[path] for path in in_order}
-    found = {"/".join(path): tuple(leaf.shape) for path, leaf in leaves_of(params)}
-    _check_complete(found, expected, source)
-    return torch_names(config)
+def is_known(shapes: Mapping[str, Shape], config: DRSformerConfig) -> bool:
+    """Whether these are known to be an architecture's; False says nothing."""
+    return checksum(shapes, config) in _KNOWN
 
 
-def _check_size(config: DRSformerConfig, source: str) -> None:
+def check_size(config: DRSformerConfig, source: str) -> None:
     """Raises a UserError for an absurd description, which JAX cannot trace."""
     channels = config.channels[-1]
     widest = max(channels, config.hidden_channels(channels), config.in_channels)
@@ -262,7 +249,7 @@ def _check_size(config: DRSformerConfig, source: str) -> None:
         )
 
 
-def _check_complete(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str) -> None:
+def check_complete(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str) -> None:
     """Raises a UserError that lists every difference between two sets of named shapes."""
     groups = {
         "missing": [name for name in expected if name not in found],

@@ -19,12 +19,11 @@ import optax
 from drsformer_jax.checkpoints.basicsr_network import Network, place_for_network
 from drsformer_jax.checkpoints.basicsr_state import SUFFIX, Moments
 from drsformer_jax.checkpoints.basicsr_write import write_basicsr
-from drsformer_jax.checkpoints.names import Params, sizes_of, torch_views
+from drsformer_jax.checkpoints.infer import config_from
+from drsformer_jax.checkpoints.names import Params, check_finite, sizes_of, torch_views
 from drsformer_jax.checkpoints.plain_values import from_json
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints, damage_in_one_line
-from drsformer_jax.checkpoints.tensors import check_finite
 from drsformer_jax.checkpoints.torch_names import param_shapes
-from drsformer_jax.checkpoints.weights import config_from
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.basicsr_import import Conversion, is_counted
