@@ -60,6 +60,7 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     # Asked for after the configuration has been read; the tests keep it out.
     (r"^drsformer plan .*--topology", RUN, (2, "libtpu, the compiler for TPUs, is not installed")),
     (r"^drsformer plan ", SLOW, "compiles a training step"),
+    (r"^drsformer models$", RUN, ""),
     (r"^drsformer score ", RUN, ""),
     (r"^python tools/estimate_niqe_model", READ, "wants hundreds of sharp blocks"),
     (r"^python (train|eval)\.py .*(/data/|/shared/|records)", READ, "folders outside of the clone"),

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from drsformer_jax.checkpoints.catalogue import by_name
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import config_from, infer_config
 from drsformer_jax.checkpoints.names import Params, check_finite, check_tree, to_tree, torch_views
@@ -43,7 +44,8 @@ class Weights:
 
 
 def load_weights(path: str | os.PathLike[str]) -> Weights:
-    """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder.
+    """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder; or those
+    that come with the package under that name (`checkpoints.catalogue`).
 
     Which of them a file is, its content tells. A folder is a checkpoint written by
     `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
@@ -54,7 +56,7 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
       UserError: there is nothing, it may not be read, is of no form we know, damaged, not a
         DRSformer, or not finite.
     """
-    path = Path(path)
+    path = by_name(path)
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
@@ -143,15 +145,3 @@ def form_of(path: Path) -> Form:
             ".safetensors, or in none of them (no dot) for a checkpoint folder"
         )
     return form
-
-
-def default_weights() -> Path:
-    """The weights that come with the package.
-
-    Raises:
-      UserError: this build of the package has none.
-    """
-    packaged = sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))
-    if not packaged:
-        raise UserError("this installation comes without weights: name some with --weights")
-    return packaged[0]

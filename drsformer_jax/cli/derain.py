@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=local_path,
         metavar="W",
-        help="a .safetensors or .pth file, a converted checkpoint or a training workdir "
-        "(default: the weights that come with the package)",
+        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, or a name "
+        "that `drsformer models` lists (default: the first of those)",
     )
     parser.add_argument(
         "--tile",

@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "data": Command("drsformer_jax.cli.data", "check a data set, build it, or render rain"),
     "plan": Command("drsformer_jax.cli.plan", "find out what training needs on TPUs not there"),
+    "models": Command("drsformer_jax.cli.models", "list the weights that are known by name"),
     "score": Command("drsformer_jax.cli.score", "measure PSNR, SSIM or NIQE of derained images"),
 }
 

@@ -158,7 +158,8 @@ class Derainer:
             many devices.
           ValueError: `dtype` or `precision` is unknown.
         """
-        from drsformer_jax.checkpoints.weights import default_weights, load_weights
+        from drsformer_jax.checkpoints.catalogue import default_weights
+        from drsformer_jax.checkpoints.weights import load_weights
 
         loaded = load_weights(default_weights() if weights is None else weights)
         for note in loaded.notes:

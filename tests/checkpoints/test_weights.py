@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints import weights as weights_module
 from drsformer_jax.checkpoints.names import from_tree, to_tree
 from drsformer_jax.checkpoints.weights import (
     Weights,
-    default_weights,
     form_of,
     load_weights,
     save_weights,
@@ -192,15 +190,6 @@ def test_weights_that_do_not_fit_their_configuration_are_not_written(tmp_path, w
     with pytest.raises(UserError, match="1 missing: output/kernel"):
         save_weights(tmp_path / "w.safetensors", weights)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_default_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights_module, "__file__", str(tmp_path / "checkpoints" / "weights.py"))
-    with pytest.raises(UserError, match="--weights"):
-        default_weights()
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "small.safetensors").touch()
-    assert default_weights() == tmp_path / "weights" / "small.safetensors"
 
 
 def test_files_are_read_without_heavy_imports(tmp_path, weights):

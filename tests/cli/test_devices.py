@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drsformer_jax.checkpoints.weights import default_weights
+from drsformer_jax.checkpoints.catalogue import default_weights
 from drsformer_jax.cli import devices
 from drsformer_jax.cli import main as cli
 from drsformer_jax.cli.experiment import run_experiment
