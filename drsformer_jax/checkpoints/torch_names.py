@@ -74,10 +74,10 @@ _PARTS = (
 MODULES = frozenset(_MODULES.split())
 _RANK = {key: rank for rank, key in enumerate(f"{_MODULES} {_PARTS}".split())}
 
-# A description of more is not traced.
-_CHANNELS_AT_MOST = 10**6
+# More is not enumerated, nor traced: what a file says may be absurd.
+_STACKED_AT_MOST, _CHANNELS_AT_MOST = 1000, 10**6
 
-# Checksums of architecture, names and shapes of the networks in PRESETS.
+# Checksums of architecture, names and shapes of the networks in PRESETS: a new preset is added.
 _KNOWN = {
     "bb5dfd6db40ae05e",  # drsformer
     "2defcc643d856274",  # drsformer_no_mefc
@@ -151,7 +151,7 @@ def _specs(shapes: tuple[tuple[Path, Shape], ...]) -> Mapping[str, TensorSpec] |
     for path, shape in shapes:
         name = _torch_name(path)
         stacked = name is not None and "{}" in name
-        if name is None or (stacked and not shape):
+        if name is None or (stacked and not (shape and shape[0] <= _STACKED_AT_MOST)):
             return None
         own = shape[1:] if stacked else shape
         layout = layout_of(path, len(own))

@@ -93,6 +93,7 @@ def test_a_tree_of_something_else_has_no_names():
     assert specs_of({"latent": {"norm1": {"scale": np.ones((2, 4))}}}) is not None
     assert specs_of({"latent": {"norm1": {"slope": np.ones((2, 4))}}}) is None
     assert specs_of({"latent": {"norm1": {"scale": np.ones(())}}}) is None
+    assert specs_of({"latent": {"norm1": {"scale": np.ones((10**9, 0))}}}) is None
 
 
 def test_networks_of_presets_are_known():
