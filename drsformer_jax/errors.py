@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 # So many problems are named in one message; of the others, their number.
 MAX_PROBLEMS_NAMED = 20
@@ -42,6 +43,19 @@ def listing(names: Iterable[str]) -> str:
 def _printable(name: str) -> str:
     clipped = name if len(name) <= _NAME_AT_MOST else f"{name[:_NAME_AT_MOST]}..."
     return clipped if clipped.isprintable() else ascii(clipped)
+
+
+@contextlib.contextmanager
+def damage_in_one_line(place: object) -> Iterator[None]:
+    """Whatever Orbax and TensorStore raise on a damaged folder becomes a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{place} is damaged or incomplete: it cannot be read ({type(error).__name__})"
+        ) from error
 
 
 def in_one_line(error: BaseException) -> str:

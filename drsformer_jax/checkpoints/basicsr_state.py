@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.checkpoints.containers import CONTAINERS, only_tensors
-from drsformer_jax.checkpoints.names import Params, check_finite, to_tree, torch_views
+from drsformer_jax.checkpoints.names import Params, check_finite_params, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, stored_tensors
 from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError, listing
@@ -178,7 +178,7 @@ def read_moments(state: StateFile, config: DRSformerConfig, params: Params) -> M
         tensors = stored_tensors(only_tensors(moments, path, "moments"), path)
         precisions += [tensor.precision for tensor in tensors.values()]
         trees.append(to_tree(tensors, config, source))
-        check_finite(torch_views(trees[-1], config), source)
+        check_finite_params(trees[-1], config, source)
     squares = torch_views(trees[1], config)
     negative = [name for name, array in squares.items() if (array < 0).any()]
     if negative:

@@ -141,3 +141,10 @@ def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
     bad = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if bad:
         raise UserError(f"{source} has NaN or infinite values (in float32) in {listing(bad)}")
+
+
+def check_finite_params(params: Mapping[str, Any], config: DRSformerConfig, source: str) -> None:
+    """The same for a network's parameters, or a tree like them; named are PyTorch's tensors."""
+    # Their names are made only where they are to be told.
+    if not all(np.isfinite(leaf).all() for _, leaf in leaves_of(params)):
+        check_finite(torch_views(params, config), source)

@@ -20,8 +20,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from drsformer_jax.checkpoints.names import Params
-from drsformer_jax.checkpoints.runs import DATA_FILE_BYTES, DIRECTORY, damage_in_one_line
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.runs import DATA_FILE_BYTES, DIRECTORY
+from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.files import atomic_folder
 from drsformer_jax.paths import require_text
 

@@ -233,19 +233,6 @@ class TrainingCheckpoints:
         self._manager.close()
 
 
-@contextlib.contextmanager
-def damage_in_one_line(place: object) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise on a damaged folder becomes a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{place} is damaged or incomplete: it cannot be read ({type(error).__name__})"
-        ) from error
-
-
 def _whole_steps(directory: Path) -> list[int]:
     """Steps of the finished checkpoints in a folder, rising; none without the folder."""
     try:

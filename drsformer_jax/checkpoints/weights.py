@@ -10,7 +10,14 @@ from typing import Literal
 from drsformer_jax.checkpoints.catalogue import by_name
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import config_from, infer_config
-from drsformer_jax.checkpoints.names import Params, check_finite, check_tree, to_tree, torch_views
+from drsformer_jax.checkpoints.names import (
+    Params,
+    check_finite,
+    check_finite_params,
+    check_tree,
+    to_tree,
+    torch_views,
+)
 from drsformer_jax.checkpoints.pytorch_file import read_pytorch, write_pytorch
 from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from drsformer_jax.checkpoints.write_failures import written_or_refused
@@ -102,7 +109,7 @@ def _load_file(path: Path) -> Weights:
     else:
         config = config_from(stored.architecture, source)
     params = to_tree(stored.tensors, config, source)
-    check_finite(torch_views(params, config), source)
+    check_finite_params(params, config, source)
     return Weights(config, params, stored.metadata, stored.notes)
 
 

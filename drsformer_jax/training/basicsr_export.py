@@ -20,11 +20,11 @@ from drsformer_jax.checkpoints.basicsr_network import Network, place_for_network
 from drsformer_jax.checkpoints.basicsr_state import SUFFIX, Moments
 from drsformer_jax.checkpoints.basicsr_write import write_basicsr
 from drsformer_jax.checkpoints.infer import config_from
-from drsformer_jax.checkpoints.names import Params, check_finite, sizes_of, torch_views
+from drsformer_jax.checkpoints.names import Params, check_finite_params, sizes_of
 from drsformer_jax.checkpoints.plain_values import from_json
-from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints, damage_in_one_line
+from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.checkpoints.torch_names import param_shapes
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.basicsr_import import Conversion, is_counted
 from drsformer_jax.training.basicsr_settings import group_settings, schedule_state
@@ -145,7 +145,7 @@ def _as_basicsr(state: TrainState, config: DRSformerConfig, source: str) -> tupl
     if state.ema_params is not None:
         trees["params_ema"] = state.ema_params
     for key, tree in trees.items():
-        check_finite(torch_views(tree, config), f"{source} ({key})")
+        check_finite_params(tree, config, f"{source} ({key})")
     network = Network(config, state.params, state.ema_params, ())
     return network, Moments(int(adam.count), "float32", adam.mu, adam.nu)
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from drsformer_jax.checkpoints.runs import TrainingCheckpoints, damage_in_one_line
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.runs import TrainingCheckpoints
+from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.training.processes import is_first, together
 from drsformer_jax.training.sharding import state_sharding
 from drsformer_jax.training.state import TrainState
