@@ -125,8 +125,8 @@ def test_a_network_is_traced_once(monkeypatch):
 
 def test_a_known_network_is_read_without_jax():
     code = (
-        "import sys; from drsformer_jax.checkpoints.weights import default_weights, load_weights\n"
-        "load_weights(default_weights()); print('jax' in sys.modules)"
+        "import sys; from drsformer_jax.checkpoints.weights import load_weights\n"
+        "load_weights('rain100l_small'); print('jax' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
