@@ -16,7 +16,8 @@ from benchmarks.inputs import SEED, rainy_image, training_pair
 from benchmarks.pairs import Program
 from benchmarks.traffic import traffic_bytes
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
-from drsformer_jax.models.drsformer import blocks_apart, restore
+from drsformer_jax.models.drsformer import restore
+from drsformer_jax.models.repeated import blocks_apart
 from drsformer_jax.parity.random_weights import random_weights
 
 GEMM_SIZES = {"cpu": (1024, 1536, 2048), "gpu": (4096, 8192), "tpu": (4096, 8192)}

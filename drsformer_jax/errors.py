@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 # So many problems are named in one message; of the others, their number.
 MAX_PROBLEMS_NAMED = 20
 _NAME_AT_MOST = 160
+
+# What file names may hold, and what would break a line or speak to the terminal.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class UserError(Exception):
@@ -78,3 +82,30 @@ def words_of(error: BaseException) -> str:
         is_one_key = len(said.split()) == 1 and said[0] not in "'\""
         text = repr(said) if is_one_key else said
     return " ".join(text.split())
+
+
+def wrong_key(error: BaseException) -> str:
+    """What is wrong with keys of a configuration that became the arguments of a constructor."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown is None:
+        return words_of(error)
+    return f"no such key: {unknown[1]} (configs/base.py lists all of them)"
+
+
+def one_line(text: object) -> str:
+    """A message with the control characters in it, which names of files can have, as escapes."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def out_of_memory(error: MemoryError) -> str:
+    """What to tell of it: the message, if it has one, and what helps."""
+    told = one_line(words_of(error))
+    return (
+        f"this machine's memory is not enough{f' ({told})' if told else ''}: free some, or take "
+        "smaller images"
+    )
+
+
+def no_access(error: PermissionError) -> str:
+    """What to tell of a file or folder that the system keeps from the user."""
+    return one_line(f"{error.filename or 'a file'}: permission denied: get the right to use it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from drsformer_jax.errors import UserError
 
 _PROBE = ".drsformer."
+
+# With a single slash, too, which is what is left of an address that went through pathlib.
+_ADDRESS = re.compile(r"(?s).*://|[A-Za-z][A-Za-z0-9+.-]*:[/\\]|\\\\")
 
 # A device and a number on it: what a file is, whatever it is called.
 Identity = tuple[int, int]
@@ -22,15 +26,23 @@ def local_path(text: str, what: str = "") -> Path:
       what: the flag or key that it is the value of, for the message.
 
     Raises:
-      UserError: it is an address, or no path that this system can have or lets us see.
+      UserError: it is empty, an address, another system's path, the home of nobody, or no path
+        that this system can have or lets us see.
     """
     named = f"{what} {text}".strip()
-    if "://" in text:
+    if not text:
+        raise UserError(f"{named}: is empty" if named else "a path is empty (this folder is .)")
+    if _ADDRESS.match(text) and not os.path.lexists(text):
         raise UserError(
             f"{named}: is an address; only files and folders of this machine are read and written: "
             "copy or mount it, and give its path here"
         )
     path = Path(os.path.expanduser(text))
+    if text.startswith("~") and str(path).startswith("~") and not os.path.lexists(path):
+        raise UserError(
+            f"{named}: there is no user {path.parts[0][1:]!r} here; if the name begins so, type "
+            f"./{text}"
+        )
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -93,3 +105,30 @@ def require_text(folder: Path) -> None:
             f"{folder}: checkpoints and data sets need a folder whose name is UTF-8, and so the "
             "folders around it: give it another name"
         )
+
+
+def require_readable(folder: Path) -> None:
+    """That no file in a folder, or in those below it, is kept from us.
+
+    Libraries that read folders call files damaged which merely may not be read.
+
+    Raises:
+      UserError: one may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise error
+
+    try:
+        for root, _, names in os.walk(folder, onerror=refuse):
+            for name in names:
+                try:
+                    os.close(os.open(os.path.join(root, name), os.O_RDONLY | os.O_NONBLOCK))
+                except OSError as error:
+                    refuse(error)
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename}: may not be read (permission denied): make {folder} and all in it "
+            "readable"
+        ) from error

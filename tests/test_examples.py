@@ -15,6 +15,7 @@ LONGEST = 30  # lines of code
 EXPECTED = {
     "derain_an_array": "derained",
     "training_step": "step 5",
+    "parity_of_a_module": "gradient",
 }
 
 

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import files_below, ignores_case, is_one_of, local_path, require_text
+from drsformer_jax.paths import (
+    files_below,
+    ignores_case,
+    is_one_of,
+    local_path,
+    require_readable,
+    require_text,
+)
 
 
-@pytest.mark.parametrize("text", ["gs://bucket/a", "file:///a", "x/s3://b"])
+@pytest.mark.parametrize(
+    "text", ["gs://bucket/a", "file:///a", "x/s3://b", "gs:/bucket", "C:/x", r"C:\x", r"\\a\x"]
+)
 def test_an_address_is_no_path(text: str) -> None:
-    with pytest.raises(UserError, match=f"^-o {text}: is an address"):
+    with pytest.raises(UserError, match=f"^-o {re.escape(text)}: is an address"):
         local_path(text, "-o")
+
+
+def test_nothing_is_no_path() -> None:
+    with pytest.raises(UserError, match=r"^-o: is empty"):
+        local_path("", "-o")
 
 
 def test_home_is_where_the_tilde_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert local_path("~/x") == tmp_path / "x"
-    assert local_path("~no_such_user/x") == Path("~no_such_user/x")
     assert local_path("x~/~") == Path("x~/~")
+
+
+def test_the_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^-o ~no_such/x: .* no user 'no_such' .*type \./~no_such/x"
+    ):
+        local_path("~no_such/x", "-o")
+    Path("~old.png").touch()
+    Path("a:").mkdir()
+    # What is there is meant.
+    assert local_path("~old.png") == Path("~old.png")
+    assert local_path("a:/") == Path("a:")
 
 
 def test_a_path_that_cannot_be_is_told() -> None:
@@ -62,3 +89,23 @@ def test_letters_case(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert ignores_case(tmp_path) == (tmp_path / "A").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_files_that_are_kept_from_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").touch()
+    (tmp_path / "a" / "gone").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "a" / "pipe")
+    require_readable(tmp_path)
+    require_readable(tmp_path / "nowhere")
+    # Rights do not bind whoever runs tests as root.
+    real = os.open
+
+    def refusing(path: str, *args: int) -> int:
+        if path.endswith("file"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(UserError, match=r"a/file: may not be read .*: make .* readable"):
+        require_readable(tmp_path)

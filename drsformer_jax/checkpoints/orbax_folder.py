@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from etils import epath
 
 from drsformer_jax.checkpoints.names import Params
 from drsformer_jax.checkpoints.runs import DATA_FILE_BYTES, DIRECTORY
-from drsformer_jax.errors import UserError, damage_in_one_line
+from drsformer_jax.errors import UserError, damage_in_one_line, listing
 from drsformer_jax.files import atomic_folder
-from drsformer_jax.paths import require_text
+from drsformer_jax.paths import require_readable, require_text
 
 FORMAT = "drsformer"
 _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
+# Some of them of Orbax; the last one on some drives only.
+_OF_A_CHECKPOINT = frozenset({_PARAMS, _CONFIG, "_CHECKPOINT_METADATA", "commit_success.txt"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,24 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
+def check_replaceable(path: Path) -> None:
+    """That a folder, if there is one, is a weight checkpoint of ours and holds nothing else.
+
+    Raises:
+      UserError: it is not.
+    """
+    if not path.exists():
+        return
+    if not is_checkpoint(path):
+        raise UserError(f"{path} exists and is not one of our checkpoints: give another name")
+    foreign = sorted({entry.name for entry in path.iterdir()} - _OF_A_CHECKPOINT)
+    if foreign:
+        raise UserError(
+            f"{path} holds more than a checkpoint ({listing(foreign)}), which would be lost: move "
+            "that away, or give another name"
+        )
+
+
 def _is_step(path: Path) -> bool:
     """Whether the folder is one step of a training workdir."""
     return (path / _STATE).is_dir() and (path / _CONFIG).is_dir()
@@ -60,6 +81,8 @@ def folders_of(path: Path) -> list[Path]:
     Raises:
       UserError: there are none.
     """
+    if not os.path.isdir(path / DIRECTORY):
+        require_readable(path)
     if is_checkpoint(path) or _is_step(path):
         return [path]
     folder = (path / DIRECTORY).absolute()
@@ -104,12 +127,11 @@ def write_folder(
     """Writes a weight checkpoint; one that is already there is replaced when the new one is whole.
 
     Raises:
-      UserError: something else is there under that name.
+      UserError: something else is there under that name, or in that folder.
     """
     require_text(path)
     path = path.absolute()
-    if path.exists() and not is_checkpoint(path):
-        raise UserError(f"{path} exists and is not one of our checkpoints: give another name")
+    check_replaceable(path)
     document = {"format": FORMAT, "architecture": architecture, "metadata": dict(metadata)}
     with (
         atomic_folder(path) as folder,

@@ -23,7 +23,7 @@ from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_s
 from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.paths import require_text
+from drsformer_jax.paths import require_readable, require_text
 
 Form = Literal["pytorch", "safetensors", "directory"]
 
@@ -78,6 +78,7 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
 
     failures: list[str] = []
     for place in folders_of(path):
+        require_readable(place)
         try:
             stored = read_folder(place)
             config = config_from(stored.architecture, str(place))

@@ -31,7 +31,12 @@ class ConfigFileParser(flags.ArgumentParser):
             raise UserError(f"--config: no such file: {file}")
         try:
             with _own_package(file):
-                config = _load("config_config", file).get_config(*([rest] if colon else []))
+                module = _load("config_config", file)
+                if not hasattr(module, "get_config"):
+                    raise UserError(f"--config {file}: has no function get_config()")
+                config = module.get_config(*([rest] if colon else []))
+        except UserError:
+            raise
         except ModuleNotFoundError as error:
             raise UserError(
                 f"--config {file}: {error}; modules are found beside the file, in the folder you "

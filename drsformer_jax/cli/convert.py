@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.quiet import quiet_orbax
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.paths import is_one_of, local_path, require_text
 
 if TYPE_CHECKING:
@@ -128,10 +128,9 @@ def _check_destination(path: Path, force: bool) -> None:
     if path.is_dir() and form != "directory":
         raise UserError(f"{path} is a folder: give a file name")
     if form == "directory":
-        from drsformer_jax.checkpoints.orbax_folder import is_checkpoint
+        from drsformer_jax.checkpoints.orbax_folder import check_replaceable
 
-        if not is_checkpoint(path):
-            raise UserError(f"{path} exists and is not one of our checkpoints: give another name")
+        check_replaceable(path)
 
 
 def _report(source: Path, destination: Path, weights: Weights) -> str:
@@ -151,7 +150,7 @@ def _report(source: Path, destination: Path, weights: Weights) -> str:
     if any(notes):
         lines.append(f"  note: {'; '.join(filter(None, notes))}")
     lines.append(f"-> {destination}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _run_report(done: Conversion, workdir: Path | None = None) -> str:
@@ -165,7 +164,7 @@ def _run_report(done: Conversion, workdir: Path | None = None) -> str:
     ]
     if workdir is not None:
         lines.append(f"   python train.py --config CONFIG --workdir {workdir} carries it on")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _network_lines(config: DRSformerConfig, sizes: tuple[int, int]) -> list[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
@@ -124,6 +127,10 @@ def _make_rain(args: argparse.Namespace) -> int:
     from drsformer_jax.data.synthetic import SyntheticRain
     from drsformer_jax.files import atomic_folder
 
+    if args.versions < 1:
+        raise UserError(f"--versions {args.versions}: must be positive")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must not be negative")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"{args.out}: is there already and not an empty folder: name another one")
     if not args.out.absolute().parent.is_dir():
@@ -132,7 +139,7 @@ def _make_rain(args: argparse.Namespace) -> int:
     raise_problems(args.clean, names_used_twice(list_images(args.clean)))
     source = SyntheticRain(args.clean, args.level, args.seed, args.versions, cache=False)
     try:
-        with atomic_folder(args.out) as folder:
+        with atomic_folder(args.out) as folder, _named(args.out, folder):
             for side in ("input", "target"):
                 (folder / side).mkdir()
             for index in tqdm(range(len(source)), unit="image", leave=False, disable=None):
@@ -143,3 +150,12 @@ def _make_rain(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: cannot be written ({error.strerror or error})") from error
     print(f"{args.out}: {len(source):,} pairs, rain {args.level}, seed {args.seed}")
     return 0
+
+
+@contextlib.contextmanager
+def _named(out: Path, folder: Path) -> Iterator[None]:
+    """Has errors name OUT in the place of `folder`, where it lies until it is complete."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), str(out))) from error

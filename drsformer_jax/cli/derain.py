@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.derain_jobs import Job, plan_jobs
 from drsformer_jax.cli.devices import check_devices
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 from drsformer_jax.paths import local_path
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
     failures = _run_jobs(derainer, jobs, args.tile, args.overlap)
     for message in failures:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {one_line(message)}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
     return 1 if failures else 0
@@ -132,7 +132,7 @@ def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: in
                 failures.append(f"{source}: {error or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
-            tqdm.tqdm.write(f"{destination}  {width} x {height}  {seconds:.1f} s")
+            tqdm.tqdm.write(f"{one_line(destination)}  {width} x {height}  {seconds:.1f} s")
     return failures
 
 
@@ -153,7 +153,7 @@ def _derain_file(
     _check_name(source, destination)
     photo = decode_image(source)
     for note in photo.notes:
-        tqdm.tqdm.write(f"{source}: {note}", file=sys.stderr)
+        tqdm.tqdm.write(one_line(f"{source}: {note}"), file=sys.stderr)
     write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
     height, width = photo.samples.shape[:2]
     return height, width

@@ -14,7 +14,7 @@ from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.experiment_flags import Flags, parse_flags
 from drsformer_jax.cli.output import print_safely
 from drsformer_jax.cli.quiet import quiet_orbax
-from drsformer_jax.errors import UserError, words_of
+from drsformer_jax.errors import UserError, no_access, one_line, out_of_memory, words_of
 from drsformer_jax.paths import files_below, identity, local_path
 
 EXIT_FAILURE = 2
@@ -46,7 +46,13 @@ def _told(program: str, command: str, argv: Sequence[str], description: str) -> 
             return 0
         _train(given) if command == "train" else _evaluate(given)
     except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+        return EXIT_FAILURE
+    except PermissionError as error:
+        print(f"{program}: error: {no_access(error)}", file=sys.stderr)
+        return EXIT_FAILURE
+    except MemoryError as error:
+        print(f"{program}: error: {out_of_memory(error)}", file=sys.stderr)
         return EXIT_FAILURE
     except KeyboardInterrupt as request:
         number = getattr(request, "number", None)

@@ -37,6 +37,13 @@ EVALUATION_USAGE = """
   --ensemble          averages over eight flips and rotations, in eight times the time
   --tile SIZE         restores in tiles of so many pixels, a multiple of 8; --overlap PIXELS (32)"""
 
+# How absl says that a value is of another type than its flag, and what it is to be.
+_WRONG_VALUES = {
+    "Non-boolean argument": "true or false",
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+}
+
 # Seconds; machines of a pod do not all start at the same moment.
 DISTRIBUTED_TIMEOUT = 300
 
@@ -121,7 +128,10 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
             f"--config: no such key: {told} (configs/base.py lists all of them)"
         ) from error
     except Exception as error:  # absl's own errors
-        raise UserError(words_of(error) or type(error).__name__) from error
+        words = words_of(error) or type(error).__name__
+        for theirs, ours in _WRONG_VALUES.items():
+            words = re.sub(rf"(?s)^flag (-.*?): \(?'?{theirs}.*", rf"\1: must be {ours}", words)
+        raise UserError(words) from error
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}")
     if config is None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import drsformer_jax
 from drsformer_jax.cli.devices import leave_libtpu_alone
 from drsformer_jax.cli.output import print_safely
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, no_access, one_line, out_of_memory
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -64,7 +64,13 @@ def _told(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"drsformer: error: {error}", file=sys.stderr)
+        print(f"drsformer: error: {one_line(error)}", file=sys.stderr)
+        return EXIT_USAGE
+    except PermissionError as error:
+        print(f"drsformer: error: {no_access(error)}", file=sys.stderr)
+        return EXIT_USAGE
+    except MemoryError as error:
+        print(f"drsformer: error: {out_of_memory(error)}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

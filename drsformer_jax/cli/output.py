@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
+
+from drsformer_jax.errors import one_line
 
 EXIT_NOT_PRINTED = 2
 EXIT_BROKEN_PIPE = 141
@@ -29,6 +32,8 @@ class _Sink(io.FileIO):
 def print_safely(program: str, work: Callable[[], int]) -> int:
     """Runs `work` with a stdout and a stderr that take any text and never raise.
 
+    Warnings that are logged appear on stderr, a line each and nothing else.
+
     File names that are no text in the locale are printed with escapes. What cannot be written, on
     a full disk or because the reader went away, is dropped, and the work goes on.
 
@@ -36,7 +41,7 @@ def print_safely(program: str, work: Callable[[], int]) -> int:
       What `work` returns; but if stdout failed, and nothing worse, 141 where the reader went away
       and otherwise 2, told in one line on stderr.
     """
-    with _streams() as stdout:
+    with _streams() as stdout, _notes():
         code = work()
         sys.stdout.flush()
         failure = stdout.failure if stdout else None
@@ -63,6 +68,25 @@ def _streams() -> Iterator[_Sink | None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+class _Notes(logging.Handler):
+    """Prints messages as they are, on what is stderr at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(one_line(record.getMessage()), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Takes what is logged before some library does, with its names of modules in front."""
+    root, notes = logging.getLogger(), _Notes(logging.WARNING)
+    if not root.handlers:
+        root.addHandler(notes)
+    try:
+        yield
+    finally:
+        root.removeHandler(notes)
 
 
 def _safe(stream: Any) -> tuple[TextIO, _Sink | None]:

@@ -70,7 +70,9 @@ def build(
         _remove(new)
         if isinstance(error, OSError) or _NOT_WRITTEN in str(error):
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(f"{out}: cannot be written ({reason})") from error
+            # Of too small a disk TFDS goes on with sizes that it does not know.
+            told = reason.partition(". Needed: ")[0]
+            raise UserError(f"{out}: cannot be written ({told})") from error
         raise
     return written
 

@@ -14,7 +14,7 @@ from drsformer_jax.data.records import RecordedPairs, is_recorded
 from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import PairedFolder, PairSource, open_split
 from drsformer_jax.data.synthetic import SyntheticRain
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, wrong_key
 from drsformer_jax.paths import local_path
 
 EMBEDDED = "embedded"
@@ -71,7 +71,7 @@ def _mixed(data: Mapping[str, Any], seed: int, patch_size: int) -> MixedRain:
     try:
         options = MixOptions(**rain)
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.data.rain: {error}") from error
+        raise UserError(f"config.data.rain: {wrong_key(error)}") from error
     return MixedRain(
         [_one_existing(folder, "train") for folder in _several(data["train"])],
         options,

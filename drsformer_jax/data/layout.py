@@ -13,6 +13,8 @@ SPLITS = {
     "train": ("train", "training", "Train", "Training"),
     "test": ("test", "testing", "val", "Test", "Testing", "test_syn"),
 }
+# A folder that is a split itself.
+WHOLE = "all"
 INPUTS = ("input", "rainy", "rain/X2", "rain", "rainy_image", "data", "Input", "Rain")
 TARGETS = ("target", "norain", "gt", "clean", "ground_truth", "groundtruth", "Target", "GT")
 
@@ -61,7 +63,7 @@ def find_splits(root: Path, *, halves: bool = False) -> dict[str, Split]:
                 break
     whole = find_split(root, halves=halves)
     if not found and whole is not None:
-        return {"all": whole}
+        return {WHOLE: whole}
     if not found:
         sides = "images" if halves else f"{INPUTS[0]}/ and {TARGETS[0]}/"
         raise UserError(

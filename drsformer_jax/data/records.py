@@ -12,7 +12,7 @@ from PIL import Image
 
 from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.data.sources import Cache, Pair
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, in_one_line
 from drsformer_jax.paths import require_text
 
 # Of the same set in two forms, the one that is faster to read.
@@ -28,7 +28,7 @@ class RecordedPairs:
         split: "train" or "test".
         cache: keep decoded images in memory, as many as fit.
 
-    Raises UserError if there is no such set or split.
+    Raises UserError if there is no such set or split, and when a damaged pair is read.
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, *, cache: bool = False) -> None:
@@ -63,11 +63,20 @@ class RecordedPairs:
         return f"RecordedPairs({str(self.root)!r}, {self.split!r}, {len(self)} pairs)"
 
     def _read(self, index: int) -> Pair:
-        record = self._records[index]
-        input, target = self._decode(record["input"]), self._decode(record["target"])
+        try:
+            record = self._records[index]
+            input, target = self._decode(record["input"]), self._decode(record["target"])
+            name = record["name"].decode()
+        except MemoryError:
+            raise
+        except Exception as error:  # of ArrayRecord, TFDS and Pillow
+            raise UserError(
+                f"{self.root}: pair {index} of {self.split} cannot be read ({in_one_line(error)}): "
+                "remove the folder and build the set anew, or copy it again"
+            ) from error
         input.setflags(write=False)
         target.setflags(write=False)
-        return {"input": input, "target": target, "name": record["name"].decode()}
+        return {"input": input, "target": target, "name": name}
 
 
 def _decoded(data: bytes) -> np.ndarray:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from drsformer_jax.data.images import read_rgb
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, enumerated, out_of_memory
 from drsformer_jax.evaluation.dataset import score_pairs
 from drsformer_jax.evaluation.methods import Method
 from drsformer_jax.evaluation.niqe import niqe
@@ -143,7 +143,7 @@ def compare_niqe(
     """NIQE of every method's images; of the pairs only `result` is read.
 
     Raises:
-        UserError: images cannot be decoded, are too small or flat; the message names all of them.
+        UserError: images cannot be decoded, are too small or flat; the message names them.
     """
     scores = []
     faults: list[str] = []
@@ -156,13 +156,15 @@ def compare_niqe(
                 faults.append(str(error))
             except ValueError as error:
                 faults.append(f"{pair.result}: {error}")
+            except MemoryError as error:
+                faults.append(f"{pair.result}: {out_of_memory(error)}")
             if on_image is not None:
                 on_image(pair)
         scores.append(MethodScore(method, {NIQE.field: np.array(values)}))
     if faults:
         total = sum(len(own) for own in pairs)
         count = f"{len(faults)} of {total} images cannot be scored: " if total > 1 else ""
-        raise UserError(count + "; ".join(faults))
+        raise UserError(count + enumerated(faults))
     return Comparison(
         title="NIQE, no target needed, lower is better",
         protocol=None,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from drsformer_jax.data.images import read_rgb
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, enumerated, out_of_memory
 from drsformer_jax.evaluation.metrics import psnr, ssim
 from drsformer_jax.evaluation.pairing import FilePair, pair_folders
 from drsformer_jax.evaluation.protocols import get_protocol
@@ -177,8 +177,9 @@ def score_pairs(
         on_image: called after each image with its score, for progress.
 
     Raises:
-        UserError: files cannot be decoded, differ in size from their target or are too small; the
-            message names all of them.
+        UserError: files cannot be decoded, differ in size from their target, are too small, or too
+            large for the memory; the
+            message names them.
         ValueError: unknown protocol, or no pairs.
     """
     get_protocol(protocol)
@@ -194,13 +195,15 @@ def score_pairs(
             faults.append(str(error))
         except ValueError as error:
             faults.append(f"{pair.result}: {error}")
+        except MemoryError as error:
+            faults.append(f"{pair.result}: {out_of_memory(error)}")
         else:
             scores.append(score)
             if on_image is not None:
                 on_image(score)
     if faults:
         count = f"{len(faults)} of {len(pairs)} images cannot be scored: " if len(pairs) > 1 else ""
-        raise UserError(count + "; ".join(faults))
+        raise UserError(count + enumerated(faults))
     return DatasetScore(protocol, tuple(scores))
 
 

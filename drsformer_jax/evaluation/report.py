@@ -13,6 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from drsformer_jax.errors import one_line
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.evaluation.protocols import get_protocol
 from drsformer_jax.files import write_rows, write_text
@@ -46,7 +47,7 @@ def format_table(score: DatasetScore, *, per_image: bool = False) -> str:
     mean = score.mean
     rows = [["image", *(column.title for column in columns)]]
     if per_image:
-        rows += [[image.name, *_formatted(image, columns)] for image in score.images]
+        rows += [[one_line(image.name), *_formatted(image, columns)] for image in score.images]
     rows.append([f"mean of {len(score.images)}", *_formatted(mean, columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [f"protocol {protocol.name} ({protocol.luminance})"]
@@ -119,7 +120,7 @@ def _identical_note(score: DatasetScore) -> str | None:
     identical = score.identical
     if not identical:
         return None
-    names = ", ".join(identical)
+    names = one_line(", ".join(identical))
     count = f"{len(identical)} of {len(score.images)}"
     note = f"no difference in luminance, so infinite PSNR: {count} ({names})"
     if score.finite_mean_psnr is not None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from drsformer_jax.errors import one_line
 from drsformer_jax.evaluation.verification import KINDS, Fault, SplitReport, Verification
 
 # Of each kind; the JSON file has all.
@@ -32,7 +33,7 @@ def text(found: Verification) -> str:
     rows += [_row(name, split) for name, split in found.splits.items()]
     lines = [*_aligned(rows), f"protocol of PSNR: {found.protocol}"]
     for name, split in found.splits.items():
-        lines.append(f"{name}: {_listed(split.sizes)}; {_listed(split.suffixes)}")
+        lines.append(one_line(f"{name}: {_listed(split.sizes)}; {_listed(split.suffixes)}"))
     if len(found.splits) == 1:
         lines.append("one split alone: leaks between training and test were not looked for")
     if not all(split.compared for split in found.splits.values()):
@@ -81,7 +82,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _section(title: str, faults: Sequence[Fault]) -> list[str]:
     lines = [f"{title}: {_counted(len(faults), 'fault')}"]
-    lines += [f"  {fault.message}" for fault in faults[:MOST_SHOWN]]
+    lines += [f"  {one_line(fault.message)}" for fault in faults[:MOST_SHOWN]]
     if len(faults) > MOST_SHOWN:
         lines.append(f"  and {len(faults) - MOST_SHOWN} more (--json FILE has all)")
     return lines

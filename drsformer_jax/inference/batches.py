@@ -25,7 +25,8 @@ from drsformer_jax.inference.compiled import compiled_for_inference
 from drsformer_jax.inference.derainer import Derainer, quantise
 from drsformer_jax.inference.tiles import pad_to_multiple, padded_size
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import Params, blocks_apart, restore
+from drsformer_jax.models.drsformer import restore
+from drsformer_jax.models.repeated import Params, blocks_apart
 
 _AXIS = "image"
 

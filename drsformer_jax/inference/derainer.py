@@ -129,7 +129,7 @@ class Derainer:
 
         check_process()
         if self._is_network:
-            from drsformer_jax.models.drsformer import blocks_apart
+            from drsformer_jax.models.repeated import blocks_apart
 
             params = blocks_apart(self.config, params)
         return jax.device_put(params, self._params_sharding)
@@ -169,7 +169,7 @@ class Derainer:
 
     @property
     def params(self) -> Any:
-        """The parameters, as they are on the device (see `models.drsformer.blocks_apart`)."""
+        """The parameters, as they are on the device (see `models.repeated.blocks_apart`)."""
         return self._params
 
     def with_params(self, params: Any) -> Derainer:

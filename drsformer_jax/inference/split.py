@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -14,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference.compiled import compiled_for_inference
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import RowShards, restore
+from drsformer_jax.models.drsformer import restore
+from drsformer_jax.ops.rows import RowShards
 
 AXIS = "rows"
 # Parts of one CPU take turns, and those that are ahead wait for as long as the others compute on a
@@ -96,7 +98,7 @@ class SplitForward:
         """The jitted function of parameters and bands."""
         return compiled_for_inference(
             jax.shard_map(
-                functools.partial(restore, self._config, rows=rows),
+                functools.partial(restore, dataclasses.replace(self._config, rows=rows)),
                 mesh=self._mesh,
                 in_specs=(_WHOLE, _BANDS),
                 out_specs=_BANDS,

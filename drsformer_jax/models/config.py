@@ -6,52 +6,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-LAYER_NORM_TYPES = ("WithBias", "BiasFree")
-DTYPES = ("float32", "bfloat16")
-PLATFORMS = (None, "cpu", "gpu", "tpu")
-PRECISIONS = ("default", "high", "highest")
+from drsformer_jax.ops.execution import Execution, check_choice
 
-# Fields that say what the network computes; the others only say how.
-ARCHITECTURE_FIELDS = (
-    "in_channels",
-    "out_channels",
-    "dim",
-    "num_blocks",
-    "heads",
-    "ffn_expansion_factor",
-    "bias",
-    "layer_norm_type",
-    "use_mefc",
-)
+LAYER_NORM_TYPES = ("WithBias", "BiasFree")
 
 
 @dataclasses.dataclass(frozen=True)
-class DRSformerConfig:
-    """What the network is (architecture) and how it is computed (execution).
+class Architecture:
+    """What the network computes, as in the authors' options (CVPR 2023, section 3).
 
-    Architecture, as in the authors' options (CVPR 2023, section 3):
-      in_channels, out_channels: channels of the image, 3 for RGB.
-      dim: channels of level 1; level l has dim * 2**(l - 1).
-      num_blocks: sparse Transformer blocks of levels 1, 2, 3 and the latent level.
-      heads: attention heads of the same four levels.
-      ffn_expansion_factor: hidden channels of MSFN are int(channels * factor).
-      bias: biases in the convolutions that may have one.
-      layer_norm_type: "WithBias", or "BiasFree" (the mean is not subtracted).
-      use_mefc: the mixture-of-experts feature compensators at both ends.
-
-    Execution:
-      dtype: precision of the activations: "float32" (that of the parameters, so that float64
-        parameters give a float64 network) or "bfloat16" (parameters stay float32, and so do
-        LayerNorm statistics, L2 norms, attention logits, softmax and gate).
-      precision: of matrix products and convolutions; "highest" for parity ("default" is TF32 on
-        recent GPUs and bfloat16 on TPU).
-      unroll: whether the blocks of a level are written out one after the other, each a call of one
-        compiled function (fast on CPU), or run by one loop. None chooses by platform. Written out,
-        a block runs again in the backward pass, as with remat.
-      remat: in loops, recompute the inside of each block in the backward pass instead of storing
-        it. None: do; it takes no more time than storing.
-      platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
-        they differ. None: the one that JAX runs on; name it to compile for another one.
+    in_channels, out_channels: channels of the image, 3 for RGB.
+    dim: channels of level 1; level l has dim * 2**(l - 1).
+    num_blocks: sparse Transformer blocks of levels 1, 2, 3 and the latent level.
+    heads: attention heads of the same four levels.
+    ffn_expansion_factor: hidden channels of MSFN are int(channels * factor).
+    bias: biases in the convolutions that may have one.
+    layer_norm_type: "WithBias", or "BiasFree" (the mean is not subtracted).
+    use_mefc: the mixture-of-experts feature compensators at both ends.
 
     Raises:
       ValueError: an option is out of its range or does not fit another.
@@ -66,11 +37,6 @@ class DRSformerConfig:
     bias: bool = False
     layer_norm_type: str = "WithBias"
     use_mefc: bool = True
-    dtype: str = "float32"
-    precision: str = "default"
-    unroll: bool | None = None
-    remat: bool | None = None
-    platform: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "heads"):
@@ -88,10 +54,7 @@ class DRSformerConfig:
                 f"in_channels ({self.in_channels}) and out_channels ({self.out_channels}) must be "
                 "equal: the network adds its output to its input"
             )
-        self._check_choice("layer_norm_type", LAYER_NORM_TYPES)
-        self._check_choice("dtype", DTYPES)
-        self._check_choice("precision", PRECISIONS)
-        self._check_choice("platform", PLATFORMS)
+        check_choice(self, "layer_norm_type", LAYER_NORM_TYPES)
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % heads or channels // heads < 2:
                 raise ValueError(
@@ -99,10 +62,6 @@ class DRSformerConfig:
                 )
             if self.hidden_channels(channels) < 1:
                 raise ValueError(f"ffn_expansion_factor {self.ffn_expansion_factor} is too small")
-
-    def _check_choice(self, name: str, choices: tuple[str | None, ...]) -> None:
-        if getattr(self, name) not in choices:
-            raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
@@ -133,6 +92,24 @@ class DRSformerConfig:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
         }
+
+
+ARCHITECTURE_FIELDS = tuple(field.name for field in dataclasses.fields(Architecture))
+
+
+@dataclasses.dataclass(frozen=True)
+class DRSformerConfig(Execution, Architecture):
+    """What the network is (`Architecture`) and how it is computed (`Execution`), in one value."""
+
+    def __post_init__(self) -> None:
+        Architecture.__post_init__(self)
+        Execution.__post_init__(self)
+
+    @property
+    def execution(self) -> Execution:
+        """How it is computed, alone."""
+        names = [field.name for field in dataclasses.fields(Execution)]
+        return Execution(**{name: getattr(self, name) for name in names})
 
     @classmethod
     def from_architecture(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drsformer_jax.ops.platform import CPU, target
+from drsformer_jax.ops.execution import CPU, target
 from drsformer_jax.ops.taps import tap
 
 
@@ -45,7 +45,7 @@ def convolution(
       kernel: kh kw C D, both sizes odd.
       precision: of the products.
       halo: rows that x has above and below those of the result (see `ops.rows`).
-      platform: that the program is for, see `ops.platform`.
+      platform: that the program is for, see `ops.execution`.
 
     Returns:
       B D H W in the dtype of x.

@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drsformer_jax.ops.block_convolution import depthwise_by_blocks
 from drsformer_jax.ops.depthwise_gradient import kernel_gradient
+from drsformer_jax.ops.execution import CPU, TPU, target
 from drsformer_jax.ops.outlining import called
-from drsformer_jax.ops.platform import CPU, TPU, target
 from drsformer_jax.ops.taps import accumulation_dtype, clear_border, tap, with_border
+from drsformer_jax.ops.tpu.block_convolution import depthwise_by_blocks
 
 
 class Borders(NamedTuple):
@@ -46,7 +46,7 @@ class _Geometry(NamedTuple):
     dilation: int
     borders: Borders
     precision: lax.PrecisionLike
-    padding: int
+    padding: int  # around the image, where it is padded at all, the border counted in
     is_filled: bool  # the border is not zero
     platform: str
 
@@ -54,9 +54,17 @@ class _Geometry(NamedTuple):
         """x with its border as the result is to carry it."""
         return x if self.is_filled else clear_border(x, self.borders.after)
 
-    def reach(self, kernel: jax.Array) -> int:
-        """How far the kernel reaches out, in pixels, where it reaches farther."""
-        return (max(kernel.shape[:2]) // 2) * self.dilation
+    def turned(self, kernel: jax.Array) -> _Geometry:
+        """Of the input gradient, which is the same operation with the kernel turned round."""
+        borders = Borders(self.borders.after, self.borders.before)
+        padding = _padding(kernel, self.dilation, borders)
+        return self._replace(borders=borders, padding=padding)
+
+
+def _padding(kernel: jax.Array, dilation: int, borders: Borders) -> int:
+    """Pixels around the image that a kernel kh kw ... needs for its border and its result's."""
+    reach = (max(kernel.shape[:2]) // 2) * dilation
+    return max(borders.before, borders.after + reach)
 
 
 @functools.cache
@@ -101,9 +109,8 @@ def _on_cpu(
     x: jax.Array, kernel: jax.Array, geometry: _Geometry, differentiated: bool
 ) -> jax.Array:
     before, after = geometry.borders
-    enough = max(before, after + geometry.reach(kernel), geometry.padding)
-    padded = with_border(x, before, enough)
-    convolve = _shift_and_add(geometry.dilation, enough - after)
+    padded = with_border(x, before, geometry.padding)
+    convolve = _shift_and_add(geometry.dilation, geometry.padding - after)
     if after and not differentiated:
         # One other convolution reads this: let XLA fuse what lies between. (The backward pass has
         # more readers, and fusion computes the whole convolution again for each.)
@@ -118,9 +125,9 @@ def _on_gpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
     element.
     """
     before, after = geometry.borders
-    enough = max(before, after + geometry.reach(kernel), geometry.padding)
-    padded = lax.optimization_barrier(with_border(x, before, enough))
-    return geometry.clear(_shift_and_add(geometry.dilation, enough - after)(padded, kernel))
+    padded = lax.optimization_barrier(with_border(x, before, geometry.padding))
+    convolve = _shift_and_add(geometry.dilation, geometry.padding - after)
+    return geometry.clear(convolve(padded, kernel))
 
 
 def _on_tpu(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
@@ -162,9 +169,8 @@ def _grouped_conv_backward(
     geometry: _Geometry, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    borders = geometry.borders
-    # With an odd, centred kernel the input gradient is the same operation, kernel turned round.
-    turned = geometry._replace(borders=Borders(borders.after, borders.before), padding=0)
+    before, after = geometry.borders
+    turned = geometry.turned(kernel)  # for the kernel is odd and centred
     members = [
         _convolve(cotangent, kernel[::-1, ::-1, p, None], turned, differentiated=True)
         for p in range(kernel.shape[2])
@@ -173,10 +179,9 @@ def _grouped_conv_backward(
     if geometry.platform == TPU:
         return x_gradient, jax.vjp(lambda k: _on_tpu(x, k, geometry), kernel)[1](cotangent)[0]
     # In a border of zeros the cotangent is zero, too.
-    kept = borders.after if geometry.is_filled else 0
-    enough = max(borders.before, kept + geometry.reach(kernel), geometry.padding)
-    padded = with_border(x, borders.before, enough)
-    cotangent = with_border(cotangent, borders.after, kept)
+    kept = after if geometry.is_filled else 0
+    padded = with_border(x, before, geometry.padding)
+    cotangent = with_border(cotangent, after, kept)
     return x_gradient, kernel_gradient(padded, cotangent, kernel, geometry.dilation)
 
 
@@ -184,50 +189,6 @@ _grouped_conv.defvjp(_grouped_conv_forward, _grouped_conv_backward)
 
 
 def depthwise_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    dilation: int = 1,
-    precision: lax.PrecisionLike = None,
-    borders: Borders = NO_BORDERS,
-    padding: int = 0,
-    has_halo: bool = False,
-    platform: str | None = None,
-) -> jax.Array:
-    """Convolves every channel with its own kernel; stride 1, zero padding, same size.
-
-    Args:
-      x: B C H W, with a border of `borders.before` pixels of zeros on each side counted in.
-      kernel: kh kw C, both sizes odd.
-      dilation: distance between kernel elements, in pixels.
-      precision: of the products where a platform's convolution library has a choice.
-      borders: what x carries, and what the result is to carry. The cotangent of the result must
-        be zero in its border, as that of another such convolution is.
-      padding: pixels of zeros that x is padded with at least, where it is padded at all (not on
-        TPU): the most that one of several convolutions of the same image needs.
-      has_halo: the borders are rows above and below, of an image that goes on there; neither x
-        nor the result has more columns than the image.
-      platform: that the program is for, see `ops.platform`.
-
-    Returns:
-      B C H W with the border asked for, in the dtype of x; shift-and-add sums are taken in at
-      least float32.
-
-    Raises:
-      ValueError: an even kernel size, or another number of channels than the image has.
-    """
-    return paired_depthwise_conv(
-        x,
-        kernel[:, :, None],
-        precision,
-        borders,
-        dilation=dilation,
-        padding=padding,
-        has_halo=has_halo,
-        platform=platform,
-    )
-
-
-def paired_depthwise_conv(
     x: jax.Array,
     kernel: jax.Array,
     precision: lax.PrecisionLike = None,
@@ -238,15 +199,25 @@ def paired_depthwise_conv(
     has_halo: bool = False,
     platform: str | None = None,
 ) -> jax.Array:
-    """Grouped convolution in which output g reads the input channels g * members + p.
+    """Output channel g reads the input channels g * members + p; stride 1, zero padding, same size.
 
     Args:
-      x: B (members G) H W.
-      kernel: kh kw members G; kernel[:, :, p, g] weighs input channel g * members + p.
-      precision, borders, dilation, padding, has_halo, platform: as in `depthwise_conv`.
+      x: B (members G) H W, with a border of `borders.before` pixels of zeros on each side counted
+        in.
+      kernel: kh kw members G, both sizes odd; kernel[:, :, p, g] weighs channel g * members + p.
+      precision: of the products where a platform's convolution library has a choice.
+      borders: what x carries, and what the result is to carry. The cotangent of the result must
+        be zero in its border, as that of another such convolution is.
+      dilation: distance between kernel elements, in pixels.
+      padding: pixels of zeros that x is padded with at least, where it is padded at all (not on
+        TPU): the most that one of several convolutions of the same image needs.
+      has_halo: the borders are rows above and below, of an image that goes on there; neither x
+        nor the result has more columns than the image.
+      platform: that the program is for, see `ops.execution`.
 
     Returns:
-      B G H W in the dtype of x.
+      B G H W with the border asked for, in the dtype of x; shift-and-add sums are taken in at
+      least float32.
 
     Raises:
       ValueError: an even kernel size, or another number of channels than the image has.
@@ -256,6 +227,7 @@ def paired_depthwise_conv(
         raise ValueError(f"kernel sizes must be odd, not {height}x{width}")
     if members * groups != x.shape[1]:
         raise ValueError(f"kernel for {members * groups} channels, image with {x.shape[1]}")
+    padding = max(padding, _padding(kernel, dilation, borders))
     geometry = _Geometry(dilation, borders, precision, padding, has_halo, target(platform))
     if not has_halo:
         return _grouped_conv(x, kernel, geometry)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drsformer_jax.ops.platform import CPU, target
+from drsformer_jax.ops.execution import CPU, target
 from drsformer_jax.ops.pointwise import pointwise_conv
 
 PARTIAL_SUMS = 8
@@ -74,7 +74,7 @@ def layer_norm(
       bias: C, in the dtype of x. None is the BiasFree form (Restormer, and so DRSformer): the
         variance is about the mean, but the mean is not subtracted from what is divided.
       epsilon: added to the variance.
-      platform: that the program is for, see `ops.platform`.
+      platform: that the program is for, see `ops.execution`.
 
     Returns:
       B C H W.

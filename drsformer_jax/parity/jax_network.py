@@ -128,10 +128,8 @@ def _captured(captured: Params, path: tuple[str, ...], index: int | None, what: 
     for key in path:
         node = node[key]
     # Flax keeps a tuple of all values of that name; a subclass's own comes after its parent's.
-    value = node[what][-1]
-    if isinstance(value, tuple):
-        value = value[0]  # a step of a scan returns (state, nothing)
-    array = np.asarray(value)
+    # It is an array, an image, or of a step of a scan (image, nothing).
+    array = np.asarray(jax.tree.leaves(node[what][-1])[0])
     return array if index is None else array[index]
 
 

@@ -10,6 +10,7 @@ they are not, it keeps its own and the difference shows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,11 +22,7 @@ import numpy as np
 from drsformer_jax.checkpoints.names import Params
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.layers import (
-    Convolution,
-    DepthwiseConvolution,
-    PairedDepthwiseConvolution,
-)
+from drsformer_jax.models.layers import Convolution, DepthwiseConvolution
 from drsformer_jax.models.mefc import Dense, MixtureStep
 from drsformer_jax.parity.recording import Recording, decisions_of
 
@@ -37,7 +34,7 @@ CHOSEN, ACTIVE = "chosen", "active"
 # differ from those given: (number, largest value of another sign, largest value).
 OWN_CHOICE, LOGITS, FLIPS = "own_choice", "logits", "flips"
 
-_LAYERS = (Convolution, DepthwiseConvolution, PairedDepthwiseConvolution, Dense)
+_LAYERS = (Convolution, DepthwiseConvolution, Dense)
 
 
 def decision_tree(recording: Recording, config: DRSformerConfig) -> Params:
@@ -87,7 +84,7 @@ def follow_decisions(tolerance: jax.Array) -> Callable[..., Any]:
         if (isinstance(module, _LAYERS) and method == "__call__") or (
             isinstance(module, MixtureStep) and method == "mix"
         ):
-            return _rectify(module, result, tolerance)
+            return jax.tree.map(functools.partial(_rectify, module, tolerance), result)
         return result
 
     return intercept
@@ -109,13 +106,13 @@ def _choose(
     return list(jnp.where(equally_many & as_good, chosen, own))
 
 
-def _rectify(module: nn.Module, x: jax.Array, tolerance: jax.Array) -> jax.Array:
+def _rectify(module: nn.Module, tolerance: jax.Array, x: jax.Array) -> jax.Array:
     """The value in front of a ReLU, with the given sign where it is as good as zero."""
     given: jax.Array | None = module.get_variable(DECISIONS, ACTIVE)
     if given is None or given.shape[:2] != x.shape[:2]:
         return x
     if x.ndim == 4:
-        # A border of zeros (see `ops.depthwise`) is ours alone.
+        # A margin of zeros (see `ops.image`) is ours alone.
         borders = [(size - inside) // 2 for size, inside in zip(x.shape, given.shape, strict=True)]
         given = jnp.pad(given, [(border, border) for border in borders])
     if given.shape != x.shape:

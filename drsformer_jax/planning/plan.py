@@ -283,8 +283,8 @@ def recomputed(model: DRSformerConfig, platform: str) -> bool:
 
     Blocks that are written out always are.
     """
-    written_out = platform == "cpu" if model.unroll is None else model.unroll
-    return written_out or model.remat is not False
+    model = dataclasses.replace(model, platform=platform)
+    return model.is_unrolled or model.is_recomputed
 
 
 def _compiled(

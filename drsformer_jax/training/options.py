@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from drsformer_jax.data.pipeline import Stage
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, wrong_key
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE
 from drsformer_jax.training.optimizer import OptimizerOptions
@@ -119,7 +119,7 @@ def model_config(model: Mapping[str, Any]) -> DRSformerConfig:
     try:
         return dataclasses.replace(PRESETS[preset], **values)
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.model: {error}") from error
+        raise UserError(f"config.model: {wrong_key(error)}") from error
 
 
 def _options(kind: Callable[..., T], config: Mapping[str, Any], part: str) -> T:
@@ -127,7 +127,7 @@ def _options(kind: Callable[..., T], config: Mapping[str, Any], part: str) -> T:
     try:
         return kind(**config[part])
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.{part}: {error}") from error
+        raise UserError(f"config.{part}: {wrong_key(error)}") from error
 
 
 def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import printable
 from drsformer_jax.training.interruption import StopRequests
 
 # Of sysexits.h: try again later. Nothing is wrong with what the user gave.
@@ -143,7 +144,7 @@ def together() -> Iterator[None]:
         mistake = error
     message = np.zeros(MESSAGE_BYTES, np.uint8)
     if mistake is not None:
-        encoded = np.frombuffer(str(mistake).encode()[:MESSAGE_BYTES], np.uint8)
+        encoded = np.frombuffer(printable(str(mistake)).encode()[:MESSAGE_BYTES], np.uint8)
         message[: len(encoded)] = encoded
     messages = gather(message)
     if mistake is not None:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.errors import UserError, damage_in_one_line
+from drsformer_jax.paths import require_readable
 from drsformer_jax.training.processes import is_first, together
 from drsformer_jax.training.sharding import state_sharding
 from drsformer_jax.training.state import TrainState
@@ -38,7 +39,8 @@ def first_state(
       The state, and the data that were saved with it.
 
     Raises:
-      UserError: the checkpoints are another run's, or none of them is good.
+      UserError: the checkpoints are another run's, none of them is good, or a newest one may not
+        be read.
     """
     steps = checkpoints.steps()
     if not steps:
@@ -76,10 +78,12 @@ def _restore(
     """A checkpoint's state and data.
 
     Raises:
-      UserError: they are of another run.
+      UserError: they are of another run, or may not be read.
       _UnusableError: they cannot be read, here or in another process.
     """
     place = checkpoints.path(step)
+    with together():
+        require_readable(place)
     try:
         with together(), damage_in_one_line(place):
             saved = checkpoints.config(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,7 +12,8 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import Params, RowShards, restore
+from drsformer_jax.models.drsformer import Params, restore
+from drsformer_jax.ops.rows import RowShards
 from drsformer_jax.training.optimizer import OptimizerOptions, learning_rate_schedule
 from drsformer_jax.training.sharding import (
     AXES,
@@ -36,16 +38,15 @@ CPU_OPTIONS = {"xla_cpu_enable_fast_math": True}
 
 
 def loss_and_metrics(
-    config: DRSformerConfig, params: Params, batch: Batch, rows: RowShards | None = None
+    config: DRSformerConfig, params: Params, batch: Batch
 ) -> tuple[jax.Array, Metrics]:
     """Mean absolute error of the restored batch, and how far output and target are from input.
 
     Args:
-      batch: "input" and "target", B H W C in [0, 1].
-      rows: as for `restore`; they divide evenly, and the means are those of this device's pixels.
+      batch: "input" and "target", B H W C in [0, 1]. Rows that are split over devices divide
+        evenly, and the means are those of this device's pixels.
     """
-    forward = restore if rows is None else functools.partial(restore, rows=rows)
-    output = forward(config, params, batch["input"])
+    output = restore(config, params, batch["input"])
     loss = jnp.mean(jnp.abs(output - batch["target"]))
     return loss, {
         "loss": loss,
@@ -64,14 +65,10 @@ def _microbatches(batch: Batch, parts: int) -> Batch:
 
 
 def batch_gradient(
-    config: DRSformerConfig,
-    params: Params,
-    batch: Batch,
-    accumulation_steps: int,
-    rows: RowShards | None = None,
+    config: DRSformerConfig, params: Params, batch: Batch, accumulation_steps: int
 ) -> tuple[Params, Metrics]:
     """Gradient and metrics of the whole batch, in `accumulation_steps` parts one after another."""
-    loss = functools.partial(loss_and_metrics, config, rows=rows)
+    loss = functools.partial(loss_and_metrics, config)
     gradient = jax.grad(loss, has_aux=True)
     if accumulation_steps == 1:
         return gradient(params, batch)
@@ -101,9 +98,9 @@ def mesh_gradient(
     that the mean is the gradient of the mean loss here, too.
     """
     specs = state_specs(params, mesh)
-    rows = None
     if mesh.shape[SPATIAL] > 1:
         rows = RowShards(SPATIAL, mesh.shape[SPATIAL], batch["input"].shape[1])
+        config = dataclasses.replace(config, rows=rows)
 
     def gather(part: jax.Array, spec: PartitionSpec) -> jax.Array:
         axis = spec_axis(spec)
@@ -118,7 +115,7 @@ def mesh_gradient(
 
     def on_each_device(params: Params, batch: Batch) -> tuple[Params, Metrics]:
         whole = jax.tree.map(gather, params, specs)
-        gradients, metrics = batch_gradient(config, whole, batch, accumulation_steps, rows)
+        gradients, metrics = batch_gradient(config, whole, batch, accumulation_steps)
         scattered = jax.tree.map(scatter, gradients, specs)
         # All that goes the same way goes in one message.
         leaves, tree = jax.tree.flatten(scattered)

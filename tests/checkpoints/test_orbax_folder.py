@@ -100,6 +100,31 @@ def test_a_foreign_folder_is_never_replaced(tmp_path, weights, content):
     assert [entry.name for entry in path.iterdir()] == ([content] if content else [])
 
 
+def test_what_users_put_into_a_checkpoint_stays(tmp_path, weights):
+    path = tmp_path / "ours"
+    save_weights(path, weights)
+    (path / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match=r"holds more than a checkpoint \(notes\.md\).*move that"):
+        save_weights(path, weights)
+    assert (path / "notes.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["ours", "run"])
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, weights, monkeypatch, place):
+    save_weights(tmp_path / "ours", weights)
+    train(tmp_path / "run", weights, (1, 2), ema=False)
+    real = os.open
+
+    def refusing(path, *args, **kwargs):
+        if str(path).endswith(("ours/config/metadata", "2/config/metadata")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(UserError, match="config/metadata: may not be read"):
+        load_weights(tmp_path / place)
+
+
 @pytest.mark.parametrize("damage", ["tensors", "json", "no-params", "no-index", "no-field"])
 def test_a_damaged_checkpoint_is_a_users_error(tmp_path, weights, damage):
     path = tmp_path / "ours"

@@ -97,7 +97,8 @@ def test_levels_are_those_of_the_generator() -> None:
         (["make-rain", "nowhere", "out"], "nowhere: no such folder"),
         (["make-rain", "clean", "clean"], "clean: is there already and not an empty folder"),
         (["make-rain", "clean", "no/out"], "no/out: there is no folder no"),
-        (["make-rain", "clean", "out", "--versions", "0"], "must be positive"),
+        (["make-rain", "clean", "out", "--versions", "0"], "--versions 0: must be positive"),
+        (["make-rain", "clean", "out", "--seed", "-1"], "--seed -1: must not be negative"),
         (["make-rain", "empty", "out"], "empty: no images"),
         (["make-rain", "twice", "out"], "twice/1.png: 1.bmp has the same name without suffix"),
     ],
@@ -119,3 +120,23 @@ def test_mistakes(
     assert message in errors
     assert errors.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"clean", "empty", "twice"}
+
+
+def test_a_full_disk_names_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clean").mkdir()
+    save(tmp_path / "clean" / "a.png", clean(0))
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    out = tmp_path / "out"
+    assert main(["data", "make-rain", str(tmp_path / "clean"), str(out)]) == 2
+    told = capsys.readouterr().err
+    assert (
+        told
+        == f"drsformer: error: {out}/input/a.png: cannot be written (No space left on device)\n"
+    )
+    assert not out.exists()

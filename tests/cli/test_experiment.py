@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from drsformer_jax.cli import experiment
 from drsformer_jax.cli.experiment import run_experiment
 from drsformer_jax.cli.experiment_flags import parse_flags
 
@@ -89,6 +90,43 @@ def test_mistaken_flags_are_told_in_one_line(
     assert told.count("\n") == 1
     assert message in told
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--distributed=maybe", "true or false"),
+        ("--config.data.cache=maybe", "true or false"),
+        ("--config.total_steps=1.5", "a whole number"),
+        ("--config.optimizer.learning_rate=fast", "a number"),
+    ],
+)
+def test_values_of_another_type(
+    flag: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", flag]
+    assert run_experiment("train", argv, "") == 2
+    assert capsys.readouterr().err == f"train.py: error: {flag}: must be {told}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate"), "this machine's memory is not enough (Unable to"),
+        (PermissionError(13, "Permission denied", "a/b"), "a/b: permission denied: get"),
+    ],
+)
+def test_what_the_machine_does_not_give(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(experiment, "parse_flags", fail)
+    assert run_experiment("train", ["train.py"], "") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"train.py: error: {told}")
+    assert printed.count("\n") == 1
 
 
 def test_evaluation_has_no_steps_to_trace(

@@ -154,3 +154,38 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     os.close(writer)
     assert done.returncode == 141
     assert done.stderr == ""
+
+
+def test_too_little_memory(
+    probe: Callable[[Callable[[], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> int:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    probe(full)
+    assert cli.main(["probe"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("drsformer: error: this machine's memory is not enough (Unable to")
+    assert told.count("\n") == 1
+
+
+def test_a_name_with_a_line_break_is_told_in_one_line(
+    probe: Callable[[Callable[[], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mistaken() -> int:
+        raise UserError("a\nb\x1b.png: no such file")
+
+    probe(mistaken)
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr().err == "drsformer: error: a\\nb\\x1b.png: no such file\n"
+
+
+def test_what_the_system_keeps_from_us(
+    probe: Callable[[Callable[[], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kept() -> int:
+        raise PermissionError(13, "Permission denied", "set/train")
+
+    probe(kept)
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr().err.startswith("drsformer: error: set/train: permission denied: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -92,3 +93,18 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_pa
             print_safely("program", work)
         assert sys.stdout is out
     assert (tmp_path / "out").read_text() == "before\n"
+
+
+def test_warnings_are_bare_lines_whoever_sets_logging_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As in a program: pytest has handlers of its own.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    def work() -> int:
+        logging.basicConfig()  # what libraries do
+        logging.getLogger("drsformer_jax.data").warning("%s: left out", "a\nb")
+        return 0
+
+    assert print_safely("program", work) == 0
+    assert capsys.readouterr().err == "a\\nb: left out\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,33 @@ def test_the_cache_reads_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 with pytest.raises(ValueError, match="read-only"):
                     pairs[index]["input"][0, 0] = 0
         assert len(reads) == expected
+
+
+def test_a_folder_that_is_one_split(tmp_path: Path) -> None:
+    rain200(tmp_path / "unpacked")
+    with pytest.raises(UserError, match=r"train: is one split.*put it into a folder train/ or"):
+        build("rain200h", tmp_path / "unpacked" / "train", tmp_path / "sets", partial=True)
+    assert not (tmp_path / "sets").exists()
+
+
+def test_nothing_is_left_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rain200(tmp_path / "unpacked")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    written = build("rain200h", tmp_path / "unpacked", tmp_path / "sets", partial=True)
+    RecordedPairs(written, "test")[0]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["encoded", "raw"])
+def test_damaged_records_are_named(form: str, tmp_path: Path) -> None:
+    rain200(tmp_path / "unpacked")
+    written = build("rain200h", tmp_path / "unpacked", tmp_path / "sets", form=form, partial=True)
+    (file,) = written.glob("*train*")
+    whole = file.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], bytes(len(whole)), None):
+        file.unlink() if damaged is None else file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"1\.0\.0: pair 0 of train cannot be read .*anew"):
+            RecordedPairs(written, "train")[0]

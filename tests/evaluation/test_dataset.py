@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from drsformer_jax.errors import UserError
+from drsformer_jax.evaluation import dataset
 from drsformer_jax.evaluation.dataset import (
     DatasetScore,
     ImageScore,
@@ -150,3 +151,14 @@ def test_all_bad_files_are_named_at_once(folders: tuple[Path, Path]) -> None:
     assert f"{results / '0.png'}: it is 19 x 16 pixels, its target 20 x 16" in message
     assert str(targets / "2.png") in message
     assert "\n" not in message
+
+
+def test_images_too_large_for_the_memory(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> float:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(dataset, "ssim", full)
+    with pytest.raises(UserError, match=r"3 of 3 .*0\.png: this machine's memory is not enough"):
+        score_folders(*folders, "rain200")

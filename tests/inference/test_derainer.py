@@ -23,7 +23,8 @@ from drsformer_jax.inference.compiled import compiled_for_inference
 from drsformer_jax.inference.derainer import quantise
 from drsformer_jax.inference.tiles import pad_to_multiple
 from drsformer_jax.models.config import PRESETS
-from drsformer_jax.models.drsformer import blocks_apart, init_params, restore
+from drsformer_jax.models.drsformer import init_params, restore
+from drsformer_jax.models.repeated import blocks_apart
 
 SIZES = [(1, 1), (7, 5), (13, 21), (64, 40)]
 TINY = PRESETS["tiny"]

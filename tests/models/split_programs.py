@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
-from reference.small import TINY, quick_jit
+from reference.small import TINY, on_image, quick_jit
 
-from drsformer_jax.models import attention, feed_forward, mefc
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import SparseTransformerBlock, init_params, restore
 from drsformer_jax.models.mefc import FeatureCompensator
+from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.rows import RowShards
+from drsformer_jax.ops.tpu import feed_forward, forms
 
 AXIS = "rows"
 FULL = DRSformerConfig(**TINY, bias=True)
@@ -110,22 +111,22 @@ def block(
     """A sparse Transformer block of a level, the image `height` rows high in full resolution."""
     module = SparseTransformerBlock(config, config.heads[level])
     x = np.random.default_rng(2).normal(size=(2, config.channels[level], height >> level, 6))
-    params = random_params(jax.eval_shape(module.init, jax.random.key(0), x)["params"])
+    params = random_params(jax.eval_shape(module.init, jax.random.key(0), Image(x))["params"])
 
     def function(params: Any, x: jax.Array, rows: RowShards | None) -> jax.Array:
-        return module.clone(rows=rows).apply({"params": params}, x)[0]
+        return on_image(module, platform=config.platform, rows=rows)(params, x)
 
     rows = RowShards(AXIS, count, height)
     return compare(function, params, x, 2, rows, differentiated=differentiated)
 
 
-def compensator(height: int, count: int, **options: Any) -> dict[str, float]:
-    module = FeatureCompensator(**options)
+def compensator(height: int, count: int, **execution: Any) -> dict[str, float]:
+    module = FeatureCompensator()
     x = np.random.default_rng(3).normal(size=(2, 4, height, 10))
-    params = random_params(jax.eval_shape(module.init, jax.random.key(0), x)["params"])
+    params = random_params(jax.eval_shape(module.init, jax.random.key(0), Image(x))["params"])
 
     def function(params: Any, x: jax.Array, rows: RowShards | None) -> jax.Array:
-        return module.clone(rows=rows).apply({"params": params}, x)
+        return on_image(module, rows=rows, **execution)(params, x)
 
     return compare(function, params, x, 2, RowShards(AXIS, count, height))
 
@@ -136,17 +137,18 @@ def network(config: DRSformerConfig, height: int, count: int) -> dict[str, float
     params = random_params(shapes)
     x = np.random.default_rng(4).uniform(size=(1, height, 16, 3))
     rows = RowShards(AXIS, count, height)
-    return compare(functools.partial(restore, config), params, x, 1, rows, differentiated=False)
+
+    def function(params: Any, x: jax.Array, rows: RowShards | None) -> jax.Array:
+        return restore(dataclasses.replace(config, rows=rows), params, x)
+
+    return compare(function, params, x, 1, rows, differentiated=False)
 
 
 def make_blocks_small(lanes: int) -> None:
     """Fewer channels in the blocks of TPU's forms: CPU computes all their zeros."""
-    for module, name in (
-        (attention, "query_key_value_by_blocks"),
-        (feed_forward, "mixed_scale_by_blocks"),
-        (mefc, "space_to_blocks"),
-    ):
-        setattr(module, name, functools.partial(getattr(module, name), size=lanes))
+    for name in ("TopKSparseAttention", "FeatureCompensator"):
+        forms.FORMS[name] = functools.partial(forms.FORMS[name], size=lanes)
+    feed_forward.in_squares = functools.partial(feed_forward.in_squares, size=lanes)
 
 
 def cases() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:

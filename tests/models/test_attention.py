@@ -20,10 +20,11 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.small import quick_jit
+from reference.small import on_image, quick_jit
 
 from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
-from drsformer_jax.ops.l2_norm import l2_norm
+from drsformer_jax.ops.attention_map import cosines_between, l2_norm
+from drsformer_jax.ops.image import Image
 from drsformer_jax.parity.torch_drsformer import Attention, perturb
 
 
@@ -63,7 +64,7 @@ def test_agrees_with_pytorch(channels: int, heads: int, bias: bool) -> None:
     expected, x_gradient = torch_results(reference, x, cotangent)
     module = TopKSparseAttention(heads, use_bias=bias)
     with jax.enable_x64(True):
-        function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+        function = value_and_gradients(on_image(module))
         actual = function(part_tree(weights_of(reference)), x, cotangent)
     gradients = part_tree(gradients_of(reference))
     assert_trees_close(actual, (expected, gradients, x_gradient), 1e-11)
@@ -74,7 +75,8 @@ class AttentionMap(TopKSparseAttention):
 
     @nn.compact
     def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        return self._attention_map(query, key)
+        image = Image(query)
+        return self.attention_map(cosines_between(image, Image(key), self.heads), image.how)
 
 
 def test_map_of_bfloat16_is_computed_in_float32_from_the_first_step() -> None:
@@ -92,7 +94,7 @@ def test_map_of_bfloat16_is_computed_in_float32_from_the_first_step() -> None:
 def test_branch_weights_start_at_a_fifth_and_temperature_at_one() -> None:
     module = TopKSparseAttention(2)
     x = jnp.zeros((1, 8, 4, 4))
-    params = quick_jit(module.init)(jax.random.key(0), x)["params"]
+    params = quick_jit(module.init)(jax.random.key(0), Image(x))["params"]
     np.testing.assert_array_equal(params["temperature"], np.ones((2, 1, 1)))
     for branch in ("attn1", "attn2", "attn3", "attn4"):
         np.testing.assert_array_equal(params[branch], np.float32([0.2]))

@@ -14,6 +14,7 @@ import pytest
 from drsformer_jax.checkpoints.names import check_tree
 from drsformer_jax.models.config import ARCHITECTURE_FIELDS, PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import init_params
+from drsformer_jax.ops.execution import Execution
 
 
 def shapes_of(config: DRSformerConfig) -> Any:
@@ -98,10 +99,11 @@ def test_architecture_survives_json(config: DRSformerConfig) -> None:
     rebuilt = DRSformerConfig.from_architecture(written, **execution)
     assert rebuilt == dataclasses.replace(config, **execution)
     assert rebuilt.architecture() == config.architecture()
+    assert rebuilt.execution == Execution(**execution)
 
 
 def test_every_field_is_architecture_or_execution() -> None:
-    execution = {"dtype", "precision", "unroll", "remat", "platform"}
+    execution = {"dtype", "precision", "unroll", "remat", "platform", "rows"}
     fields = {field.name for field in dataclasses.fields(DRSformerConfig)}
     assert fields == set(ARCHITECTURE_FIELDS) | execution
 

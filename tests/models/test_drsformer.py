@@ -31,12 +31,10 @@ from reference.small import TINY, quick_jit
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import (
     DRSformer,
-    blocks_apart,
     init_params,
-    recomputes_blocks,
     restore,
-    unrolls_blocks,
 )
+from drsformer_jax.ops.image import Image
 
 # Compiling is what takes the time here, so there are two networks only: one with every tensor
 # that an option can add, one without any of them. `test_full_size` has the paper's own.
@@ -186,7 +184,7 @@ class SecondLevel(DRSformer):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self._level(x, 1, "encoder_level2")
+        return self._level(Image(x, self.config.execution), 1, "encoder_level2").array
 
 
 class TestLevel:
@@ -239,42 +237,6 @@ class TestLevel:
         assert np.abs(kernel[0] - kernel[1]).max() > 0.1 / np.sqrt(2 * PLAIN.dim)
 
 
-class TestBlocksApart:
-    CONFIG = dataclasses.replace(BIASED, unroll=None)
-
-    def params(self) -> Any:
-        return params_of(torch_network(self.CONFIG), self.CONFIG)
-
-    def test_the_same_image_to_the_last_bit(self) -> None:
-        image = np.random.default_rng(4).uniform(size=(1, 16, 24, 3)).astype(np.float32)
-        params = jax.tree.map(jnp.asarray, self.params())
-        apart = blocks_apart(self.CONFIG, params)
-        forward = quick_jit(functools.partial(restore, self.CONFIG))
-        np.testing.assert_array_equal(forward(apart, image), forward(params, image))
-
-    def test_no_array_holds_several_blocks(self) -> None:
-        params = self.params()
-        apart = blocks_apart(self.CONFIG, params)
-        assert [len(apart[name]) for name in ("encoder_level1", "encoder_level2", "latent")] == [
-            self.CONFIG.num_blocks[level] for level in (0, 1, 3)
-        ]
-        assert len(apart["refinement"]["steps"]) == 4
-        second = apart["encoder_level2"][1]["attn"]["qkv"]["kernel"]
-        assert np.shares_memory(second, params["encoder_level2"]["attn"]["qkv"]["kernel"])
-        whole, parts = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (params, apart))
-        assert whole == parts
-
-    def test_those_that_are_apart_stay_as_they_are(self) -> None:
-        apart = blocks_apart(self.CONFIG, self.params())
-        again = jax.tree.leaves(blocks_apart(self.CONFIG, apart))
-        assert all(a is b for a, b in zip(again, jax.tree.leaves(apart), strict=True))
-
-    @pytest.mark.parametrize("execution", [{"unroll": False}, {"platform": "gpu", "unroll": True}])
-    def test_elsewhere_they_are_stacked(self, execution: dict[str, Any]) -> None:
-        params = self.params()
-        assert blocks_apart(dataclasses.replace(self.CONFIG, **execution), params) is params
-
-
 @pytest.mark.parametrize("unroll", [True, False])
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_every_operation_is_told_the_platform(
@@ -296,19 +258,3 @@ def test_every_operation_is_told_the_platform(
     monkeypatch.setattr(jax, "default_backend", asked)
     image = jax.ShapeDtypeStruct((1, 16, 24, 3), jnp.float32)
     jax.eval_shape(jax.grad(loss, argnums=(0, 1)), params, image)
-
-
-@pytest.mark.parametrize(("backend", "expected"), [("cpu", True), ("gpu", False), ("tpu", False)])
-def test_blocks_are_written_out_on_cpu_unless_told(
-    monkeypatch: pytest.MonkeyPatch, backend: str, expected: bool
-) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert unrolls_blocks(DRSformerConfig()) is expected
-    assert unrolls_blocks(DRSformerConfig(unroll=not expected)) is not expected
-    assert unrolls_blocks(DRSformerConfig(platform=backend)) is expected
-
-
-def test_blocks_are_recomputed_unless_told() -> None:
-    assert recomputes_blocks(DRSformerConfig())
-    assert recomputes_blocks(DRSformerConfig(remat=True))
-    assert not recomputes_blocks(DRSformerConfig(remat=False))

@@ -16,6 +16,7 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
+from reference.small import on_image
 
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.parity.torch_drsformer import FeedForward, perturb
@@ -32,7 +33,7 @@ def test_agrees_with_pytorch(hidden: int, bias: bool) -> None:
     expected, x_gradient = torch_results(reference, x, cotangent)
     module = MixedScaleFeedForward(hidden, use_bias=bias)
     with jax.enable_x64(True):
-        function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+        function = value_and_gradients(on_image(module))
         actual = function(part_tree(weights_of(reference)), x, cotangent)
     gradients = part_tree(gradients_of(reference))
     assert_trees_close(actual, (expected, gradients, x_gradient), 1e-12)

@@ -20,18 +20,18 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.small import quick_jit
+from reference.small import on_image, quick_jit
 
 from drsformer_jax.models.layers import (
     Convolution,
     DepthwiseConvolution,
     LayerNorm,
-    PairedDepthwiseConvolution,
     pixel_shuffle,
     pixel_unshuffle,
     uniform_fan_in,
     uniform_within,
 )
+from drsformer_jax.ops.image import Image
 from drsformer_jax.parity.torch_drsformer import conv
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 2, 6, 5, 7
@@ -62,7 +62,7 @@ def test_layer_norm(with_bias: bool) -> None:
     else:
         del params["bias"]  # it must not be asked for
     with jax.enable_x64(True):
-        y = LayerNorm(with_bias).apply({"params": params}, jnp.asarray(x))
+        y = on_image(LayerNorm(with_bias))(params, jnp.asarray(x))
     assert y.dtype == np.float64
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12)
 
@@ -72,14 +72,14 @@ def test_layer_norm_is_two_pass(with_bias: bool) -> None:
     """The mean of squares less the square of the mean would lose all digits here."""
     x = np.float32(3000 + draw(1, 48, 3, 4))
     params = {"scale": jnp.ones(48), "bias": jnp.zeros(48)}
-    y = LayerNorm(with_bias).apply({"params": params}, jnp.asarray(x))
+    y = on_image(LayerNorm(with_bias))(params, jnp.asarray(x))
     np.testing.assert_allclose(y, normalised(x, with_bias), rtol=1e-4, atol=5e-4)
 
 
 def test_layer_norm_of_bfloat16_is_computed_in_float32() -> None:
     x = jnp.asarray(3 + draw(1, 48, 3, 4), jnp.bfloat16)
     params = {"scale": jnp.ones(48), "bias": jnp.zeros(48)}
-    y = LayerNorm().apply({"params": params}, x)
+    y = on_image(LayerNorm())(params, x)
     assert y.dtype == jnp.bfloat16
     expected = normalised(np.asarray(x, np.float64), True)
     # One rounding, of the result, and none before it.
@@ -89,7 +89,7 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32() -> None:
 def test_layer_norm_of_equal_channels() -> None:
     params = {"scale": jnp.ones(4), "bias": jnp.full(4, 0.5)}
     x = jnp.full((1, 4, 2, 2), 0.7)
-    np.testing.assert_allclose(LayerNorm().apply({"params": params}, x), np.full(x.shape, 0.5))
+    np.testing.assert_allclose(on_image(LayerNorm())(params, x), np.full(x.shape, 0.5))
 
 
 def test_pixel_shuffles_have_pytorchs_order() -> None:
@@ -114,7 +114,7 @@ def test_pixel_shuffles_have_pytorchs_order() -> None:
             conv(CHANNELS, CHANNELS, 3, True, groups=CHANNELS, dilation=2),
         ),
         (
-            PairedDepthwiseConvolution(5, use_bias=True),
+            DepthwiseConvolution(5, members=2, use_bias=True),
             conv(CHANNELS, CHANNELS // 2, 5, True, groups=CHANNELS // 2),
         ),
     ],
@@ -127,7 +127,7 @@ def test_convolutions_agree_with_pytorch(layer: nn.Module, reference: torch.nn.M
     expected, x_gradient = torch_results(reference, x, cotangent)
     params = part_tree(weights_of(reference))
     with jax.enable_x64(True):
-        function = value_and_gradients(lambda params, x: layer.apply({"params": params}, x))
+        function = value_and_gradients(on_image(layer))
         actual = function(params, x, cotangent)
     gradients = part_tree({name: p.grad.numpy() for name, p in reference.named_parameters()})
     assert_trees_close(actual, (expected, gradients, x_gradient), 1e-13)
@@ -156,11 +156,11 @@ def test_initial_range_is_pytorchs_own() -> None:
 
 def test_biases_are_drawn_within_the_kernels_range() -> None:
     """PyTorch bounds a bias by the fan-in of its kernel, which the bias's shape does not show."""
-    x = jnp.zeros((1, 200, 2, 2))
+    x = Image(jnp.zeros((1, 200, 2, 2)))
     cases = [
         (Convolution(400, 1, use_bias=True), 200),
         (DepthwiseConvolution(3, use_bias=True), 9),
-        (PairedDepthwiseConvolution(5, use_bias=True), 50),
+        (DepthwiseConvolution(5, members=2, use_bias=True), 50),
     ]
     for layer, fan_in in cases:
         params = quick_jit(layer.init)(jax.random.key(1), x)["params"]

@@ -22,7 +22,7 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.small import TINY, quick_jit
+from reference.small import TINY, on_image, quick_jit
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.mefc import (
@@ -32,8 +32,8 @@ from drsformer_jax.models.mefc import (
     FeatureCompensator,
     Gate,
     MixtureStep,
-    average_pool,
 )
+from drsformer_jax.ops.image import Image
 
 CONFIG = DRSformerConfig(**TINY)
 CHANNELS = CONFIG.dim
@@ -41,27 +41,13 @@ CHANNELS = CONFIG.dim
 Results = tuple[Any, Any, Any]
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 6), (1, 4), (3, 1), (1, 1), (2, 2)])
-def test_average_pool_counts_pixels_inside_only(height: int, width: int) -> None:
-    x = np.random.default_rng(0).normal(size=(2, 3, height, width))
-    expected = np.zeros_like(x)
-    for row, column in np.ndindex(height, width):
-        rows = slice(max(row - 1, 0), row + 2)
-        columns = slice(max(column - 1, 0), column + 2)
-        expected[:, :, row, column] = x[:, :, rows, columns].mean(axis=(2, 3))
-    with jax.enable_x64(True):
-        actual = jax.jit(average_pool)(x)
-    assert actual.dtype == np.float64
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-14)
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_gate_is_a_softmax_over_experts_in_float32(dtype: Any) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, CHANNELS, 4, 5)), dtype)
-    shapes = jax.eval_shape(Gate().init, jax.random.key(0), x)
+    shapes = jax.eval_shape(Gate().init, jax.random.key(0), Image(x))
     variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
-    weights = np.asarray(jax.jit(Gate().apply)(variables, x))
+    weights = np.asarray(jax.jit(Gate().apply)(variables, Image(x)))
     assert weights.shape == (3, STEPS, EXPERTS)
     assert weights.dtype == np.float32
     assert (weights > 0).all()
@@ -85,8 +71,8 @@ def example() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def looped() -> Any:
     """(params, x, cotangent) -> value and gradients, compiled once."""
-    module = FeatureCompensator(unroll=False)
-    return value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+    module = FeatureCompensator()
+    return value_and_gradients(on_image(module, unroll=False))
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +92,8 @@ def test_agrees_with_pytorch(looped_results: Results, example: Any) -> None:
 def test_written_out_or_recomputed_it_is_the_same(
     looped_results: Results, params: Any, example: Any
 ) -> None:
-    for module, loops in (
-        (FeatureCompensator(unroll=True), 0),
-        (FeatureCompensator(unroll=False, remat=True), 1),
-    ):
-        forward = quick_jit(lambda params, x, module=module: module.apply({"params": params}, x))
+    for execution, loops in (({"unroll": True}, 0), ({"unroll": False, "remat": False}, 1)):
+        forward = quick_jit(on_image(FeatureCompensator(), **execution))
         with jax.enable_x64(True):
             lowered = forward.lower(params, example[0])
             y = lowered.compile()(params, example[0])
@@ -119,15 +102,14 @@ def test_written_out_or_recomputed_it_is_the_same(
 
 
 def test_gradients_of_steps_written_out(looped_results: Results, params: Any, example: Any) -> None:
-    module = FeatureCompensator(unroll=True)
-    function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+    function = value_and_gradients(on_image(FeatureCompensator(), unroll=True))
     with jax.enable_x64(True):
         assert_trees_close(function(params, *example), looped_results, 1e-12)
 
 
 def test_float32(params: Any, example: Any, looped_results: Results) -> None:
-    module = FeatureCompensator(unroll=False)
-    forward = quick_jit(lambda params, x: module.apply({"params": params}, x))
+    module = FeatureCompensator()
+    forward = quick_jit(on_image(module, unroll=False))
     y = forward(jax.tree.map(np.float32, params), np.float32(example[0]))
     assert y.dtype == np.float32
     assert_trees_close(y, looped_results[0], 1e-5)
@@ -135,8 +117,8 @@ def test_float32(params: Any, example: Any, looped_results: Results) -> None:
 
 def test_bfloat16_features_stay_so_and_gradients_are_float32(params: Any) -> None:
     x = jax.ShapeDtypeStruct((2, CHANNELS, 6, 9), jnp.bfloat16)
-    module = FeatureCompensator(unroll=False)
-    function = value_and_gradients(lambda params, x: module.apply({"params": params}, x))
+    module = FeatureCompensator()
+    function = value_and_gradients(on_image(module, unroll=False))
     y, gradients, x_gradient = jax.eval_shape(function, jax.tree.map(np.float32, params), x, x)
     assert y.dtype == x_gradient.dtype == jnp.bfloat16
     assert {leaf.dtype.name for leaf in jax.tree.leaves(gradients)} == {"float32"}
@@ -153,7 +135,7 @@ def test_zero_features(looped: Any, params: Any, example: Any) -> None:
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="it reads the program for CPU")
 def test_all_experts_share_one_padded_image() -> None:
     """Written down once for each, the padding is found to be the same by the compiler."""
-    state, weights = jnp.ones((1, CHANNELS, 16, 16)), jnp.ones((1, EXPERTS))
+    state, weights = Image(jnp.ones((1, CHANNELS, 16, 16))), jnp.ones((1, EXPERTS))
     params = jax.eval_shape(MixtureStep().init, jax.random.key(0), state, weights)
     step = jax.jit(lambda *arguments: MixtureStep().apply(*arguments)[0])
     text = step.lower(params, state, weights).compile().as_text()

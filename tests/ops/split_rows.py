@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from reference.small import quick_jit
 
-from drsformer_jax.ops.l2_norm import global_cosines
+from drsformer_jax.ops.attention_map import global_cosines
 from drsformer_jax.ops.rows import (
     RowShards,
     clear_outside,

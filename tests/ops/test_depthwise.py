@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from drsformer_jax.ops import depthwise, depthwise_gradient
-from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
+from drsformer_jax.ops.depthwise import depthwise_conv
 
 # kernel height, kernel width, dilation, channels, image height, image width
 CASES = [
@@ -66,6 +67,11 @@ def paired_definition(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return y
 
 
+def of_each_channel(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    """With one input channel to an output; kernel is kh kw C."""
+    return depthwise_conv(x, kernel[:, :, None], **options)
+
+
 def value_and_gradients(
     x: jax.Array,
     kernel: jax.Array,
@@ -73,7 +79,7 @@ def value_and_gradients(
     dilation: int = 1,
     platform: str | None = None,
 ) -> tuple[jax.Array, ...]:
-    convolve = functools.partial(depthwise_conv, dilation=dilation, platform=platform)
+    convolve = functools.partial(of_each_channel, dilation=dilation, platform=platform)
     y, pull_back = jax.vjp(convolve, x, kernel)
     return (y, *pull_back(cotangent))
 
@@ -140,16 +146,16 @@ def test_borders(borders: tuple[int, int, int], size: int, platform: str) -> Non
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         borders = depthwise.Borders(before, after)
-        return paired_depthwise_conv(x, kernel, None, borders, padding=padding, platform=platform)
+        return depthwise_conv(x, kernel, None, borders, padding=padding, platform=platform)
 
     def results(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
         y, pull_back = jax.vjp(convolve, x, kernel)
         return (y, *pull_back(cotangent))
 
     with jax.enable_x64(True):
-        _, *expected = quick_jit(
-            lambda x, k, c: (None, *jax.vjp(paired_depthwise_conv, x, k)[1](c))
-        )(x, kernel, cotangent)
+        _, *expected = quick_jit(lambda x, k, c: (None, *jax.vjp(depthwise_conv, x, k)[1](c)))(
+            x, kernel, cotangent
+        )
         y, x_gradient, kernel_gradient = quick_jit(results)(
             pad(x, before), kernel, pad(cotangent, after)
         )
@@ -163,7 +169,7 @@ def test_gradient_against_central_differences() -> None:
     step = 1e-5
 
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.sum(weights * jnp.sin(depthwise_conv(x, kernel, 2)))
+        return jnp.sum(weights * jnp.sin(of_each_channel(x, kernel, dilation=2)))
 
     with jax.enable_x64(True):
         gradients = quick_jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
@@ -205,7 +211,7 @@ def test_bfloat16_is_summed_in_float32() -> None:
 def test_form_is_chosen_by_platform(platform: str, differentiated: bool) -> None:
     x = jax.ShapeDtypeStruct((2, 7, 16, 16), jnp.float32)
     kernel = jax.ShapeDtypeStruct((5, 5, 7), jnp.float32)
-    function = functools.partial(depthwise_conv, platform=platform)
+    function = functools.partial(of_each_channel, platform=platform)
     if differentiated:
         value = function
         function = jax.grad(lambda x, k: jnp.sum(value(x, k) ** 2), argnums=(0, 1))
@@ -226,7 +232,7 @@ def test_form_is_chosen_by_platform(platform: str, differentiated: bool) -> None
 def test_paired_values(size: int, groups: int) -> None:
     x, kernel = draw(2, 2 * groups, 6, 5), draw(size, size, 2, groups)
     with jax.enable_x64(True):
-        result = quick_jit(paired_depthwise_conv)(x, kernel)
+        result = quick_jit(depthwise_conv)(x, kernel)
     assert_close(result, paired_definition(x, kernel))
 
 
@@ -237,7 +243,7 @@ def test_paired_gradients() -> None:
     def gradients(
         x: jax.Array, kernel: jax.Array, cotangent: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        return jax.vjp(paired_depthwise_conv, x, kernel)[1](cotangent)
+        return jax.vjp(depthwise_conv, x, kernel)[1](cotangent)
 
     cotangent = draw(2, 3, 5, 4)
     with jax.enable_x64(True):
@@ -255,9 +261,9 @@ def test_paired_gradients() -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 5), (3, 4, 5)])
 def test_even_kernels_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"must be odd, not {shape[0]}x{shape[1]}"):
-        depthwise_conv(jnp.zeros((1, 5, 8, 8)), jnp.zeros(shape))
+        of_each_channel(jnp.zeros((1, 5, 8, 8)), jnp.zeros(shape))
 
 
 def test_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="kernel for 1 channels, image with 5"):
-        depthwise_conv(jnp.zeros((1, 5, 8, 8)), jnp.zeros((3, 3, 1)))
+        of_each_channel(jnp.zeros((1, 5, 8, 8)), jnp.zeros((3, 3, 1)))

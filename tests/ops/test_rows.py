@@ -16,7 +16,7 @@ import pytest
 from reference.small import quick_jit
 
 from drsformer_jax.ops.convolution import _gradient_by_shifts, _library_gradient, convolution
-from drsformer_jax.ops.depthwise import Borders, depthwise_conv, paired_depthwise_conv
+from drsformer_jax.ops.depthwise import Borders, depthwise_conv
 from drsformer_jax.ops.rows import RowShards, clear_padding, with_neighbours, without_neighbours
 
 AXIS = "rows"
@@ -105,16 +105,16 @@ def test_depthwise_between_neighbours(
     size: int, dilation: int, before: int, after: int, platform: str
 ) -> None:
     rng = np.random.default_rng(7)
-    x, kernel = rng.normal(size=(2, 4, 5 + 2 * before, 6)), rng.normal(size=(size, size, 4))
+    x, kernel = rng.normal(size=(2, 4, 5 + 2 * before, 6)), rng.normal(size=(size, size, 1, 4))
 
     def by_hand(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return without_neighbours(depthwise_conv(x, kernel, dilation), before - after)
+        return without_neighbours(depthwise_conv(x, kernel, dilation=dilation), before - after)
 
     def between(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return depthwise_conv(
             x,
             kernel,
-            dilation,
+            dilation=dilation,
             borders=Borders(before, after),
             padding=6,
             has_halo=True,
@@ -133,12 +133,12 @@ def test_pairs_between_neighbours() -> None:
     x, kernel = rng.normal(size=(2, 6, 9, 5)), rng.normal(size=(5, 5, 2, 3))
 
     def by_hand(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return without_neighbours(paired_depthwise_conv(x, kernel), 2)
+        return without_neighbours(depthwise_conv(x, kernel), 2)
 
     with jax.enable_x64(True):
         expected = value_and_gradients(by_hand, x, kernel)
         actual = value_and_gradients(
-            lambda x, k: paired_depthwise_conv(x, k, borders=Borders(2, 0), has_halo=True),
+            lambda x, k: depthwise_conv(x, k, borders=Borders(2, 0), has_halo=True),
             x,
             kernel,
         )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+
+from drsformer_jax.ops.execution import Execution
+from drsformer_jax.ops.image import Image
 
 # Every level has another number of channels or heads, and one has two blocks to stack.
 TINY: dict[str, Any] = {"dim": 8, "num_blocks": (1, 2, 1, 1), "heads": (1, 2, 2, 4)}
@@ -13,3 +18,15 @@ TINY: dict[str, Any] = {"dim": 8, "num_blocks": (1, 2, 1, 1), "heads": (1, 2, 2,
 # Whole networks take long to compile, and most of that is optimisation, which is not tested.
 QUICK = {"xla_backend_optimization_level": 0}
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+def on_image(module: nn.Module, **execution: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    """A module as a function of its parameters and B C H W, computed as the options say."""
+    how = Execution(**execution)
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        y = module.apply({"params": params}, Image(x, how))
+        array: jax.Array = jax.tree.leaves(y)[0]  # a block returns (image, nothing)
+        return array
+
+    return apply

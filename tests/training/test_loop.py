@@ -269,6 +269,23 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
     assert (folder / "4").is_dir()
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small_config(total_steps=4), tmp_path)
+    real = os.open
+
+    def refusing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if "checkpoints/4/state" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(UserError, match=r"checkpoints/4/state/.* may not be read"):
+        run(small_config(), tmp_path)
+    assert (tmp_path / "checkpoints" / "4").is_dir()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_without_a_good_checkpoint_is_not_begun_anew(tmp_path: Path) -> None:
     run(small_config(total_steps=2), tmp_path)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from drsformer_jax.errors import UserError
+from drsformer_jax.training.processes import together
 from drsformer_jax.training.workdir_lock import WorkdirLock
 
 HERE = Path(__file__).resolve().parent
@@ -108,6 +110,12 @@ TOGETHER: dict[str, Any] = {
 }
 # The parameters are split over two devices, each in another process.
 TWO_BY_TWO: dict[str, Any] = {"processes": 2, "devices": 2, "mesh__fsdp": 2}
+
+
+def test_mistakes_with_names_that_are_no_text() -> None:
+    name = os.fsdecode(b"Stra\xdfe.png")
+    with pytest.raises(UserError, match=name), together():
+        raise UserError(f"{name}: cannot be decoded")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from reference.small import QUICK, TINY
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import SparseTransformerBlock
 from drsformer_jax.models.layers import Convolution, Downsampling, Upsampling
+from drsformer_jax.ops.image import Image
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import MeshOptions, make_mesh, shard_batch, state_sharding
 from drsformer_jax.training.state import TrainState
@@ -34,25 +35,23 @@ jax.config.update("jax_enable_x64", True)
 config = DRSformerConfig(**TINY, bias=True)
 
 class Shallow(nn.Module):
-    rows: object = None
-
     @nn.compact
     def __call__(self, x):
-        y = Convolution(8, 3, rows=self.rows, name="embed")(x)
-        y = Downsampling(16, 3, rows=self.rows, name="down")(y)
-        y = SparseTransformerBlock(config, 2, self.rows, name="block")(y)[0]
-        y = Upsampling(16, 3, rows=self.rows, name="up")(y)
-        return x + Convolution(3, 3, rows=self.rows, name="output")(y)
+        y = Convolution(8, 3, name="embed")(x)
+        y = Downsampling(16, 3, name="down")(y)
+        y = SparseTransformerBlock(config, 2, name="block")(y)[0]
+        y = Upsampling(16, 3, name="up")(y)
+        return x + Convolution(3, 3, name="output")(y)
 
-def restore(config, params, image, rows=None):
-    x = jnp.transpose(image, (0, 3, 1, 2))
-    return jnp.transpose(Shallow(rows).apply({"params": params}, x), (0, 2, 3, 1))
+def restore(config, params, image):
+    x = Image(jnp.transpose(image, (0, 3, 1, 2)), config.execution)
+    return jnp.transpose(Shallow().apply({"params": params}, x).array, (0, 2, 3, 1))
 
 step_module.restore = restore
 options = OptimizerOptions(learning_rate=1e-3)
 optimizer = make_optimizer(options)
 rng = np.random.default_rng(0)
-shapes = jax.eval_shape(Shallow().init, jax.random.key(0), jnp.zeros((1, 3, 8, 8)))["params"]
+shapes = jax.eval_shape(Shallow().init, jax.random.key(0), Image(jnp.zeros((1, 3, 8, 8))))["params"]
 params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape) + (x.ndim == 1), shapes)
 batches = [
     {name: rng.uniform(size=(4, 16, 8, 3)) for name in ("input", "target")}

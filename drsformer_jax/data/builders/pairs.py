@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from drsformer_jax.data.decoding import decode_image
 from drsformer_jax.data.images import as_rgb
-from drsformer_jax.data.layout import find_splits
+from drsformer_jax.data.layout import WHOLE, find_splits
 from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.data.sources import HalvedImages, PairedFolder, open_split
@@ -25,6 +25,13 @@ ENCODED, RAW = "encoded", "raw"
 # Formats that are stored as they are; whatever else an image comes as is stored as PNG.
 _KEPT_FORMATS = ("PNG", "JPEG")
 _EXIF_ORIENTATION = 0x0112
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+    """What is known of a set on this machine alone."""
+
+    def initialize_from_bucket(self) -> None:
+        """Asks no bucket for more, and so leaves no folder in the system's temporary one."""
 
 
 class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -64,7 +71,7 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                 shape=(None, None, 3), dtype=np.uint8, encoding=features.Encoding.BYTES
             )
         )
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=f"{data_set.title}: {data_set.content}",
             features=features.FeaturesDict(
@@ -80,10 +87,13 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         root = Path(dl_manager.manual_dir)
-        sources = {
-            name: open_split(split, verify=True)
-            for name, split in find_splits(root, halves=get_set(self.name).halves).items()
-        }
+        splits = find_splits(root, halves=get_set(self.name).halves)
+        if WHOLE in splits:
+            raise UserError(
+                f"{root}: is one split, and whether of training or of test is not known: put it "
+                f"into a folder train/ or test/, and name the folder around that"
+            )
+        sources = {name: open_split(split, verify=True) for name, split in splits.items()}
         if not self._partial:
             check_counts(self.name, root, {name: len(source) for name, source in sources.items()})
         return {name: self._generate_examples(source) for name, source in sources.items()}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.ops.sparse_softmax import (
+from drsformer_jax.ops.attention_map import (
     masked_softmax_mixture,
     masks_by_rank,
     masks_by_top_k,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.ops.mixed_scale_by_blocks import mixed_scale_by_blocks
+from drsformer_jax.ops.image import Image
+from drsformer_jax.ops.tpu.feed_forward import in_squares
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -36,14 +37,14 @@ def test_values_and_gradients(
     with jax.enable_x64(True):
         x, cotangent = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2))
         module = MixedScaleFeedForward(hidden, use_bias)
-        params = module.init(jax.random.key(0), x)["params"]
+        params = module.init(jax.random.key(0), Image(x))["params"]
         params = jax.tree.map(lambda value: value.astype(dtype), params)
 
         def layer_by_layer(params: Any, x: jax.Array) -> jax.Array:
-            return module.apply({"params": params}, x)
+            return module.apply({"params": params}, Image(x)).array
 
         def in_blocks(params: Any, x: jax.Array) -> jax.Array:
-            return mixed_scale_by_blocks(x, params, phases=phases, parts=parts, size=size)
+            return in_squares(Image(x), params, phases=phases, parts=parts, size=size).array
 
         results = []
         for function in (in_blocks, layer_by_layer):

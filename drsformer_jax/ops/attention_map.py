@@ -1,4 +1,4 @@
-"""The mixture of top-k softmaxes at the heart of the sparse attention (TKSA)."""
+"""The attention map of TKSA: cosines between channels, and a mixture of top-k softmaxes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,73 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drsformer_jax.ops.execution import CPU, target
+from drsformer_jax.ops.image import Image, at_least_float32
 from drsformer_jax.ops.outlining import called
-from drsformer_jax.ops.platform import CPU, target
+from drsformer_jax.ops.rows import RowShards, clear_padding, global_sum
+
+NORM_EPSILON = 1e-12
+
+
+def cosines_between(query: Image, key: Image, heads: int) -> jax.Array:
+    """Between all channels of a head, over the pixels of the whole image.
+
+    A logit in bfloat16 would flip entries of the top-k masks, discontinuously.
+
+    Args:
+      query, key: B C H W.
+
+    Returns:
+      B heads c c in at least float32.
+    """
+    how = query.how
+
+    def vectors(image: Image) -> jax.Array:
+        """B heads c N."""
+        array = image.array if how.rows is None else clear_padding(image.array, how.rows)
+        batch, channels, height, width = array.shape
+        split = array.reshape(batch, heads, channels // heads, height * width)
+        return at_least_float32(split)
+
+    queries, keys = vectors(query), vectors(key)
+    products = how.einsum("bhin,bhjn->bhij", queries, keys)
+    if how.rows is not None:
+        squares = jnp.sum(jnp.square(queries), axis=-1), jnp.sum(jnp.square(keys), axis=-1)
+        return global_cosines(products, squares, how.rows)
+    # Dividing the c x c products spares two passes over the pixels.
+    return products / l2_norm(queries)[..., :, None] / l2_norm(keys)[..., None, :]
+
+
+def l2_norm(x: jax.Array, axis: int = -1) -> jax.Array:
+    """max(||x||, 1e-12) along an axis, with a gradient that is finite at zero."""
+    return l2_norm_of(jnp.sum(jnp.square(x), axis=axis))
+
+
+def l2_norm_of(squared: jax.Array) -> jax.Array:
+    """The same from the sum of squares."""
+    is_zero = squared == 0
+    # sqrt has an infinite slope at 0; the inner where keeps it out of the backward pass.
+    norm = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
+    return jnp.maximum(norm, NORM_EPSILON)
+
+
+def global_cosines(
+    products: jax.Array, squares: tuple[jax.Array, jax.Array], rows: RowShards
+) -> jax.Array:
+    """Products of queries and keys by their norms, where the pixels are split over devices.
+
+    Args:
+      products: ... c c, sums over the pixels of this device.
+      squares: ... c twice, sums of the squares of queries and of keys.
+
+    Returns:
+      ... c c, the same on all devices. They send one message for all three sums.
+    """
+    count = products.shape[-1]
+    sums = jnp.concatenate([products, *(square[..., None] for square in squares)], axis=-1)
+    total = global_sum(sums, rows)
+    query_norm, key_norm = (l2_norm_of(total[..., count + i]) for i in range(2))
+    return total[..., :count] / query_norm[..., :, None] / key_norm[..., None, :]
 
 
 def masks_by_top_k(logits: jax.Array, ks: Sequence[int]) -> list[jax.Array]:
@@ -62,7 +127,7 @@ def top_k_masks(
     Args:
       logits: ... N, without NaN.
       ks: sizes, each from 1 to N.
-      platform: that the program is for, see `ops.platform`.
+      platform: that the program is for, see `ops.execution`.
 
     Returns:
       One bool array ... N for each k.

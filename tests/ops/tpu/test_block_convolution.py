@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.ops.block_convolution import (
+from drsformer_jax.ops.depthwise import depthwise_conv
+from drsformer_jax.ops.tpu.block_convolution import (
     block_convolution,
     blocks_to_space,
     depthwise_by_blocks,
@@ -23,7 +24,6 @@ from drsformer_jax.ops.block_convolution import (
     space_to_blocks,
     to_blocks,
 )
-from drsformer_jax.ops.depthwise import depthwise_conv, paired_depthwise_conv
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -76,10 +76,15 @@ def depthwise_in_squares(x: jax.Array, kernel: jax.Array, dilation: int, size: i
     return jnp.moveaxis(blocks_to_space(y, 2, x.shape[1]), -1, 1)
 
 
+def of_each_channel(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """Depthwise; kernel is kh kw C."""
+    return depthwise_conv(x, kernel[:, :, None], dilation=dilation)
+
+
 @pytest.mark.parametrize(("kh", "kw", "dilation"), [(1, 1, 1), (3, 5, 1), (5, 3, 2), (7, 7, 2)])
 def test_depthwise(kh: int, kw: int, dilation: int) -> None:
     x, kernel = draw(2, 5, 7, 6), draw(kh, kw, 5)
-    expected = functools.partial(depthwise_conv, dilation=dilation)
+    expected = functools.partial(of_each_channel, dilation=dilation)
     assert_same(functools.partial(depthwise_by_blocks, dilation=dilation), expected, x, kernel)
 
 
@@ -88,7 +93,7 @@ def test_depthwise(kh: int, kw: int, dilation: int) -> None:
 def test_depthwise_in_squares(size: int, dilation: int, channels: int) -> None:
     x, kernel = draw(2, channels, 6, 8), draw(size, size, channels)
     squares = functools.partial(depthwise_in_squares, dilation=dilation, size=8)
-    assert_same(squares, functools.partial(depthwise_conv, dilation=dilation), x, kernel)
+    assert_same(squares, functools.partial(of_each_channel, dilation=dilation), x, kernel)
 
 
 @pytest.mark.parametrize("phases", [1, 2])
@@ -104,7 +109,7 @@ def test_pairs(phases: int) -> None:
         y = y.reshape(2, 4, 6, 3, 2, channels // 2)
         return jnp.moveaxis(y[..., 0, :].reshape(2, 4, 6, -1)[..., :5], -1, 1)
 
-    assert_same(in_blocks, paired_depthwise_conv, x, kernel)
+    assert_same(in_blocks, depthwise_conv, x, kernel)
 
 
 @pytest.mark.parametrize("own_weights", [False, True])

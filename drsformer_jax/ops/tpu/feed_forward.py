@@ -19,9 +19,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drsformer_jax.ops.block_convolution import (
+from drsformer_jax.ops.image import Image
+from drsformer_jax.ops.rows import are_inside, with_neighbours, without_neighbours
+from drsformer_jax.ops.tpu.block_convolution import (
     LANES,
     block_convolution,
+    blocks_of,
     blocks_to_space,
     clear_rows,
     diagonal_kernel,
@@ -33,7 +36,13 @@ from drsformer_jax.ops.block_convolution import (
     space_to_blocks,
     to_blocks,
 )
-from drsformer_jax.ops.rows import RowShards, are_inside, with_neighbours, without_neighbours
+
+# The form takes squares of 2 x 2 pixels for images beyond this size: for small ones, making squares
+# and their kernels costs more than they save.
+PIXELS_WITHOUT_SQUARES = 64 * 64
+
+# Blocks of squares that it computes at a time.
+BLOCKS_AT_A_TIME = 4
 
 # Rows that the two convolutions of a path reach out together.
 HALO = 4
@@ -60,17 +69,28 @@ class Path(NamedTuple):
     project: jax.Array
 
 
-def mixed_scale_by_blocks(
-    x: jax.Array,
+def mixed_scale_by_blocks(image: Image, params: Mapping[str, Any]) -> Image:
+    """MSFN of B C H W with the parameters of `models.feed_forward`, B C H W."""
+    hidden = params["dwconv3x3_1"]["kernel"].shape[-1]
+    height, width = image.array.shape[2:]
+    # Few channels do not fill blocks of 128 either.
+    wanted = hidden <= LANES or height * width > PIXELS_WITHOUT_SQUARES
+    if not (wanted and height % 2 == width % 2 == 0):
+        return in_squares(image, params)
+    # Each of two scales has twice so many channels, and a block holds LANES / 4 of them.
+    parts = blocks_of(4 * hidden, BLOCKS_AT_A_TIME * LANES // 4)
+    return in_squares(image, params, phases=2, parts=parts)
+
+
+def in_squares(
+    image: Image,
     params: Mapping[str, Any],
-    precision: lax.PrecisionLike = None,
     *,
     phases: int = 1,
     parts: int = 1,
     size: int = LANES,
-    rows: RowShards | None = None,
-) -> jax.Array:
-    """MSFN of B C H W with the parameters of `models.feed_forward`, B C H W.
+) -> Image:
+    """The same in squares of pixels.
 
     All paths are computed as one with the larger kernels: a program a quarter as long, and with
     squares of 2 x 2 pixels, in which 3x3 and 5x5 kernels are both 3x3 squares, no more arithmetic.
@@ -80,14 +100,14 @@ def mixed_scale_by_blocks(
       parts: a loop over so many parts of the blocks, so that what is between the convolutions of
         one part stays in fast memory. Backwards, a part is computed again.
       size: channels of a block, the pixels of a square counted.
-      rows: how the rows of x are split over devices; None: they are not.
     """
+    x, rows, precision = image.array, image.how.rows, image.how.products
     inside = None
     if rows is not None:
         inside = are_inside(rows, x.shape[2], HALO)
         x = with_neighbours(x, HALO, rows)
-    image = jnp.moveaxis(x, 1, -1)
-    inputs = image if phases == 1 else space_to_blocks(image, phases, size)
+    pixels = jnp.moveaxis(x, 1, -1)
+    inputs = pixels if phases == 1 else space_to_blocks(pixels, phases, size)
     path = _merged([_in_blocks(path, size // phases**2) for path in _paths(params)])
     follow = functools.partial(_follow, phases=phases, precision=precision, inside=inside)
     total = _in_parts(path, inputs, parts, follow)
@@ -98,7 +118,7 @@ def mixed_scale_by_blocks(
     bias = params["project_out"].get("bias")
     if bias is not None:
         total = total + bias.astype(total.dtype)
-    return jnp.moveaxis(total.astype(x.dtype), -1, 1)
+    return Image(jnp.moveaxis(total.astype(x.dtype), -1, 1), image.how)
 
 
 def _in_parts(

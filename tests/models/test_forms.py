@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.small import TINY, quick_jit
+from reference.small import TINY, on_image, quick_jit
 
-from drsformer_jax.models import mefc
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import init_params, restore
 from drsformer_jax.models.mefc import FeatureCompensator
-from drsformer_jax.ops.block_convolution import space_to_blocks
+from drsformer_jax.ops.execution import Execution
+from drsformer_jax.ops.image import Image
+from drsformer_jax.ops.tpu import forms
 
 TOLERANCES = [(jnp.float64, 1e-12), (jnp.float32, 1e-5)]
 
@@ -38,43 +39,39 @@ def assert_same(one: Any, other: Any, params: Any, x: jax.Array, tolerance: floa
         np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
 
 
-def check_module(make: Any, shape: tuple[int, ...], dtype: Any, tolerance: float) -> None:
-    """A module made for CPU and for TPU."""
+def check_module(
+    module: nn.Module, shape: tuple[int, ...], dtype: Any, tolerance: float, **execution: Any
+) -> None:
+    """A module on CPU and on TPU."""
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
-        plain, blocks = make(platform="cpu"), make(platform="tpu")
-        params = jax.jit(plain.init)(jax.random.key(0), x)["params"]
+        params = jax.jit(module.init)(jax.random.key(0), Image(x))["params"]
         params = jax.tree.map(lambda value: value.astype(dtype), params)
-
-        def apply(module: nn.Module, params: Any, x: jax.Array) -> Any:
-            return module.apply({"params": params}, x)
-
-        assert_same(
-            functools.partial(apply, blocks), functools.partial(apply, plain), params, x, tolerance
-        )
+        plain, blocks = (on_image(module, platform=name, **execution) for name in ("cpu", "tpu"))
+        assert_same(blocks, plain, params, x, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize(("heads", "use_bias", "channels"), [(1, False, 6), (2, True, 8)])
 def test_attention(heads: int, use_bias: bool, channels: int, dtype: Any, tolerance: float) -> None:
-    make = functools.partial(TopKSparseAttention, heads, use_bias)
-    check_module(make, (2, channels, 5, 6), dtype, tolerance)
+    check_module(TopKSparseAttention(heads, use_bias), (2, channels, 5, 6), dtype, tolerance)
 
 
 def test_attention_at_zero_has_finite_gradients() -> None:
-    module = TopKSparseAttention(2, platform="tpu")
+    module = TopKSparseAttention(2)
     x = jnp.zeros((1, 8, 4, 4))
-    params = module.init(jax.random.key(0), x)["params"]
-    gradients = jax.grad(lambda p, x: jnp.sum(module.apply({"params": p}, x)), (0, 1))(params, x)
+    params = module.init(jax.random.key(0), Image(x))["params"]
+    apply = on_image(module, platform="tpu")
+    gradients = jax.grad(lambda p, x: jnp.sum(apply(p, x)), (0, 1))(params, x)
     assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 def test_compensator(dtype: Any, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several blocks, and the last one not full.
-    monkeypatch.setattr(mefc, "space_to_blocks", functools.partial(space_to_blocks, size=8))
-    make = functools.partial(FeatureCompensator, unroll=False)
-    check_module(make, (2, 3, 6, 4), dtype, tolerance)
+    by_blocks = functools.partial(forms.FORMS["FeatureCompensator"], size=8)
+    monkeypatch.setitem(forms.FORMS, "FeatureCompensator", by_blocks)
+    check_module(FeatureCompensator(), (2, 3, 6, 4), dtype, tolerance, unroll=False)
 
 
 def test_network() -> None:
@@ -93,8 +90,8 @@ def test_network() -> None:
 
 def test_watched_values_are_those_of_modules() -> None:
     """Parity checks see every layer, also where the network would be computed in blocks."""
-    module = TopKSparseAttention(2, platform="tpu")
-    x = jnp.ones((1, 8, 4, 4))
+    module = TopKSparseAttention(2)
+    x = Image(jnp.ones((1, 8, 4, 4)), Execution(platform="tpu"))
     variables = module.init(jax.random.key(0), x)
     _, captured = module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
     assert "qkv_dwconv" in captured["intermediates"]

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drsformer_jax.ops.block_convolution import (
-    LANES,
-    block_convolution,
-    diagonal_kernel,
-    into_blocks,
-    to_blocks,
-)
-from drsformer_jax.ops.l2_norm import global_cosines, l2_norm
+from drsformer_jax.ops.attention_map import global_cosines, l2_norm
+from drsformer_jax.ops.image import Image, plus
 from drsformer_jax.ops.rows import (
     RowShards,
     clear_outside,
@@ -23,31 +18,35 @@ from drsformer_jax.ops.rows import (
     with_neighbours,
     without_neighbours,
 )
+from drsformer_jax.ops.tpu.block_convolution import (
+    LANES,
+    block_convolution,
+    diagonal_kernel,
+    from_blocks,
+    into_blocks,
+    to_blocks,
+)
 
 
 def query_key_value_by_blocks(
-    x: jax.Array,
-    qkv: Mapping[str, jax.Array],
-    qkv_dwconv: Mapping[str, jax.Array],
-    heads: int,
-    precision: lax.PrecisionLike = None,
-    size: int = LANES,
-    rows: RowShards | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    image: Image, params: Mapping[str, Any], heads: int, size: int = LANES
+) -> tuple[jax.Array, Image]:
     """Cosines between queries and keys, and the values.
 
     Each of the three has blocks of its own, so that taking them apart moves nothing. The norms
     divide the products, not the images: these are read once less, and not rounded again.
 
     Args:
-      x: B C H W.
-      qkv, qkv_dwconv: "kernel" (1 1 C 3C and kh kw 1 3C) and perhaps "bias".
+      image: B C H W.
+      params: of `models.attention.TopKSparseAttention`.
       size: channels of a block.
-      rows: how the rows of x are split over devices; None: they are not.
 
     Returns:
-      B heads c c in at least float32, and B H W G size in the dtype of x.
+      B heads c c in at least float32, and an image in blocks, B H W G size, for
+      `mixed_from_blocks`.
     """
+    x, rows, precision = image.array, image.how.rows, image.how.products
+    qkv, qkv_dwconv = params["qkv"], params["qkv_dwconv"]
     channels = x.shape[1]
 
     def blocks(weight: jax.Array) -> jax.Array:
@@ -67,9 +66,17 @@ def query_key_value_by_blocks(
     if "bias" in qkv_dwconv:
         y = y + blocks(qkv_dwconv["bias"]).astype(x.dtype)
     query, key, value = jnp.split(y, 3, axis=3)
+    values = Image(value, image.how)
     if rows is not None:
-        return _global_cosines(query, key, precision, heads, channels, rows), value
-    return _heads(_cosines(query, key, precision), heads, channels), value
+        return _global_cosines(query, key, precision, heads, channels, rows), values
+    return _heads(_cosines(query, key, precision), heads, channels), values
+
+
+def mixed_from_blocks(value: Image, weight: jax.Array, bias: jax.Array | None = None) -> Image:
+    """`ops.image.mixed` of an image in blocks, B H W G L; the result is B D H W."""
+    y = from_blocks(value.array, weight, value.how.products)
+    y = jnp.moveaxis(y.astype(value.array.dtype), -1, 1)
+    return plus(Image(y, value.how), bias)
 
 
 def _heads(cosines: jax.Array, heads: int, channels: int) -> jax.Array:

@@ -233,7 +233,7 @@ def _product(
 def depthwise_by_blocks(
     x: jax.Array, kernel: jax.Array, dilation: int = 1, precision: lax.PrecisionLike = None
 ) -> jax.Array:
-    """`depthwise_conv` of B C H W with kh kw C."""
+    """A depthwise convolution of B C H W with kh kw C."""
     batch, channels, height, width = x.shape
     blocks = into_blocks(jnp.moveaxis(x, 1, -1))
     y = block_convolution(blocks, diagonal_kernel(into_blocks(kernel)), dilation, precision)

@@ -1,0 +1,99 @@
+"""How the network is computed, apart from what it computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from drsformer_jax.ops.rows import RowShards
+
+CPU, GPU, TPU = "cpu", "gpu", "tpu"
+
+DTYPES = ("float32", "bfloat16")
+PLATFORMS = (None, CPU, GPU, TPU)
+PRECISIONS = ("default", "high", "highest")
+
+
+def target(platform: str | None) -> str:
+    """`platform`, or where it is None the one that JAX runs on: "cpu", "gpu" or "tpu".
+
+    Operations take another form on each. It is chosen when an operation is traced.
+    `jax.lax.platform_dependent` would leave it to the lowering, but then every form is traced,
+    differentiated and recomputed on the way there: nearly half of the time before the compiler
+    gets a training step.
+    """
+    return platform or jax.default_backend()
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """One value for all modules, hashable: part of what programs are traced and kept by.
+
+    dtype: precision of the activations: "float32" (that of the parameters, so that float64
+      parameters give a float64 network) or "bfloat16" (parameters stay float32, and so do
+      LayerNorm statistics, L2 norms, attention logits, softmax and gate).
+    precision: of matrix products and convolutions; "highest" for parity ("default" is TF32 on
+      recent GPUs and bfloat16 on TPU).
+    unroll: whether the blocks of a level are written out one after the other, each a call of one
+      compiled function (fast on CPU), or run by one loop. None chooses by platform. Written out,
+      a block runs again in the backward pass, as with remat.
+    remat: in loops, recompute the inside of each block in the backward pass instead of storing
+      it. None: do; it takes no more time than storing.
+    platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
+      they differ. None: the one that JAX runs on; name it to compile for another one.
+    rows: how the rows of the images are split over devices, see `ops.rows`; None: they are not.
+
+    Raises:
+      ValueError: an option is out of its range.
+    """
+
+    dtype: str = "float32"
+    precision: str = "default"
+    unroll: bool | None = None
+    remat: bool | None = None
+    platform: str | None = None
+    rows: RowShards | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self, "dtype", DTYPES)
+        check_choice(self, "precision", PRECISIONS)
+        check_choice(self, "platform", PLATFORMS)
+        if not isinstance(self.rows, RowShards | None):
+            raise ValueError(f"rows must be `RowShards` or None, not {self.rows!r}")
+
+    @property
+    def target(self) -> str:
+        """The platform: "cpu", "gpu" or "tpu"."""
+        return target(self.platform)
+
+    @property
+    def products(self) -> str | None:
+        """The precision argument of products; None leaves it to JAX's own setting."""
+        return None if self.precision == "default" else self.precision
+
+    @property
+    def is_unrolled(self) -> bool:
+        """Whether blocks are written out; where it is left open, on CPU only."""
+        return self.target == CPU if self.unroll is None else self.unroll
+
+    @property
+    def is_recomputed(self) -> bool:
+        """Whether loops over blocks run them again in the backward pass; left open, they do."""
+        return self.remat is not False
+
+    def matmul(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """A matrix product."""
+        return jnp.matmul(a, b, precision=self.products)
+
+    def einsum(self, equation: str, *arrays: jax.Array) -> jax.Array:
+        """`jnp.einsum` in the precision asked for."""
+        return jnp.einsum(equation, *arrays, precision=self.products)
+
+
+def check_choice(options: Any, name: str, choices: tuple[str | None, ...]) -> None:
+    """Raises ValueError where the attribute of that name is none of the choices."""
+    if getattr(options, name) not in choices:
+        raise ValueError(f"{name} must be one of {choices}, not {getattr(options, name)!r}")
