@@ -122,7 +122,7 @@ def param_shapes(config: DRSformerConfig) -> Params:
 
 @functools.cache
 def _traced(config: DRSformerConfig) -> Params:
-    # Networks that are known are read without JAX.
+    # Networks that are known are read without the network.
     import jax
 
     from drsformer_jax.models.drsformer import init_params
