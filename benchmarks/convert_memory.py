@@ -27,7 +27,7 @@ IMPORTED = (
     "orbax.checkpoint",
     "safetensors.numpy",
     "torch",
-    "drsformer_jax.checkpoints.orbax",
+    "drsformer_jax.checkpoints.orbax_folder",
     "drsformer_jax.checkpoints.weights",
 )
 

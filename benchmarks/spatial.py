@@ -47,7 +47,7 @@ def build(args: argparse.Namespace) -> list[tuple[Any, Any, dict[str, Any]]]:
     """Program, its arguments and facts, on one device and on several."""
     import jax
 
-    from drsformer_jax.inference.derainer import compiled_for_inference
+    from drsformer_jax.inference.compiled import compiled_for_inference
     from drsformer_jax.inference.split import SplitForward
     from drsformer_jax.models.drsformer import restore
     from drsformer_jax.parity.random_weights import random_weights

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 # So many problems are named in one message; of the others, their number.
 MAX_PROBLEMS_NAMED = 20
+_NAME_AT_MOST = 160
 
 # What file names may hold, and what would break a line or speak to the terminal.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -28,6 +30,36 @@ def enumerated(problems: Sequence[str]) -> str:
     named = "; ".join(problems[:MAX_PROBLEMS_NAMED])
     more = len(problems) - MAX_PROBLEMS_NAMED
     return f"{named}; and {more} more" if more > 0 else named
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names separated by commas, on one line; of many the first ones and how many more there are.
+
+    Names come from files that may be anything: what would break the line is escaped, and of a
+    long name only the beginning is shown.
+    """
+    names = list(names)
+    shown = ", ".join(_printable(name) for name in names[:MAX_PROBLEMS_NAMED])
+    more = len(names) - MAX_PROBLEMS_NAMED
+    return f"{shown}, and {more} more" if more > 0 else shown
+
+
+def _printable(name: str) -> str:
+    clipped = name if len(name) <= _NAME_AT_MOST else f"{name[:_NAME_AT_MOST]}..."
+    return clipped if clipped.isprintable() else ascii(clipped)
+
+
+@contextlib.contextmanager
+def damage_in_one_line(place: object) -> Iterator[None]:
+    """Whatever Orbax and TensorStore raise on a damaged folder becomes a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{place} is damaged or incomplete: it cannot be read ({type(error).__name__})"
+        ) from error
 
 
 def in_one_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import hashlib
 import importlib
 import os
@@ -86,12 +87,16 @@ FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensor
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: `what` is a dotted name; `late` if it stands inside a function."""
+    """One import statement: `what` is a dotted name; `late` if it stands inside a function.
+
+    `module` is what the statement imports from, or `what` itself.
+    """
 
     file: Path
     line: int
     what: str
     late: bool
+    module: str
 
     def __str__(self) -> str:
         return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.what}"
@@ -105,11 +110,12 @@ def imports_of(file: Path) -> Iterator[Import]:
     def visit(node: ast.AST, late: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             for name in node.names:
-                yield Import(file, node.lineno, name.name, late)
+                yield Import(file, node.lineno, name.name, late, name.name)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: relative import"
             for name in node.names:
-                yield Import(file, node.lineno, f"{node.module}.{name.name}", late)
+                what = f"{node.module}.{name.name}"
+                yield Import(file, node.lineno, what, late, str(node.module))
         late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for child in ast.iter_child_nodes(node):
             yield from visit(child, late)
@@ -149,6 +155,43 @@ def test_the_arrows_between_the_rooms_are_obeyed() -> None:
         if target not in (None, room) and target not in MAY_IMPORT[room]:
             wrong.append(f"{found}, but {room} may import {sorted(MAY_IMPORT[room]) or 'nothing'}")
     assert not wrong, "\n".join(wrong)
+
+
+def circle_of(files: dict[str, Path]) -> list[str]:
+    """Modules that import each other in a circle, inside functions too; none if there is none."""
+    graph = {
+        module: {name for i in imports_of(file) for name in (i.what, i.module) if name in files}
+        for module, file in files.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in sorted(PACKAGE.rglob("*.py"))
+    }
+    assert circle_of(files) == []
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    texts = {
+        "box": "import box.first",
+        "box.first": "def f():\n    from box.second import g",
+        "box.second": "from box import first\nimport os",
+        "box.third": "import box.first",
+    }
+    files = {}
+    for number, (name, text) in enumerate(texts.items()):
+        files[name] = tmp_path / f"{number}.py"
+        files[name].write_text(text)
+    assert {"box.first", "box.second"} <= set(circle_of(files))
+    files["box.second"].write_text("import os")
+    assert circle_of(files) == []
 
 
 @pytest.mark.parametrize(

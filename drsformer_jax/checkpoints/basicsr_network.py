@@ -11,9 +11,9 @@ from drsformer_jax.checkpoints.basicsr_state import StateFile
 from drsformer_jax.checkpoints.containers import only_tensors
 from drsformer_jax.checkpoints.foreign_names import own_names
 from drsformer_jax.checkpoints.infer import infer_config
-from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
-from drsformer_jax.checkpoints.pytorch import load_file, require_torch, stored_tensors
-from drsformer_jax.checkpoints.states import check_finite, precision_note
+from drsformer_jax.checkpoints.names import Params, check_finite_params, to_tree
+from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, stored_tensors
+from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 
@@ -95,7 +95,7 @@ def read_network(path: Path, iteration: int) -> Network:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         config = config or infer_config(shapes, str(path))
         trees[key] = to_tree(tensors, config, source)
-        check_finite(torch_views(trees[key], config), source)
+        check_finite_params(trees[key], config, source)
         precisions += [tensor.precision for tensor in tensors.values()]
     assert config is not None
     precision = precision_note(precisions)

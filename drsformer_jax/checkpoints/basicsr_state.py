@@ -1,7 +1,7 @@
 """The `.state` file of the authors' training program (BasicSR), read and checked.
 
 It holds {epoch, iter, optimizers: [AdamW's state_dict], schedulers: [state_dict]}. The optimizer
-knows a parameter by its number in `named_parameters()` order, which is the order of `torch_names`.
+knows a parameter by its number in `named_parameters()` order, which is the order of `torch_views`.
 Nothing but tensors and plain containers is unpickled.
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.checkpoints.containers import CONTAINERS, only_tensors
-from drsformer_jax.checkpoints.names import Params, listing, to_tree, torch_names, torch_views
-from drsformer_jax.checkpoints.pytorch import load_file, require_torch, stored_tensors
-from drsformer_jax.checkpoints.states import check_finite, precision_note
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.names import Params, check_finite_params, to_tree, torch_views
+from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, stored_tensors
+from drsformer_jax.checkpoints.tensors import precision_note
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
 
 SUFFIX = ".state"
@@ -154,15 +154,15 @@ def _check_adamw(group: Mapping[str, Any], source: str) -> None:
         )
 
 
-def read_moments(state: StateFile, config: DRSformerConfig) -> Moments:
-    """AdamW's moments for a network of that architecture.
+def read_moments(state: StateFile, config: DRSformerConfig, params: Params) -> Moments:
+    """AdamW's moments for a network of that architecture, with these parameters.
 
     Half precision becomes float32, which keeps every value; the notes say so.
 
     Raises:
       UserError: moments are missing, of another network's shapes, not finite or impossible.
     """
-    path, names = state.path, list(torch_names(config))
+    path, names = state.path, list(torch_views(params, config))
     if state.parameters != len(names):
         raise UserError(
             f"{path} is not of this network: its optimizer has {state.parameters} parameters and "
@@ -178,7 +178,7 @@ def read_moments(state: StateFile, config: DRSformerConfig) -> Moments:
         tensors = stored_tensors(only_tensors(moments, path, "moments"), path)
         precisions += [tensor.precision for tensor in tensors.values()]
         trees.append(to_tree(tensors, config, source))
-        check_finite(torch_views(trees[-1], config), source)
+        check_finite_params(trees[-1], config, source)
     squares = torch_views(trees[1], config)
     negative = [name for name, array in squares.items() if (array < 0).any()]
     if negative:

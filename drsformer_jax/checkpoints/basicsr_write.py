@@ -10,8 +10,8 @@ import numpy as np
 
 from drsformer_jax.checkpoints.basicsr_network import Network
 from drsformer_jax.checkpoints.basicsr_state import MOMENTS, Moments
-from drsformer_jax.checkpoints.names import Params, torch_names, torch_views
-from drsformer_jax.checkpoints.pytorch import require_torch
+from drsformer_jax.checkpoints.names import Params, torch_views
+from drsformer_jax.checkpoints.pytorch_file import require_torch
 from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig
@@ -54,10 +54,8 @@ def write_basicsr(
             {key: _tensors(tree, config) for key, tree in trees.items() if tree is not None},
             network_file,
         )
-        optimizer = {
-            "state": _entries(moments, config),
-            "param_groups": [{**group, "params": list(range(len(torch_names(config))))}],
-        }
+        entries = _entries(moments, config)
+        optimizer = {"state": entries, "param_groups": [{**group, "params": list(entries)}]}
         # In the order in which BasicSR writes them.
         first = {key: value for key, value in rest.items() if key != "schedulers"}
         last = {key: value for key, value in rest.items() if key == "schedulers"}
@@ -88,5 +86,5 @@ def _entries(moments: Moments, config: DRSformerConfig) -> dict[int, dict[str, A
             "step": step(),
             **{key: of[name] for key, of in zip(MOMENTS, tensors, strict=True)},
         }
-        for number, name in enumerate(torch_names(config))
+        for number, name in enumerate(tensors[0])
     }

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from pathlib import Path
 
-import drsformer_jax
 from drsformer_jax.errors import UserError
 
 DEFAULT = "rain100l_small"
@@ -50,7 +49,7 @@ AUTHORS = {
 
 def packaged() -> dict[str, Path]:
     """The files that come with the package, by name; the default one first."""
-    folder = Path(drsformer_jax.__file__).parent / "weights"
+    folder = Path(__file__).parents[1] / "weights"
     files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
     return dict(sorted(files.items(), key=lambda item: item[0] != DEFAULT))
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.checkpoints.foreign_names import split_name
-from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, listing
 
 # In order of preference. `params` comes first even where an average (`params_ema`) lies beside
 # it, because it is what the authors' test program loads: the same file, the same picture.

@@ -10,8 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, listing
 
 Kind = Literal["pytorch", "safetensors"]
 

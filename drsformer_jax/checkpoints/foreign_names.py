@@ -6,16 +6,13 @@ components in front of the names, some of them inside; thop adds counters to eve
 
 from __future__ import annotations
 
-import functools
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from drsformer_jax.checkpoints.names import Shape, listing
-from drsformer_jax.checkpoints.rules import MODULES, rules_of
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.torch_names import MODULES, Shape, place_of
+from drsformer_jax.errors import UserError, listing
 
 # What wraps modules inside of the network, too.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -75,13 +72,13 @@ def own_names(state: Mapping[str, T], source: str) -> tuple[dict[str, T], list[s
 def split_name(name: str) -> tuple[str, str] | None:
     """(the network's name, what is to be taken off); None if it is no tensor of a DRSformer."""
     parts = name.split(".")
-    starts = [i for i, part in enumerate(parts) if part in _module_names()]
+    starts = [i for i, part in enumerate(parts) if part in MODULES]
     if not starts:
         return None
     # No module of the network has a part that is called like another module.
     start = starts[-1]
     short = ".".join(part for part in parts[start:] if part not in _WRAPPERS)
-    if _first_of_its_kind(short) not in _first_names():
+    if place_of(short) is None:
         return None
     extra = [*parts[:start], *(part for part in parts[start:] if part in _WRAPPERS)]
     return short, "".join(f"{part}." for part in extra)
@@ -89,22 +86,6 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 def _without_wrappers(extra: str) -> str:
     return "".join(f"{part}." for part in extra.split(".") if part and part not in _WRAPPERS)
-
-
-@functools.cache
-def _module_names() -> frozenset[str]:
-    return frozenset(module.name for module in MODULES)
-
-
-@functools.cache
-def _first_names() -> frozenset[str]:
-    """The names of all tensors of networks with one block a level."""
-    return frozenset(name for module in MODULES for _, name, _, _ in rules_of(module, 1))
-
-
-def _first_of_its_kind(name: str) -> str:
-    """The name with the number of its block, if it has one, replaced by 0."""
-    return re.sub(r"^(\w+)\.\d{1,9}\.", r"\1.0.", name)
 
 
 def _prefix_note(taken_off: Counter[str]) -> str | None:

@@ -1,66 +1,96 @@
-"""The architecture of a DRSformer, read from the names and shapes of its tensors."""
+"""The architecture of a DRSformer: as a file describes it, or as its tensors show it."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from drsformer_jax.checkpoints.names import Shape, listing
-from drsformer_jax.checkpoints.rules import MODULES, SYMBOLIC_SIZE, Rule, rules_of
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.torch_names import Shape
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
+
+_BLOCKS_AT_MOST = 1000
+
+# Where a size is read, as (the tensors' names, what divides their first axis). All of them should
+# tell the same one; the majority decides, so that a bad one among them is left to be listed.
+_NORMS = r"\.\d+\.norm[12]\.body\.weight"
+_DIM = (
+    ("encoder_level1" + _NORMS, 1),
+    ("(?:encoder_level2|decoder_level[12])" + _NORMS, 2),
+    ("(?:en|de)coder_level3" + _NORMS, 4),
+    ("latent" + _NORMS, 8),
+)
+# Of the widest level, which tells most of the factor: half as many channels have half as many.
+_HIDDEN = (
+    (r"latent\.\d+\.ffn\.(?:project_in|dwconv3x3|dwconv5x5)\.weight", 2),
+    (r"latent\.\d+\.ffn\.dwconv(?:3x3|5x5)_1\.weight", 1),
+)
+_LEVELS = ("(?:en|de)coder_level1", "(?:en|de)coder_level2", "(?:en|de)coder_level3", "latent")
+
+
+def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
+    """The configuration a file describes.
+
+    Raises:
+      UserError: it describes none that can be built.
+    """
+    try:
+        config = DRSformerConfig.from_architecture(architecture)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
+    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
+    if max(config.num_blocks) > _BLOCKS_AT_MOST:
+        raise UserError(
+            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
+            f"more than {_BLOCKS_AT_MOST} in a level"
+        )
+    return config
 
 
 def infer_config(shapes: Mapping[str, Shape], source: str = "the state_dict") -> DRSformerConfig:
     """The architecture that a state_dict's names and shapes describe.
 
-    Every tensor votes for the sizes that appear in its shape and the majority decides, so that a
-    few missing or misshapen tensors are left for `to_tree` to list. `ffn_expansion_factor` is 2.66
-    where that gives the hidden sizes found, else the factor of fewest digits that does.
+    A few missing or misshapen tensors do not mislead it: they are left for `to_tree` to list.
+    `ffn_expansion_factor` is 2.66 where that gives the hidden size found, else the factor of fewest
+    digits that does.
 
     Raises:
       UserError: the tensors are not those of a DRSformer, or of one we cannot build.
     """
     _check_is_drsformer(shapes, source)
     depths = _depths(shapes, source)
-    votes: dict[str, Counter[int]] = {}
-    present: dict[str, list[bool]] = {"bias": [], "WithBias": []}
-    hidden: dict[int, Counter[int]] = {}
-    for module in MODULES:
-        for rule, name, _, _ in rules_of(module, depths[module.level]):
-            if rule.option is not None:
-                present[rule.option].append(name in shapes)
-            for symbol, value in _read_sizes(rule, shapes.get(name, ())):
-                if symbol == "C" and value % module.width == 0:
-                    votes.setdefault("dim", Counter())[value // module.width] += 1
-                elif symbol == "H":
-                    hidden.setdefault(module.width, Counter())[value] += 1
-                elif symbol == "h":
-                    votes.setdefault(f"heads{module.level}", Counter())[value] += 1
-                elif symbol in "IO":
-                    votes.setdefault(symbol, Counter())[value] += 1
 
-    def majority(key: str, default: int) -> int:
-        return votes[key].most_common(1)[0][0] if votes.get(key) else default
+    def size(places: Iterable[tuple[str, int]], default: int) -> int:
+        votes = Counter(
+            shape[0] // divisor
+            for pattern, divisor in places
+            for name, shape in shapes.items()
+            if shape and shape[0] and not shape[0] % divisor and re.fullmatch(pattern, name)
+        )
+        return votes.most_common(1)[0][0] if votes else default
 
-    def mostly(option: str) -> bool:
-        return 2 * sum(present[option]) > len(present[option])
+    def count(pattern: str) -> int:
+        return sum(re.fullmatch(pattern, name) is not None for name in shapes)
 
-    dim = majority("dim", 48)
+    dim = size(_DIM, 48)
+    hidden = size(_HIDDEN, 0)
+    first_kernel = shapes.get("patch_embed.proj.weight", ())
+    with_bias = 2 * count(r".+\.norm[12]\.body\.bias") > count(r".+\.norm[12]\.body\.weight")
     try:
         return DRSformerConfig(
-            in_channels=majority("I", 3),
-            out_channels=majority("O", 3),
+            in_channels=first_kernel[1] if len(first_kernel) == 4 and first_kernel[1] else 3,
+            out_channels=size([(r"output\.weight", 1)], 3),
             dim=dim,
             num_blocks=depths,
-            heads=tuple(majority(f"heads{level}", 1) for level in range(4)),  # type: ignore[arg-type]
-            ffn_expansion_factor=_expansion_factor(
-                {dim * width: count.most_common(1)[0][0] for width, count in hidden.items()}
+            heads=tuple(  # type: ignore[arg-type]
+                size([(rf"{level}\.\d+\.attn\.temperature", 1)], 1) for level in _LEVELS
             ),
-            bias=mostly("bias"),
-            layer_norm_type="WithBias" if mostly("WithBias") else "BiasFree",
+            ffn_expansion_factor=_expansion_factor(8 * dim, hidden) if hidden else 2.66,
+            bias=2 * count(r".+\.attn\.qkv\.bias") > count(r".+\.attn\.qkv\.weight"),
+            layer_norm_type="WithBias" if with_bias else "BiasFree",
             use_mefc=any(name.startswith(("encoder_level0.", "refinement.")) for name in shapes),
         )
     except ValueError as error:
@@ -86,12 +116,10 @@ def _check_is_drsformer(shapes: Mapping[str, Shape], source: str) -> None:
 def _depths(shapes: Mapping[str, Shape], source: str) -> tuple[int, int, int, int]:
     """Blocks of the four levels: the highest number found in the encoder or the decoder."""
     depths = [1, 1, 1, 1]
-    levels = {module.name: module.level for module in MODULES if module.kind == "blocks"}
     for name in shapes:
-        match = re.match(r"(\w+)\.(\d{1,9})\.", name)
-        if match and match[1] in levels:
-            level = levels[match[1]]
-            depths[level] = max(depths[level], int(match[2]) + 1)
+        for level, pattern in enumerate(_LEVELS):
+            if match := re.match(rf"{pattern}\.(\d{{1,9}})\.", name):
+                depths[level] = max(depths[level], int(match[1]) + 1)
     # A file's numbers decide how much is enumerated here: do not trust an absurd one.
     if max(depths) > len(shapes):
         raise UserError(
@@ -101,36 +129,14 @@ def _depths(shapes: Mapping[str, Shape], source: str) -> tuple[int, int, int, in
     return depths[0], depths[1], depths[2], depths[3]
 
 
-def _read_sizes(rule: Rule, shape: Shape) -> Iterator[tuple[str, int]]:
-    """(symbol, value) for each symbol in the rule's shape, as a tensor's actual shape has it."""
-    symbols = rule.shape.split()
-    if len(symbols) != len(shape):
-        return
-    for size, found in zip(symbols, shape, strict=True):
-        symbolic = SYMBOLIC_SIZE.fullmatch(size)
-        if symbolic is not None:
-            factor, symbol, half = symbolic.groups()
-            value, rest = divmod(found * (2 if half else 1), int(factor or 1))
-            if value > 0 and not rest:
-                yield symbol, value
-
-
-def _expansion_factor(hidden: Mapping[int, int]) -> float:
-    """The simplest factor with int(channels * factor) == hidden for all {channels: hidden}."""
-
-    def fits(factor: float) -> bool:
-        return all(int(channels * factor) == size for channels, size in hidden.items())
-
-    if not hidden or fits(2.66):
+def _expansion_factor(channels: int, hidden: int) -> float:
+    """The simplest factor with int(channels * factor) == hidden."""
+    if int(channels * 2.66) == hidden:
         return 2.66
-    widest = max(hidden)
-    for digits in range(7):
-        # Candidates of so many digits in the interval that the widest level leaves open.
-        scale = 10**digits
-        first = math.ceil(hidden[widest] * scale / widest)
-        last = math.floor((hidden[widest] + 1) * scale / widest)
-        for numerator in range(first, min(last, first + 1000) + 1):
-            if fits(numerator / scale):
-                return numerator / scale
-    # The levels contradict each other: follow the widest, and let the others be listed.
-    return (hidden[widest] + 0.5) / widest
+    for scale in (10**digits for digits in range(7)):
+        # The first candidate of so many digits may be rounded to just below `hidden`.
+        first = math.ceil(hidden * scale / channels)
+        for factor in (first / scale, (first + 1) / scale):
+            if int(channels * factor) == hidden:
+                return factor
+    return (hidden + 0.5) / channels

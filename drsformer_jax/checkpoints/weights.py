@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from drsformer_jax.checkpoints.catalogue import by_name
 from drsformer_jax.checkpoints.contents import kind_of
-from drsformer_jax.checkpoints.infer import infer_config
-from drsformer_jax.checkpoints.names import Params, to_tree, torch_views
-from drsformer_jax.checkpoints.pytorch import read_pytorch, write_pytorch
-from drsformer_jax.checkpoints.safetensors import read_safetensors, write_safetensors
-from drsformer_jax.checkpoints.states import check_finite
+from drsformer_jax.checkpoints.infer import config_from, infer_config
+from drsformer_jax.checkpoints.names import (
+    Params,
+    check_finite,
+    check_finite_params,
+    check_tree,
+    to_tree,
+    torch_views,
+)
+from drsformer_jax.checkpoints.pytorch_file import read_pytorch, write_pytorch
+from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.paths import require_readable, require_text
 
 Form = Literal["pytorch", "safetensors", "directory"]
 
@@ -27,8 +33,6 @@ _FORMS: dict[str, Form] = {
     ".safetensors": "safetensors",
     "": "directory",
 }
-
-_BLOCKS_AT_MOST = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,8 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
 
     Which of them a file is, its content tells. A folder is a checkpoint written by
     `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
-    there are) or one step of it.
+    there are) or one step of it. A step of a workdir that cannot be read, or whose parameters are
+    not finite, is passed over and named in the notes.
 
     Raises:
       UserError: there is nothing, it may not be read, is of no form we know, damaged, not a
@@ -65,11 +70,36 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
         folder = path.is_dir()
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if folder:
-        # Orbax takes seconds to import; files do without it.
-        from drsformer_jax.checkpoints.orbax import load_directory
+    if not folder:
+        return _load_file(path)
+    require_text(path)
+    # Orbax takes seconds to import; files do without it.
+    from drsformer_jax.checkpoints.orbax_folder import folders_of, read_folder
 
-        return load_directory(path)
+    failures: list[str] = []
+    for place in folders_of(path):
+        require_readable(place)
+        try:
+            stored = read_folder(place)
+            config = config_from(stored.architecture, str(place))
+            check_finite(check_tree(stored.params, config, str(place)), str(place))
+        except UserError as error:
+            if place == path:
+                raise
+            # The note travels with the weights: it should not carry the path of this machine.
+            reason = str(error).removeprefix(f"{place} ")
+            failures.append(f"step {place.name} was passed over: it {reason}")
+            continue
+        metadata = stored.metadata
+        if place != path:
+            metadata["source"] = path.absolute().name
+        if failures:
+            metadata["notes"] = "; ".join(failures)
+        return Weights(config, stored.params, metadata)
+    raise UserError(f"{path} has no good checkpoint; {failures[0]}")
+
+
+def _load_file(path: Path) -> Weights:
     if not path.is_file():
         raise UserError(f"{path} is neither a file nor a folder")
     kind = kind_of(path) or _FORMS.get(path.suffix.lower())
@@ -80,7 +110,7 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
     else:
         config = config_from(stored.architecture, source)
     params = to_tree(stored.tensors, config, source)
-    check_finite(torch_views(params, config), source)
+    check_finite_params(params, config, source)
     return Weights(config, params, stored.metadata, stored.notes)
 
 
@@ -105,9 +135,9 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
         elif form == "safetensors":
             write_safetensors(path, views, weights.config.architecture(), weights.metadata)
         else:
-            from drsformer_jax.checkpoints.orbax import save_checkpoint
+            from drsformer_jax.checkpoints.orbax_folder import write_folder
 
-            save_checkpoint(path, weights)
+            write_folder(path, weights.params, weights.config.architecture(), weights.metadata)
 
 
 def form_of(path: Path) -> Form:
@@ -123,22 +153,3 @@ def form_of(path: Path) -> Form:
             ".safetensors, or in none of them (no dot) for a checkpoint folder"
         )
     return form
-
-
-def config_from(architecture: Mapping[str, Any], source: str) -> DRSformerConfig:
-    """The configuration a file describes.
-
-    Raises:
-      UserError: it describes none that can be built.
-    """
-    try:
-        config = DRSformerConfig.from_architecture(architecture)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
-    # The names of all tensors are made from the number of blocks: do not trust an absurd one.
-    if max(config.num_blocks) > _BLOCKS_AT_MOST:
-        raise UserError(
-            f"{source} describes a network that cannot be built: num_blocks {config.num_blocks}, "
-            f"more than {_BLOCKS_AT_MOST} in a level"
-        )
-    return config

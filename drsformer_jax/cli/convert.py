@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +113,7 @@ def _check_sources_stay(args: argparse.Namespace) -> None:
 
 def _check_destination(path: Path, force: bool) -> None:
     """Finds before the work what would make writing fail after it."""
-    from drsformer_jax.checkpoints.pytorch import require_torch
+    from drsformer_jax.checkpoints.pytorch_file import require_torch
     from drsformer_jax.checkpoints.weights import form_of
 
     form = form_of(path)
@@ -129,18 +128,23 @@ def _check_destination(path: Path, force: bool) -> None:
     if path.is_dir() and form != "directory":
         raise UserError(f"{path} is a folder: give a file name")
     if form == "directory":
-        from drsformer_jax.checkpoints.orbax import check_replaceable
+        from drsformer_jax.checkpoints.orbax_folder import check_replaceable
 
         check_replaceable(path)
 
 
 def _report(source: Path, destination: Path, weights: Weights) -> str:
+    from drsformer_jax.checkpoints.names import sizes_of
+
     metadata = weights.metadata
     # The strings stay with the weights: those of an earlier conversion are not about this source.
     keys = ("container", "step", "parameters")
     fresh = metadata.get("source") == source.absolute().name
     origin = ", ".join(f"{key} {metadata[key]}" for key in keys if fresh and key in metadata)
-    lines = [f"{source}" + (f" ({origin})" if origin else ""), *_network_lines(weights.config)]
+    lines = [
+        f"{source}" + (f" ({origin})" if origin else ""),
+        *_network_lines(weights.config, sizes_of(weights.params)),
+    ]
     kept = metadata.get("notes", "")
     notes = [kept, *(note for note in weights.notes if note not in kept)]
     if any(notes):
@@ -153,7 +157,7 @@ def _run_report(done: Conversion, workdir: Path | None = None) -> str:
     average = "with" if done.ema else "without"
     lines = [
         done.source,
-        *_network_lines(done.config),
+        *_network_lines(done.config, done.sizes),
         f"  step {done.step:,}: parameters and AdamW's moments, {average} a moving average",
         *(f"  note: {note}" for note in done.notes),
         f"-> {done.destination}",
@@ -163,18 +167,6 @@ def _run_report(done: Conversion, workdir: Path | None = None) -> str:
     return "\n".join(map(one_line, lines))
 
 
-def _network_lines(config: DRSformerConfig) -> list[str]:
-    from drsformer_jax.checkpoints.names import torch_names
-
-    shapes = [spec.shape for spec in torch_names(config).values()]
-    return [
-        f"  DRSformer: dim {config.dim}, blocks {_spaced(config.num_blocks)}, "
-        f"heads {_spaced(config.heads)}, MSFN factor {config.ffn_expansion_factor:g}, "
-        f"LayerNorm {config.layer_norm_type}, {'with' if config.bias else 'no'} biases, "
-        f"{'with' if config.use_mefc else 'without'} MEFC",
-        f"  {len(shapes)} tensors, {sum(map(math.prod, shapes)):,} parameters",
-    ]
-
-
-def _spaced(values: tuple[int, ...]) -> str:
-    return " ".join(map(str, values))
+def _network_lines(config: DRSformerConfig, sizes: tuple[int, int]) -> list[str]:
+    tensors, parameters = sizes
+    return [f"  {config.summary()}", f"  {tensors} tensors, {parameters:,} parameters"]

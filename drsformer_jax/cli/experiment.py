@@ -155,7 +155,7 @@ def _initial_params(config: ConfigDict, workdir: Path, model: DRSformerConfig) -
     Raises:
       UserError: the file is missing or broken, or its network is not the configuration's.
     """
-    from drsformer_jax.checkpoints.training_state import DIRECTORY, whole_steps
+    from drsformer_jax.checkpoints.runs import DIRECTORY, whole_steps
     from drsformer_jax.checkpoints.weights import load_weights
 
     if not config.get("init"):

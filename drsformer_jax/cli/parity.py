@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares, prints the report and returns 0 (all within tolerance) or 1."""
-    from drsformer_jax.checkpoints.pytorch import require_torch
+    from drsformer_jax.checkpoints.pytorch_file import require_torch
     from drsformer_jax.files import write_json
     from drsformer_jax.parity.comparison import TOLERANCES
     from drsformer_jax.parity.run import compare_with_pytorch

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drsformer_jax.inference import memory
+import drsformer_jax.inference.memory as memory
+from drsformer_jax.inference.compiled import compiled_for_inference
 from drsformer_jax.inference.tiles import (
     DEFAULT_OVERLAP,
     TilePlan,
@@ -45,19 +46,6 @@ def as_unit(image: np.ndarray) -> np.ndarray:
     unit = image.astype(np.float32)
     unit /= np.float32(np.iinfo(image.dtype).max)
     return unit
-
-
-def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
-    """jit of a function of (params, image).
-
-    On CPU with LLVM's first level of optimisation: it vectorises what higher ones do, and the
-    network runs as fast after compiling for a shorter time (benchmarks/README.md).
-    """
-    import jax
-
-    on_cpu = jax.default_backend() == "cpu"
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "1"} if on_cpu else {}
-    return jax.jit(restore, compiler_options=options)
 
 
 # The process that the first Derainer was made in.

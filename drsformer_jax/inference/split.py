@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drsformer_jax.errors import UserError
+from drsformer_jax.inference.compiled import compiled_for_inference
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import restore
 from drsformer_jax.ops.rows import RowShards
@@ -95,8 +96,6 @@ class SplitForward:
 
     def program(self, rows: RowShards) -> Any:
         """The jitted function of parameters and bands."""
-        from drsformer_jax.inference.derainer import compiled_for_inference
-
         return compiled_for_inference(
             jax.shard_map(
                 functools.partial(restore, dataclasses.replace(self._config, rows=rows)),

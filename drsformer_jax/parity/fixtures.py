@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from drsformer_jax.checkpoints.weights import config_from
+from drsformer_jax.checkpoints.infer import config_from
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig

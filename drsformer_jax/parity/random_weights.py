@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from drsformer_jax.checkpoints.names import Shape, to_tree, torch_names
+from drsformer_jax.checkpoints.names import Shape, to_tree
+from drsformer_jax.checkpoints.torch_names import torch_names
 from drsformer_jax.checkpoints.weights import Weights
 from drsformer_jax.models.config import DRSformerConfig
 

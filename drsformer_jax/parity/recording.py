@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from drsformer_jax.checkpoints.rules import MEFC_STEPS, MODULES
+from drsformer_jax.checkpoints.torch_names import torch_names
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.mefc import SEPARABLE_KERNELS
 
 Kind = Literal[
     "convolution",
@@ -23,8 +23,34 @@ Kind = Literal[
     "up-sampling",
     "image",
 ]
+DecisionKind = Literal["top-k", "ReLU"]
 
-_BLOCK_PARTS: dict[str, Kind] = {"norm1": "LN", "attn": "TKSA", "norm2": "LN", "ffn": "MSFN"}
+# Of a module that is compared, (one of its tensors, the module being the group; its kind; how many
+# keys at the end of our tensor's path lead on from the module).
+_PROBED: tuple[tuple[str, Kind, int], ...] = (
+    (r"(.+\.norm\d)\.body\.weight", "LN", 1),
+    (r"(.+\.attn)\.temperature", "TKSA", 1),
+    (r"(.+\.ffn)\.project_in\.weight", "MSFN", 2),
+    (r"(.+\.ca_fc)\.2\.weight", "gate", 1),
+    (r"(.+\.preprocess\.op\.0)\.weight", "convolution", 1),
+    (r"(.+\._ops\.\d)\._out\.0\.weight", "MEFC step", 2),
+    (r"(down\d_\d)\.body\.0\.weight", "down-sampling", 1),
+    (r"(up\d_\d)\.body\.0\.weight", "up-sampling", 1),
+    (r"(patch_embed)\.proj\.weight", "convolution", 1),
+    (r"(reduce_chan_level\d|output)\.weight", "convolution", 1),
+)
+# Likewise of a module that decides something. (Where MEFC adds two values behind ReLUs, none is
+# left open. That of a separable expert is behind its first pair of convolutions.)
+_DECIDING: tuple[tuple[str, DecisionKind, int], ...] = (
+    (r"(.+\.attn)\.temperature", "top-k", 1),
+    (r"(.+\.ffn\.dwconv\w+)\.weight", "ReLU", 1),
+    (r"(.+\.ca_fc\.0)\.weight", "ReLU", 1),
+    (r"(.+\.preprocess\.op\.0)\.weight", "ReLU", 1),
+    (r"(.+\._ops\.\d\._ops\.[0-3]\.op\.1)\.weight", "ReLU", 1),
+    (r"(.+\._ops\.\d\._out\.0)\.weight", "ReLU", 2),
+)
+
+K = TypeVar("K")
 
 BRANCHES = 4
 RESTORED = "restored image"
@@ -50,43 +76,18 @@ class Probe:
 
 def probes_of(config: DRSformerConfig) -> tuple[Probe, ...]:
     """All probes of a network, in the order in which it computes them."""
-    probes: list[Probe] = []
-    for module in MODULES:
-        name = module.name
-        if module.kind == "blocks":
-            for i in range(config.num_blocks[module.level]):
-                parts: tuple[tuple[str, Kind], ...] = (
-                    ("norm1", "LN"),
-                    ("attn", "TKSA"),
-                    ("norm2", "LN"),
-                    ("ffn", "MSFN"),
-                )
-                probes += [
-                    Probe(f"{name}.{i}.{part}", kind, (name, part), i) for part, kind in parts
-                ]
-        elif module.kind == "mefc":
-            if config.use_mefc:
-                probes += _compensator_probes(name)
-        else:
-            probes.append(Probe(name, _single_kind(name), (name,)))
-    return (*probes, Probe(RESTORED, "image", ()))
+    found = _modules(config, _PROBED)
+    return (*(Probe(*module) for module in found), Probe(RESTORED, "image", ()))
 
 
-def _compensator_probes(name: str) -> list[Probe]:
-    return [
-        Probe(f"{name}.layers.0.ca_fc", "gate", (name, "gate", "dense1")),
-        Probe(f"{name}.layers.1.preprocess.op.0", "convolution", (name, "preprocess")),
-        *(
-            Probe(f"{name}.layers.1._ops.{i}", "MEFC step", (name, "steps"), i)
-            for i in range(MEFC_STEPS)
-        ),
-    ]
-
-
-def _single_kind(name: str) -> Kind:
-    if name.startswith("down"):
-        return "down-sampling"
-    return "up-sampling" if name.startswith("up") else "convolution"
+def _modules(
+    config: DRSformerConfig, table: tuple[tuple[str, K, int], ...]
+) -> Iterator[tuple[str, K, tuple[str, ...], int | None]]:
+    """(PyTorch's name, kind, path, index) of the network's modules in a table."""
+    for name, spec in torch_names(config).items():
+        for pattern, kind, below in table:
+            if match := re.fullmatch(pattern, name):
+                yield match[1], kind, spec.path[:-below], spec.index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,37 +105,14 @@ class Decision:
     """
 
     name: str
-    kind: Literal["top-k", "ReLU"]
+    kind: DecisionKind
     path: tuple[str, ...]
     index: int | None = None
 
 
 def decisions_of(config: DRSformerConfig) -> tuple[Decision, ...]:
-    """All decisions of a network. (Where MEFC adds two values behind ReLUs, none is left open.)"""
-    decisions: list[Decision] = []
-    for module in MODULES:
-        name = module.name
-        if module.kind == "blocks":
-            for i in range(config.num_blocks[module.level]):
-                decisions.append(Decision(f"{name}.{i}.attn", "top-k", (name, "attn"), i))
-                decisions += [
-                    Decision(f"{name}.{i}.ffn.{layer}", "ReLU", (name, "ffn", layer), i)
-                    for layer in ("dwconv3x3", "dwconv5x5", "dwconv3x3_1", "dwconv5x5_1")
-                ]
-        elif module.kind == "mefc" and config.use_mefc:
-            decisions += _compensator_decisions(name)
-    return tuple(decisions)
-
-
-def _compensator_decisions(name: str) -> Iterator[Decision]:
-    yield Decision(f"{name}.layers.0.ca_fc.0", "ReLU", (name, "gate", "dense0"))
-    yield Decision(f"{name}.layers.1.preprocess.op.0", "ReLU", (name, "preprocess"))
-    for i in range(MEFC_STEPS):
-        step = f"{name}.layers.1._ops.{i}"
-        for expert in range(len(SEPARABLE_KERNELS)):
-            path = (name, "steps", f"expert{expert}", "pointwise0")
-            yield Decision(f"{step}._ops.{expert}.op.1", "ReLU", path, i)
-        yield Decision(f"{step}._out.0", "ReLU", (name, "steps"), i)
+    """All decisions of a network, in the order in which it makes them."""
+    return tuple(Decision(*module) for module in _modules(config, _DECIDING))
 
 
 @dataclasses.dataclass

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.errors import UserError, in_one_line
+from drsformer_jax.errors import UserError, in_one_line, listing
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import network
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from drsformer_jax.checkpoints.pytorch import require_torch
+from drsformer_jax.checkpoints.pytorch_file import require_torch
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.trajectory import Batch, Dtype, TrainingRecord, jax_trajectory
 from drsformer_jax.training.optimizer import OptimizerOptions

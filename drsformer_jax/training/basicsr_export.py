@@ -14,18 +14,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from drsformer_jax.checkpoints.basicsr_network import Network, place_for_network
 from drsformer_jax.checkpoints.basicsr_state import SUFFIX, Moments
 from drsformer_jax.checkpoints.basicsr_write import write_basicsr
-from drsformer_jax.checkpoints.names import Params, to_tree, torch_names, torch_views
+from drsformer_jax.checkpoints.infer import config_from
+from drsformer_jax.checkpoints.names import Params, check_finite_params, sizes_of
 from drsformer_jax.checkpoints.plain_values import from_json
-from drsformer_jax.checkpoints.states import check_finite, damage_in_one_line
-from drsformer_jax.checkpoints.training_state import DIRECTORY, TrainingCheckpoints
-from drsformer_jax.checkpoints.weights import config_from
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
+from drsformer_jax.checkpoints.torch_names import param_shapes
+from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.basicsr_import import Conversion, is_counted
 from drsformer_jax.training.basicsr_settings import group_settings, schedule_state
@@ -74,6 +73,7 @@ def export_run(
         source=f"{source} (step {step:,})",
         destination=f"{state_path} and {network_path}",
         config=config,
+        sizes=sizes_of(network.params),
         step=step,
         ema=network.ema is not None,
         notes=notes,
@@ -125,10 +125,6 @@ def _restore(
 
 def _layout(config: DRSformerConfig, options: OptimizerOptions, ema: bool) -> TrainState:
     """Shapes, dtypes and place, the host's memory, of a state of that network."""
-    # From the table of tensors: to trace the network for them takes ten seconds.
-    nothing = np.zeros((), np.float32)
-    specs = torch_names(config).items()
-    params = to_tree({name: np.broadcast_to(nothing, spec.shape) for name, spec in specs}, config)
 
     def state(params: Params) -> TrainState:
         opt_state = make_optimizer(options).init(params)
@@ -137,7 +133,7 @@ def _layout(config: DRSformerConfig, options: OptimizerOptions, ema: bool) -> Tr
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host),
-        jax.eval_shape(state, params),
+        jax.eval_shape(state, param_shapes(config)),
     )
 
 
@@ -149,7 +145,7 @@ def _as_basicsr(state: TrainState, config: DRSformerConfig, source: str) -> tupl
     if state.ema_params is not None:
         trees["params_ema"] = state.ema_params
     for key, tree in trees.items():
-        check_finite(torch_views(tree, config), f"{source} ({key})")
+        check_finite_params(tree, config, f"{source} ({key})")
     network = Network(config, state.params, state.ema_params, ())
     return network, Moments(int(adam.count), "float32", adam.mu, adam.nu)
 

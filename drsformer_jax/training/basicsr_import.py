@@ -24,8 +24,9 @@ from drsformer_jax.checkpoints.basicsr_network import (
     read_network,
 )
 from drsformer_jax.checkpoints.basicsr_state import Moments, StateFile, read_moments, read_state
+from drsformer_jax.checkpoints.names import sizes_of
 from drsformer_jax.checkpoints.plain_values import to_json
-from drsformer_jax.checkpoints.training_state import DIRECTORY, TrainingCheckpoints
+from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
 from drsformer_jax.models.config import DRSformerConfig
@@ -49,6 +50,7 @@ class Conversion:
     Attributes:
       source, destination: files or folders, in words.
       config: of the network.
+      sizes: numbers of its tensors and of its parameters.
       step: steps done.
       ema: whether there is a moving average of the parameters.
       notes: what was converted on the way, or has no place on the other side.
@@ -57,6 +59,7 @@ class Conversion:
     source: str
     destination: str
     config: DRSformerConfig
+    sizes: tuple[int, int]
     step: int
     ema: bool
     notes: list[str]
@@ -82,7 +85,7 @@ def import_run(
     network_path = find_network(file) if network_path is None else network_path
     network = read_network(network_path, file.iteration)
     settings, notes = read_settings(file)
-    moments = read_moments(file, network.config)
+    moments = read_moments(file, network.config, network.params)
     if moments.updates != file.iteration:
         notes.append(
             f"AdamW has made {moments.updates:,} updates in {file.iteration:,} iterations; its "
@@ -113,6 +116,7 @@ def import_run(
         source=f"{state_path} and {network_path}",
         destination=str(workdir),
         config=network.config,
+        sizes=sizes_of(network.params),
         step=file.iteration,
         ema=network.ema is not None,
         notes=[*network.notes, *moments.notes, *notes],

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from drsformer_jax.checkpoints.states import damage_in_one_line
-from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.runs import TrainingCheckpoints
+from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.models.drsformer import Params
 from drsformer_jax.paths import require_readable
 from drsformer_jax.training.processes import is_first, together

@@ -10,7 +10,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from drsformer_jax.checkpoints.training_state import TrainingCheckpoints
+from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import write_json
 from drsformer_jax.models.drsformer import Params

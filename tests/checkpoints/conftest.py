@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.names import to_tree, torch_names
+from drsformer_jax.checkpoints.names import to_tree
+from drsformer_jax.checkpoints.torch_names import torch_names
 from drsformer_jax.checkpoints.weights import Weights
 from drsformer_jax.cli.main import main
 from drsformer_jax.models.config import DRSformerConfig

@@ -19,6 +19,10 @@ from reference.basicsr import SMALLEST, AuthorsRun, saved_run  # noqa: E402
 
 from drsformer_jax.checkpoints.basicsr_state import read_moments, read_state  # noqa: E402
 from drsformer_jax.models.config import DRSformerConfig  # noqa: E402
+from drsformer_jax.parity.random_weights import random_weights  # noqa: E402
+
+# Its tensors name the moments.
+PARAMS = random_weights(SMALLEST, 0).params
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -63,7 +67,7 @@ def test_moments_have_the_names_of_the_parameters(tmp_path):
     run.step()
     state = read_state(run.save(tmp_path))
     assert (state.iteration, state.rest["epoch"]) == (2, 3)
-    moments = read_moments(state, config)
+    moments = read_moments(state, config, random_weights(config, 0).params)
     assert (moments.updates, moments.step_type, moments.notes) == (2, "float32", ())
     for tree, key in ((moments.mean, "exp_avg"), (moments.square, "exp_avg_sq")):
         found = from_tree(tree, config)
@@ -76,7 +80,9 @@ def test_steps_of_old_versions_are_whole_numbers(tmp_path, content):
         for entry in entries(content).values():
             entry["step"] = 2
 
-    moments = read_moments(read_state(written(tmp_path / "2.state", content, change)), SMALLEST)
+    moments = read_moments(
+        read_state(written(tmp_path / "2.state", content, change)), SMALLEST, PARAMS
+    )
     assert (moments.updates, moments.step_type) == (2, "int")
 
 
@@ -85,7 +91,9 @@ def test_half_precision_is_converted_and_said(tmp_path, content):
         for entry in entries(content).values():
             entry["exp_avg"] = entry["exp_avg"].bfloat16()
 
-    moments = read_moments(read_state(written(tmp_path / "2.state", content, change)), SMALLEST)
+    moments = read_moments(
+        read_state(written(tmp_path / "2.state", content, change)), SMALLEST, PARAMS
+    )
     (note,) = moments.notes
     assert note.startswith("of the moments, 136 tensors of bfloat16 converted to float32")
     expected = content["optimizers"][0]["state"][0]["exp_avg"].bfloat16().float().numpy()
@@ -173,7 +181,7 @@ FOURTH = r"encoder_level1\.0\.attn\.temperature"
 def test_bad_moments_are_named(tmp_path, content, change, message):
     state = read_state(written(tmp_path / "2.state", content, change))
     with pytest.raises(UserError, match=message) as error:
-        read_moments(state, SMALLEST)
+        read_moments(state, SMALLEST, PARAMS)
     assert str(state.path) in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import drsformer_jax
+from drsformer_jax.checkpoints import catalogue
 from drsformer_jax.checkpoints.catalogue import AUTHORS, DEFAULT, by_name, default_weights, packaged
 from drsformer_jax.checkpoints.weights import load_weights
 from drsformer_jax.data.sets import SETS
@@ -27,7 +27,7 @@ def test_packaged_weights_are_found_by_name_and_only_by_it(
 
 
 def test_the_default_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drsformer_jax, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(catalogue, "__file__", str(tmp_path / "checkpoints" / "catalogue.py"))
     with pytest.raises(UserError, match="--weights"):
         default_weights()
     (tmp_path / "weights").mkdir()

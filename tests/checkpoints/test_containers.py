@@ -11,7 +11,7 @@ from drsformer_jax.errors import UserError
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from drsformer_jax.checkpoints.containers import select_weights  # noqa: E402
-from drsformer_jax.checkpoints.pytorch import read_pytorch  # noqa: E402
+from drsformer_jax.checkpoints.pytorch_file import read_pytorch  # noqa: E402
 
 PATH = Path("x.pth")
 NETWORK = {"output.weight": torch.ones(1), "latent.0.attn.attn1": torch.ones(1)}

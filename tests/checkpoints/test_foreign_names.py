@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from drsformer_jax.checkpoints.foreign_names import own_names, split_name
-from drsformer_jax.checkpoints.names import torch_names
+from drsformer_jax.checkpoints.torch_names import torch_names
 from drsformer_jax.checkpoints.weights import load_weights
 from drsformer_jax.cli.main import main
 from drsformer_jax.errors import UserError

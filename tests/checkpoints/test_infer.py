@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from drsformer_jax.checkpoints.infer import infer_config
-from drsformer_jax.checkpoints.names import torch_names
+from drsformer_jax.checkpoints.torch_names import torch_names
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 

@@ -8,44 +8,12 @@ import pytest
 from drsformer_jax.checkpoints.names import (
     check_tree,
     from_tree,
-    listing,
     to_tree,
-    torch_names,
     torch_views,
 )
-from drsformer_jax.errors import UserError
-from drsformer_jax.models.config import PRESETS
+from drsformer_jax.checkpoints.torch_names import torch_names
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.drsformer import DRSformer
-
-
-@pytest.mark.parametrize(
-    ("preset", "tensors", "parameters"),
-    [("drsformer", 924, 33_655_424), ("drsformer_no_mefc", 730, 32_610_304)],
-)
-def test_published_sizes(preset, tensors, parameters):
-    specs = torch_names(PRESETS[preset])
-    assert len(specs) == tensors
-    assert sum(int(np.prod(spec.shape)) for spec in specs.values()) == parameters
-
-
-def test_names_shapes_and_order_are_those_of_the_torch_module(config):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    from drsformer_jax.parity.torch_drsformer import DRSformer as Reference
-
-    with torch.device("meta"):
-        module = Reference(
-            inp_channels=config.in_channels,
-            out_channels=config.out_channels,
-            dim=config.dim,
-            num_blocks=config.num_blocks,
-            heads=config.heads,
-            ffn_expansion_factor=config.ffn_expansion_factor,
-            bias=config.bias,
-            LayerNorm_type=config.layer_norm_type,
-            use_mefc=config.use_mefc,
-        )
-    expected = [(name, tuple(p.shape)) for name, p in module.named_parameters()]
-    assert [(name, spec.shape) for name, spec in torch_names(config).items()] == expected
 
 
 def test_tree_is_the_one_the_network_declares(config, random_state):

@@ -19,7 +19,7 @@ from reference.basicsr import SMALLEST, AuthorsRun, assert_equal, saved_run  # n
 from reference.small import quick_jit  # noqa: E402
 
 from drsformer_jax.checkpoints.names import from_tree  # noqa: E402
-from drsformer_jax.checkpoints.training_state import TrainingCheckpoints  # noqa: E402
+from drsformer_jax.checkpoints.runs import TrainingCheckpoints  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
 from drsformer_jax.parity.random_weights import random_weights  # noqa: E402
 from drsformer_jax.training.basicsr_export import export_run  # noqa: E402

@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from reference.basicsr import AuthorsRun, saved_run  # noqa: E402
 
-from drsformer_jax.checkpoints.names import from_tree, to_tree, torch_names  # noqa: E402
+from drsformer_jax.checkpoints.names import from_tree, to_tree  # noqa: E402
+from drsformer_jax.checkpoints.torch_names import torch_names  # noqa: E402
 from drsformer_jax.checkpoints.weights import load_weights  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
 from drsformer_jax.models.config import DRSformerConfig  # noqa: E402

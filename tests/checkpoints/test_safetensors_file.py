@@ -70,7 +70,7 @@ def test_half_precision_becomes_float32_and_it_is_said(tmp_path, small, random_s
     # A fresh process: here other modules have already taught NumPy the half types.
     code = (
         "import sys; from pathlib import Path\n"
-        "from drsformer_jax.checkpoints.safetensors import read_safetensors\n"
+        "from drsformer_jax.checkpoints.safetensors_file import read_safetensors\n"
         "read = read_safetensors(Path(sys.argv[1]))\n"
         "tensor = read.tensors['output.weight']\n"
         "print(tensor.dtype, read.metadata['notes'], 'jax' in sys.modules)"
@@ -160,7 +160,8 @@ def test_a_tensor_larger_than_the_file_is_refused(tmp_path, refused):
     ("change", "message"),
     [
         ({"num_blocks": [10**9] * 4}, "more than 1000 in a level"),
-        ({"dim": 10**9}, "wrong shape"),
+        ({"dim": 10**9}, "cannot be built: 21280000000 channels in a layer"),
+        ({"dim": 16}, "wrong shape"),
         ("[" * 200_000, "no readable architecture"),
     ],
 )

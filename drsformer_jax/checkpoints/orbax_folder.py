@@ -8,8 +8,10 @@ items `state` ({step, params, opt_state[, ema_params]}), `data` and `config` (JS
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from drsformer_jax.checkpoints.names import check_tree, listing
-from drsformer_jax.checkpoints.states import check_finite, damage_in_one_line
-from drsformer_jax.checkpoints.training_state import DATA_FILE_BYTES
-from drsformer_jax.checkpoints.weights import Weights, config_from
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.names import Params
+from drsformer_jax.checkpoints.runs import DATA_FILE_BYTES, DIRECTORY
+from drsformer_jax.errors import UserError, damage_in_one_line, listing
 from drsformer_jax.files import atomic_folder
 from drsformer_jax.paths import require_readable, require_text
 
@@ -32,25 +32,13 @@ _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
 _OF_A_CHECKPOINT = frozenset({_PARAMS, _CONFIG, "_CHECKPOINT_METADATA", "commit_success.txt"})
 
 
-def load_directory(path: Path) -> Weights:
-    """The weights of a folder: a weight checkpoint, a training workdir or one of its steps.
+@dataclasses.dataclass(frozen=True)
+class StoredTree:
+    """What a folder holds: parameters, float32; free strings; the architecture."""
 
-    Raises:
-      UserError: the folder is none of these, or damaged.
-    """
-    require_text(path)
-    if not os.path.isdir(path / "checkpoints"):
-        require_readable(path)
-    if is_checkpoint(path):
-        return load_checkpoint(path)
-    if (path / _STATE).is_dir() and (path / _CONFIG).is_dir():
-        return _load_step(path)
-    if (path / "checkpoints").is_dir():
-        return load_workdir(path)
-    raise UserError(
-        f"{path} is neither a checkpoint written by `drsformer convert` nor a training workdir "
-        "(which has a folder checkpoints/)"
-    )
+    params: Params
+    metadata: dict[str, str]
+    architecture: dict[str, Any]
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -79,21 +67,63 @@ def check_replaceable(path: Path) -> None:
         )
 
 
-def load_checkpoint(path: Path) -> Weights:
-    """The weights of a folder that `save_checkpoint` wrote.
+def _is_step(path: Path) -> bool:
+    """Whether the folder is one step of a training workdir."""
+    return (path / _STATE).is_dir() and (path / _CONFIG).is_dir()
+
+
+def folders_of(path: Path) -> list[Path]:
+    """Where to look for weights: a weight checkpoint or a step itself, a workdir's steps.
+
+    Returns:
+      Folders for `read_folder`; of a workdir's steps the newest first.
 
     Raises:
-      UserError: the folder is damaged, or its tensors do not fit its architecture.
+      UserError: there are none.
+    """
+    if not os.path.isdir(path / DIRECTORY):
+        require_readable(path)
+    if is_checkpoint(path) or _is_step(path):
+        return [path]
+    folder = (path / DIRECTORY).absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"{path} is neither a checkpoint written by `drsformer convert` nor a training workdir "
+            f"(which has a folder {DIRECTORY}/)"
+        )
+    steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
+    if not steps:
+        raise UserError(f"{path} has no checkpoint yet: let training reach its first one")
+    return [folder / str(step) for step in steps]
+
+
+def read_folder(path: Path) -> StoredTree:
+    """The parameters in a weight checkpoint, or in one step of a training workdir.
+
+    Of a step the averaged parameters where training kept an average, else the parameters.
+
+    Raises:
+      UserError: the folder is damaged.
     """
     document = _read_json(path / _CONFIG)
-    with damage_in_one_line(path):
-        tree = _restore(path / _PARAMS, None)
-    notes = document.get("metadata")
-    metadata = {key: str(note) for key, note in notes.items()} if isinstance(notes, dict) else {}
-    return _weights(tree, document, metadata, path)
+    architecture, kept = document.get("architecture"), document.get("metadata")
+    if _is_step(path):
+        with damage_in_one_line(path):
+            key = _EMA if _tree_metadata(path / _STATE).get(_EMA) else _PARAMS
+            tree = _restore(path / _STATE, key)
+        metadata = {"source": path.absolute().name, "step": path.name, "parameters": key}
+    else:
+        with damage_in_one_line(path):
+            tree = _restore(path / _PARAMS, None)
+        metadata = {key: str(note) for key, note in kept.items()} if isinstance(kept, dict) else {}
+    if not isinstance(architecture, dict):
+        raise UserError(f"{path} does not say which architecture its parameters have")
+    return StoredTree(tree, metadata, architecture)
 
 
-def save_checkpoint(path: Path, weights: Weights) -> None:
+def write_folder(
+    path: Path, params: Params, architecture: Mapping[str, Any], metadata: Mapping[str, str]
+) -> None:
     """Writes a weight checkpoint; one that is already there is replaced when the new one is whole.
 
     Raises:
@@ -102,11 +132,7 @@ def save_checkpoint(path: Path, weights: Weights) -> None:
     require_text(path)
     path = path.absolute()
     check_replaceable(path)
-    document = {
-        "format": FORMAT,
-        "architecture": weights.config.architecture(),
-        "metadata": dict(weights.metadata),
-    }
+    document = {"format": FORMAT, "architecture": architecture, "metadata": dict(metadata)}
     with (
         atomic_folder(path) as folder,
         ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
@@ -115,7 +141,7 @@ def save_checkpoint(path: Path, weights: Weights) -> None:
             folder,
             args=ocp.args.Composite(
                 params=ocp.args.PyTreeSave(
-                    jax.tree.map(lambda leaf: np.asarray(leaf).view(_Shared), weights.params),
+                    jax.tree.map(lambda leaf: np.asarray(leaf).view(_Shared), params),
                     ocdbt_target_data_file_size=DATA_FILE_BYTES,
                 ),
                 config=ocp.args.JsonSave(document),
@@ -135,59 +161,6 @@ class _Shared(np.ndarray):
         return self
 
 
-def load_workdir(path: Path) -> Weights:
-    """The weights of the newest good checkpoint of a training run.
-
-    The averaged parameters where training kept an average, else the parameters. A checkpoint that
-    is damaged, or whose parameters are not finite, is passed over and named in the notes.
-
-    Raises:
-      UserError: there is no good checkpoint, or a newest one may not be read.
-    """
-    folder = (path / "checkpoints").absolute()
-    steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
-    if not steps:
-        raise UserError(f"{path} has no checkpoint yet: let training reach its first one")
-    failures: list[str] = []
-    for step in steps:
-        require_readable(folder / str(step))
-        try:
-            weights = _load_step(folder / str(step))
-        except UserError as error:
-            # The note travels with the weights: it should not carry the path of this machine.
-            reason = str(error).removeprefix(f"{folder / str(step)} ")
-            failures.append(f"step {step} was passed over: it {reason}")
-            continue
-        weights.metadata["source"] = path.absolute().name
-        if failures:
-            weights.metadata["notes"] = "; ".join(failures)
-        return weights
-    raise UserError(f"{path} has no good checkpoint; {failures[0]}")
-
-
-def _load_step(path: Path) -> Weights:
-    """The weights in one step's folder of a training run."""
-    document = _read_json(path / _CONFIG)
-    with damage_in_one_line(path):
-        kept = _tree_metadata(path / _STATE)
-        key = _EMA if kept.get(_EMA) else _PARAMS
-        tree = _restore(path / _STATE, key)
-    metadata = {"source": path.absolute().name, "step": path.name, "parameters": key}
-    return _weights(tree, document, metadata, path)
-
-
-def _weights(
-    tree: dict[str, Any], document: dict[str, Any], metadata: dict[str, str], path: Path
-) -> Weights:
-    architecture = document.get("architecture")
-    if not isinstance(architecture, dict):
-        raise UserError(f"{path} does not say which architecture its parameters have")
-    config = config_from(architecture, str(path))
-    check_finite(check_tree(tree, config, str(path)), str(path))
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float32), tree)
-    return Weights(config, params, metadata)
-
-
 def _tree_metadata(item: Path) -> dict[str, Any]:
     handler = ocp.PyTreeCheckpointHandler()
     try:
@@ -198,7 +171,7 @@ def _tree_metadata(item: Path) -> dict[str, Any]:
 
 
 def _restore(item: Path, key: str | None) -> dict[str, Any]:
-    """A saved tree, or of it the subtree under `key`, as NumPy arrays whatever wrote it.
+    """A saved tree, or of it the subtree under `key`, as float32 of NumPy whatever wrote it.
 
     Nothing else is read from the disk, and the devices it was sharded over need not be here.
     """
@@ -214,7 +187,9 @@ def _restore(item: Path, key: str | None) -> dict[str, Any]:
         )
     finally:
         handler.close()
-    return tree if key is None else tree[key]
+    with np.errstate(over="ignore"):
+        # A float64 value beyond float32 becomes infinite, which `check_finite` reports.
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree[key] if key else tree)
 
 
 def _read_json(item: Path) -> dict[str, Any]:

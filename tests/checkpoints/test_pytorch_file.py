@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints import pytorch
+from drsformer_jax.checkpoints import pytorch_file
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.checkpoints.weights import load_weights, save_weights
 from drsformer_jax.errors import UserError
@@ -143,7 +143,7 @@ def test_scalars_of_numpy_beside_the_weights_are_read(tmp_path, state, small, mo
     path.write_bytes(content.replace(b"numpy._core.multi", f"{module}.multi".encode()))
     allowed = set(torch.serialization.get_safe_globals())
     assert load_weights(path).config == small
-    found = pytorch.load_file(path)
+    found = pytorch_file.load_file(path)
     assert {key: found[key] for key in SCALARS} == SCALARS
     for value in (found["best_psnr"], found["epoch"], found["finished"], found["name"]):
         assert type(value).__module__ == "builtins"
@@ -320,12 +320,12 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, state, refused, monkey
 def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        pytorch.importlib.util,
+        pytorch_file.importlib.util,
         "find_spec",
         lambda name: None if name == "torch" else find_spec(name),
     )
     with pytest.raises(UserError, match=r"reading .*x\.pth needs PyTorch.*drsformer_jax\[torch\]"):
-        pytorch.read_pytorch(tmp_path / "x.pth")
+        pytorch_file.read_pytorch(tmp_path / "x.pth")
     with pytest.raises(UserError, match="writing"):
-        pytorch.write_pytorch(tmp_path / "x.pth", {})
+        pytorch_file.write_pytorch(tmp_path / "x.pth", {})
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.states import StoredTensor, check_finite, precision_note
+from drsformer_jax.checkpoints.names import check_finite
+from drsformer_jax.checkpoints.tensors import StoredTensor, precision_note
 from drsformer_jax.errors import UserError
 
 

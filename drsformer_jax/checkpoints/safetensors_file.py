@@ -15,9 +15,8 @@ import ml_dtypes  # noqa: F401 - makes NumPy, and with it safetensors, know bflo
 import numpy as np
 
 from drsformer_jax.checkpoints.foreign_names import own_names
-from drsformer_jax.checkpoints.names import listing
-from drsformer_jax.checkpoints.states import StoredTensor, StoredWeights, precision_note
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.tensors import StoredTensor, StoredWeights, precision_note
+from drsformer_jax.errors import UserError, listing
 from drsformer_jax.files import atomic_path
 from drsformer_jax.paths import printable
 
@@ -46,6 +45,7 @@ def read_safetensors(path: Path) -> StoredWeights:
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    architecture = _architecture(header, path)
     stored, renaming = own_names(stored, str(path))
     known = _PRECISIONS.values()
     odd = [f"{name} ({t.precision})" for name, t in stored.items() if t.precision not in known]
@@ -56,7 +56,7 @@ def read_safetensors(path: Path) -> StoredWeights:
     note = precision_note(tensor.precision for tensor in stored.values())
     if note:
         metadata["notes"] = "; ".join([*filter(None, [metadata.get("notes")]), note])
-    return StoredWeights(stored, metadata, tuple(renaming), _architecture(header, path))
+    return StoredWeights(stored, metadata, tuple(renaming), architecture)
 
 
 def _stored(file: Any, name: str) -> StoredTensor:

@@ -1,17 +1,15 @@
-"""What the readers of checkpoints share: reading late, precision, sanity, damage."""
+"""Tensors in a file of weights, which are read when they are wanted."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from drsformer_jax.checkpoints.names import Shape, listing
-from drsformer_jax.errors import UserError
+from drsformer_jax.checkpoints.torch_names import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +59,3 @@ def precision_note(precisions: Iterable[str]) -> str | None:
         )
         for precision, number in counts.items()
     )
-
-
-def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
-    """Raises a UserError that names the tensors with NaN or infinite values, if there are any.
-
-    The tensors are as they were converted: a float64 value beyond float32 is infinite here.
-    """
-    bad = [name for name, array in tensors.items() if not np.isfinite(array).all()]
-    if bad:
-        raise UserError(f"{source} has NaN or infinite values (in float32) in {listing(bad)}")
-
-
-@contextlib.contextmanager
-def damage_in_one_line(place: object) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise on a damaged folder becomes a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{place} is damaged or incomplete: it cannot be read ({type(error).__name__})"
-        ) from error
