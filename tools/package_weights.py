@@ -1,8 +1,9 @@
 """Turns a training run into weights to ship: a .safetensors file that tells its own story.
 
-    python tools/package_weights.py runs/rain100l_small weights.safetensors --data "..."
+    python tools/package_weights.py runs/compact compact.safetensors --data "..." --licence "..."
 
-The run must have been scored by eval.py. Recipe and score go into the file's metadata.
+The run must have been scored by eval.py, on its own set or on some of --set. Recipe and scores go
+into the file's metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from drsformer_jax.checkpoints.weights import load_weights, save_weights
 from drsformer_jax.errors import UserError
 
 # Folders of the machine that trained are nobody else's business.
-PRIVATE_KEYS = ("train", "val")
+PRIVATE_KEYS = ("train", "val", "rain.light", "rain.heavy", "rain.streaks", "rain.pairs")
 
 
 def read_json(path: Path, how_to_make: str) -> dict[str, Any]:
@@ -26,6 +27,29 @@ def read_json(path: Path, how_to_make: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {how_to_make}") from error
     return content
+
+
+def describe_scores(evaluation: Path) -> str:
+    """One line of what eval.py found on each set."""
+    files = sorted(evaluation.glob("*/scores.json")) or [evaluation / "scores.json"]
+    found = {file.parent: read_json(file, "run eval.py first") for file in files}
+    return "; ".join(
+        describe_score(scores)
+        if folder == evaluation
+        else f"{folder.name} {describe_score(scores)}"
+        for folder, scores in found.items()
+    )
+
+
+def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, but for the keys that name folders."""
+    data = dict(recipe["data"])
+    if "rain" in data:
+        data["rain"] = dict(data["rain"])
+    for key in PRIVATE_KEYS:
+        part, _, name = key.rpartition(".")
+        (data.get(part, {}) if part else data).pop(name, None)
+    return recipe | {"data": data}
 
 
 def describe_score(scores: dict[str, Any]) -> str:
@@ -42,15 +66,18 @@ def main() -> int:
     parser.add_argument("workdir", type=Path, help="of train.py and eval.py")
     parser.add_argument("out", type=Path, help=".safetensors file to write")
     parser.add_argument("--data", required=True, help="what it was trained and scored on, in words")
+    parser.add_argument("--licence", required=True, help="on what terms the data are to be had")
     args = parser.parse_args()
     try:
         recipe = read_json(args.workdir / "config.json", "no training run")
-        scores = read_json(args.workdir / "evaluation" / "scores.json", "run eval.py first")
+        score = describe_scores(args.workdir / "evaluation")
         weights = load_weights(args.workdir)
-        for key in PRIVATE_KEYS:
-            recipe["data"].pop(key)
-        score = describe_score(scores)
-        weights.metadata.update(recipe=json.dumps(recipe), score=score, data=args.data)
+        weights.metadata.update(
+            recipe=json.dumps(without_folders(recipe)),
+            score=score,
+            data=args.data,
+            licence=args.licence,
+        )
         save_weights(args.out, weights)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

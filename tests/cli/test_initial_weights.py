@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.weights import Weights, default_weights, load_weights, save_weights
+from drsformer_jax.checkpoints.catalogue import default_weights
+from drsformer_jax.checkpoints.weights import Weights, load_weights, save_weights
 from drsformer_jax.cli import experiment
 from drsformer_jax.cli.experiment import run_experiment
 
