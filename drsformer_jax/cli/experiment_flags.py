@@ -139,7 +139,8 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     if isinstance(config.get("data"), ConfigDict):
         for key, folder in named_folders(config.data):
             local_path(folder, f"--config.data.{key}")
-    local_path(str(config.get("init") or ""), "--config.init")
+    if config.get("init"):
+        local_path(str(config.init), "--config.init")
     return config
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
+# JAX is imported where it is used: configurations are read, and files of weights, without it.
+if TYPE_CHECKING:
+    import jax
 
-from drsformer_jax.ops.rows import RowShards
+    from drsformer_jax.ops.rows import RowShards
 
 CPU, GPU, TPU = "cpu", "gpu", "tpu"
 
@@ -25,7 +26,11 @@ def target(platform: str | None) -> str:
     differentiated and recomputed on the way there: nearly half of the time before the compiler
     gets a training step.
     """
-    return platform or jax.default_backend()
+    if platform is None:
+        import jax
+
+        return jax.default_backend()
+    return platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +66,11 @@ class Execution:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "precision", PRECISIONS)
         check_choice(self, "platform", PLATFORMS)
-        if not isinstance(self.rows, RowShards | None):
-            raise ValueError(f"rows must be `RowShards` or None, not {self.rows!r}")
+        if self.rows is not None:
+            from drsformer_jax.ops.rows import RowShards
+
+            if not isinstance(self.rows, RowShards):
+                raise ValueError(f"rows must be `RowShards` or None, not {self.rows!r}")
 
     @property
     def target(self) -> str:
@@ -86,10 +94,14 @@ class Execution:
 
     def matmul(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """A matrix product."""
+        import jax.numpy as jnp
+
         return jnp.matmul(a, b, precision=self.products)
 
     def einsum(self, equation: str, *arrays: jax.Array) -> jax.Array:
         """`jnp.einsum` in the precision asked for."""
+        import jax.numpy as jnp
+
         return jnp.einsum(equation, *arrays, precision=self.products)
 
 

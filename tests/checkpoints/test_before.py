@@ -125,13 +125,14 @@ def test_the_workdir_resumes(before: Path) -> None:
     config = DRSformerConfig.from_architecture(EXPECTED["workdir"]["architecture"])
     options = OptimizerOptions(**saved["optimizer"])
 
-    def create() -> TrainState:
+    def create(initial: object) -> TrainState:
+        assert initial is None
         params = jax.tree.map(jax.numpy.asarray, random_weights(config, 0).params)
         zero = jax.numpy.zeros((), jax.numpy.int32)
         return TrainState(zero, params, make_optimizer(options).init(params), params)
 
     with contextlib.closing(TrainingCheckpoints(before / "workdir", keep=None)) as checkpoints:
-        state, data = first_state(create, checkpoints, make_mesh(), lambda _: None)
+        state, data = first_state(create, None, checkpoints, make_mesh(), lambda _: None)
     assert data["next_step"] == 2
     parts = ("step", "params", "opt_state", "ema_params")
     assert digest({part: getattr(state, part) for part in parts}) == EXPECTED["workdir"]["state"]

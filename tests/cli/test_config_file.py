@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def get_config(name="recipe"):
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A checkout that Python does not search, beside an unrelated `configs` that it does."""
     folder = tmp_path / "checkout" / "configs"
     folder.mkdir(parents=True)
@@ -40,7 +41,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(other.parent)
     monkeypatch.chdir(tmp_path)
-    return folder.parent
+    yield folder.parent
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        del sys.modules[name]
 
 
 def test_a_file_imports_its_neighbours_and_no_others(checkout: Path) -> None:
@@ -82,7 +85,7 @@ def test_a_file_in_no_package_sees_its_folder_and_the_present_one_last(
     path = list(sys.path)
     with pytest.raises(UserError, match="cannot import name 'base' from 'configs'"):
         parse_config([f"--config={alone}/mine.py"])  # the user's own package comes first
-    monkeypatch.delitem(sys.modules, "configs")
+    del sys.modules["configs"]
     sys.path.remove(str(tmp_path / "other"))
     monkeypatch.chdir(checkout)
     config = parse_config([f"--config={alone}/mine.py"])
