@@ -89,6 +89,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert set(point["programs"]) == {"ours", "ours, tiles", "eager"}
 
 
+@pytest.mark.slow  # the same harness as test_forward, and what is scaling's own is below
 def test_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     flags = ("--preset=tiny", "--sizes", "40", "--batches", "--tiles", "36", "--runs=1")
     with pytest.raises(SystemExit):
@@ -99,7 +100,7 @@ def test_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert all(0 < difference < 1e-6 for difference in point["differences"].values())
 
 
-@pytest.mark.parametrize("name", ["forward", "scaling"])
+@pytest.mark.parametrize("name", ["forward", pytest.param("scaling", marks=pytest.mark.slow)])
 def test_another_network_than_pytorchs_is_not_timed(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
