@@ -73,7 +73,7 @@ def by_name(path: str | os.PathLike[str]) -> Path:
       UserError: it is the name of weights that one downloads.
     """
     name, place = os.fspath(path), Path(path)
-    if os.sep in name or place.exists():
+    if os.sep in name or os.path.exists(name):  # which, unlike Path.exists, raises nothing
         return place
     if name in AUTHORS:
         raise UserError(f"{name} are weights of the authors: {AUTHORS[name].how_to_get}")
