@@ -27,11 +27,11 @@ from benchmarks import plots, records
 from benchmarks.inputs import SEED
 from benchmarks.pairs import Program, Spread, Worker
 from benchmarks.torch_loader import loader
-from drsformer_jax.data.build import build
 from drsformer_jax.data.images import write_png
 from drsformer_jax.data.pipeline import Stage, training_batches
 from drsformer_jax.data.records import RecordedPairs
 from drsformer_jax.data.sources import PairedFolder
+from drsformer_jax.datasets.build import build
 from drsformer_jax.errors import UserError
 
 HEIGHT, WIDTH = 321, 481

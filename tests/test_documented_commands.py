@@ -26,10 +26,10 @@ from reference.documented_commands import (  # noqa: E402
 )
 from reference.miniature_sets import clean, rainy, save  # noqa: E402
 
+from drsformer_jax.basicsr.workdir_import import import_run  # noqa: E402
 from drsformer_jax.cli import main as cli  # noqa: E402
 from drsformer_jax.cli.experiment_flags import parse_config, parse_flags  # noqa: E402
-from drsformer_jax.evaluation import niqe_model  # noqa: E402
-from drsformer_jax.training.basicsr_import import import_run  # noqa: E402
+from drsformer_jax.scores import niqe_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem != "__init__"]

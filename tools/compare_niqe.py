@@ -24,8 +24,8 @@ from scipy import ndimage
 
 from drsformer_jax.data.images import list_images, read_rgb
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.niqe import grey, half_size, niqe
-from drsformer_jax.evaluation.niqe_model import PristineModel, packaged
+from drsformer_jax.scores.niqe import grey, half_size, niqe
+from drsformer_jax.scores.niqe_model import PristineModel, packaged
 
 
 class Library(NamedTuple):

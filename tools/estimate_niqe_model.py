@@ -1,7 +1,7 @@
 """Estimates NIQE's model of pristine photographs from a folder of clean images.
 
     python tools/estimate_niqe_model.py data/rain100l/train/target \
-        drsformer_jax/evaluation/niqe_pristine.safetensors --origin "..."
+        drsformer_jax/scores/niqe_pristine.safetensors --origin "..."
 
 This is how the packaged model was made; the images are the 200 of Rain100L's training targets.
 """
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.data.images import list_images
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.niqe_model import estimate, save
+from drsformer_jax.scores.niqe_model import estimate, save
 
 
 def main() -> int:

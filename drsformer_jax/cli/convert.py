@@ -13,9 +13,9 @@ from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.paths import is_one_of, local_path, require_text
 
 if TYPE_CHECKING:
+    from drsformer_jax.basicsr.workdir_import import Conversion
     from drsformer_jax.checkpoints.weights import Weights
     from drsformer_jax.models.config import DRSformerConfig
-    from drsformer_jax.training.basicsr_import import Conversion
 
 STATE_SUFFIX = ".state"
 
@@ -87,13 +87,13 @@ def _convert_run(args: argparse.Namespace, *, importing: bool, exporting: bool) 
     if exporting and network is not None and network.suffix.lower() not in (".pth", ".pt"):
         raise UserError(f"--network {network}: the network of a training state is a .pth file")
     if importing:
-        from drsformer_jax.training.basicsr_import import import_run
+        from drsformer_jax.basicsr.workdir_import import import_run
 
         require_text(args.destination)
         done = import_run(args.source, network, args.destination, args.force)
         print(_run_report(done, args.destination))
     else:
-        from drsformer_jax.training.basicsr_export import export_run
+        from drsformer_jax.basicsr.workdir_export import export_run
 
         print(_run_report(export_run(args.source, args.destination, network, args.force)))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
-from drsformer_jax.data.build import FORMS, build
 from drsformer_jax.data.sets import SETS, get_set
+from drsformer_jax.datasets.build import FORMS, build
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import local_path
 
@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from drsformer_jax.evaluation.verification import verify
-    from drsformer_jax.evaluation.verification_report import document, text
+    from drsformer_jax.datasets.verification import verify
+    from drsformer_jax.datasets.verification_report import document, text
     from drsformer_jax.files import write_json
 
     check_destination("--json", args.json, images_below([args.path]))

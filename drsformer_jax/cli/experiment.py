@@ -134,9 +134,9 @@ def _train(given: Flags) -> None:
     keep_cpu_memory()
 
     from drsformer_jax.data.configured import training_source, validation_source
-    from drsformer_jax.evaluation.validation import Validator
+    from drsformer_jax.training.config import training_options
     from drsformer_jax.training.loop import train
-    from drsformer_jax.training.options import training_options
+    from drsformer_jax.training.validation import Validator
 
     config = given.config
     with together():

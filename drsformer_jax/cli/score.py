@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.protocols import PROTOCOLS
 from drsformer_jax.paths import local_path
+from drsformer_jax.scores.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from drsformer_jax.evaluation.comparison import Comparison
@@ -167,7 +167,7 @@ def _without_targets(methods: list[Method], model_file: Path | None) -> Comparis
 
     from drsformer_jax.evaluation.comparison import compare_niqe
     from drsformer_jax.evaluation.methods import without_targets
-    from drsformer_jax.evaluation.niqe_model import load, packaged
+    from drsformer_jax.scores.niqe_model import load, packaged
 
     model = packaged() if model_file is None else load(model_file)
     pairs = without_targets(methods)

@@ -21,7 +21,7 @@ class DataSet:
       name: as it is typed: letters and digits.
       title: as papers print it.
       pairs: number of pairs by split, "train" and "test".
-      protocol: by which its published scores were computed; see `evaluation.protocols`.
+      protocol: by which its published scores were computed; see `scores.protocols`.
       published: PSNR in dB and SSIM that the paper reports for DRSformer on the test split; None
         where it reports none.
       homepage, citation: of the set.

@@ -13,11 +13,11 @@ from drsformer_jax.data.images import read_rgb
 from drsformer_jax.errors import UserError, enumerated, out_of_memory
 from drsformer_jax.evaluation.dataset import score_pairs
 from drsformer_jax.evaluation.methods import Method
-from drsformer_jax.evaluation.niqe import niqe
-from drsformer_jax.evaluation.niqe_model import PristineModel
 from drsformer_jax.evaluation.pairing import FilePair
-from drsformer_jax.evaluation.protocols import get_protocol
-from drsformer_jax.evaluation.statistics import (
+from drsformer_jax.scores.niqe import niqe
+from drsformer_jax.scores.niqe_model import PristineModel
+from drsformer_jax.scores.protocols import get_protocol
+from drsformer_jax.scores.statistics import (
     Interval,
     PairedDifference,
     mean_interval,

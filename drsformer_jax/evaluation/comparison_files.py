@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from drsformer_jax.evaluation.comparison import Comparison, MethodScore
-from drsformer_jax.evaluation.protocols import get_protocol
-from drsformer_jax.evaluation.statistics import (
+from drsformer_jax.files import write_rows, write_text
+from drsformer_jax.scores.protocols import get_protocol
+from drsformer_jax.scores.statistics import (
     CONFIDENCE,
     MIN_IMAGES,
     RESAMPLES,
@@ -23,7 +24,6 @@ from drsformer_jax.evaluation.statistics import (
     Interval,
     PairedDifference,
 )
-from drsformer_jax.files import write_rows, write_text
 
 
 def comparison_to_json(comparison: Comparison) -> str:

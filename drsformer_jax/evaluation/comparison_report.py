@@ -12,7 +12,7 @@ import numpy as np
 
 from drsformer_jax.evaluation.comparison import Comparison, MethodScore, Metric
 from drsformer_jax.evaluation.dataset import DatasetScore
-from drsformer_jax.evaluation.statistics import (
+from drsformer_jax.scores.statistics import (
     CONFIDENCE,
     MIN_IMAGES,
     RESAMPLES,

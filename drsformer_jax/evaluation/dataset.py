@@ -18,11 +18,11 @@ import numpy as np
 
 from drsformer_jax.data.images import read_rgb
 from drsformer_jax.errors import UserError, enumerated, out_of_memory
-from drsformer_jax.evaluation.metrics import psnr, ssim
 from drsformer_jax.evaluation.pairing import FilePair, pair_folders
-from drsformer_jax.evaluation.protocols import get_protocol
-from drsformer_jax.evaluation.statistics import Interval, mean_interval
 from drsformer_jax.inference.batches import Restored
+from drsformer_jax.scores.metrics import psnr, ssim
+from drsformer_jax.scores.protocols import get_protocol
+from drsformer_jax.scores.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True)

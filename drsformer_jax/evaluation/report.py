@@ -15,8 +15,8 @@ from typing import Any
 
 from drsformer_jax.errors import one_line
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
-from drsformer_jax.evaluation.protocols import get_protocol
 from drsformer_jax.files import write_rows, write_text
+from drsformer_jax.scores.protocols import get_protocol
 
 
 @dataclass(frozen=True)

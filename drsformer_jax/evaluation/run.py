@@ -16,7 +16,6 @@ from drsformer_jax.data.sources import Pair, PairSource
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore, evaluate
 from drsformer_jax.evaluation.pictures import Shown, can_draw_histogram, sheet, write_histogram
-from drsformer_jax.evaluation.protocols import get_protocol
 from drsformer_jax.evaluation.report import format_table, write_csv, write_json
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
 from drsformer_jax.files import write_json as write_document
@@ -30,6 +29,7 @@ from drsformer_jax.inference.batches import (
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.inference.ensemble import derain_eightfold
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.scores.protocols import get_protocol
 
 DIRECTORY = "evaluation"
 RESTORED = "restored"  # images, in it or in the folder of their set

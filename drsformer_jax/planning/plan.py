@@ -26,7 +26,7 @@ from drsformer_jax.planning.ahead_of_time import (
 )
 from drsformer_jax.planning.chips import Chip, chip_of, communication_seconds
 from drsformer_jax.planning.out_of_memory import bytes_needed, is_out_of_memory
-from drsformer_jax.training.options import TrainingOptions, training_options
+from drsformer_jax.training.config import TrainingOptions, training_options
 from drsformer_jax.training.sharding import (
     DATA,
     FSDP,

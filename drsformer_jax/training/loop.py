@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.training.config import TrainingOptions
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from drsformer_jax.training.options import TrainingOptions
 from drsformer_jax.training.reporting import Validation, Window
 from drsformer_jax.training.sharding import (
     check_divisible,

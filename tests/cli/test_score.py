@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from drsformer_jax.cli.main import main
-from drsformer_jax.evaluation.metrics import psnr
+from drsformer_jax.scores.metrics import psnr
 
 
 @pytest.fixture

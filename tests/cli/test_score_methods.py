@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from drsformer_jax.cli.main import main
-from drsformer_jax.evaluation.metrics import psnr
-from drsformer_jax.evaluation.niqe import niqe
-from drsformer_jax.evaluation.niqe_model import PristineModel, packaged, save
+from drsformer_jax.scores.metrics import psnr
+from drsformer_jax.scores.niqe import niqe
+from drsformer_jax.scores.niqe_model import PristineModel, packaged, save
 
 
 def score(*arguments: object) -> int:

@@ -25,7 +25,7 @@ from drsformer_jax.evaluation.comparison_files import (
 from drsformer_jax.evaluation.comparison_report import format_comparison, interval_line
 from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.evaluation.methods import Method
-from drsformer_jax.evaluation.statistics import mean_interval, paired_difference
+from drsformer_jax.scores.statistics import mean_interval, paired_difference
 
 NAMES = tuple(f"{i:03d}" for i in range(8))
 RAINY = np.array([25.0, 26, 27, 28, 29, 30, 31, 32])

@@ -18,8 +18,8 @@ from drsformer_jax.evaluation.dataset import (
     evaluate,
     score_folders,
 )
-from drsformer_jax.evaluation.metrics import psnr, ssim
 from drsformer_jax.inference.batches import Restored, restore_one_by_one
+from drsformer_jax.scores.metrics import psnr, ssim
 
 
 def photograph(seed: int, height: int = 16, width: int = 20) -> np.ndarray:

@@ -13,10 +13,10 @@ from drsformer_jax.evaluation.comparison import NIQE, compare_niqe, compare_with
 from drsformer_jax.evaluation.comparison_files import write_comparison_csv
 from drsformer_jax.evaluation.comparison_report import format_comparison
 from drsformer_jax.evaluation.methods import Method
-from drsformer_jax.evaluation.metrics import psnr, ssim
-from drsformer_jax.evaluation.niqe import niqe
-from drsformer_jax.evaluation.niqe_model import packaged
 from drsformer_jax.evaluation.pairing import FilePair
+from drsformer_jax.scores.metrics import psnr, ssim
+from drsformer_jax.scores.niqe import niqe
+from drsformer_jax.scores.niqe_model import packaged
 
 
 def images(folder: Path, size: tuple[int, int], seed: int, count: int = 2) -> Path:

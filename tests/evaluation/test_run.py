@@ -13,10 +13,10 @@ import pytest
 from reference.miniature_sets import ddn, rain200, rain800
 
 from drsformer_jax.cli.experiment import run_experiment
-from drsformer_jax.data.build import build
 from drsformer_jax.data.configured import split_for_test
 from drsformer_jax.data.images import read_rgb
 from drsformer_jax.data.sets import SETS
+from drsformer_jax.datasets.build import build
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
 from drsformer_jax.inference import batches

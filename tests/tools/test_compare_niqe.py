@@ -11,8 +11,8 @@ from PIL import Image
 from scipy import ndimage
 
 import compare_niqe
-from drsformer_jax.evaluation.niqe import half_size, niqe
-from drsformer_jax.evaluation.niqe_model import packaged
+from drsformer_jax.scores.niqe import half_size, niqe
+from drsformer_jax.scores.niqe_model import packaged
 
 # Imports what the real one does, and scores an image by its mean, reduced.
 LIBRARY = """

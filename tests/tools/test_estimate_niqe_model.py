@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import estimate_niqe_model
-from drsformer_jax.evaluation.niqe_model import load
+from drsformer_jax.scores.niqe_model import load
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

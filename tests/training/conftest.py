@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from toy_training import toy_init_params, toy_restore
+from reference.toy_training import toy_init_params, toy_restore
 
 
 @pytest.fixture

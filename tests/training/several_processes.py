@@ -16,7 +16,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from toy_training import RandomPairs, options_of, small_config, toy_init_params, toy_restore
+from reference.toy_training import (
+    RandomPairs,
+    options_of,
+    small_config,
+    toy_init_params,
+    toy_restore,
+)
 
 from drsformer_jax.cli.quiet import quiet_orbax
 from drsformer_jax.errors import UserError

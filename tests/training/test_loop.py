@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from toy_training import RandomPairs, options_of, small_config
+from reference.toy_training import RandomPairs, options_of, small_config
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.training.loop import train

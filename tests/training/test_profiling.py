@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from toy_training import RandomPairs, options_of, small_config
+from reference.toy_training import RandomPairs, options_of, small_config
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.training.loop import train

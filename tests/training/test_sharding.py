@@ -25,7 +25,13 @@ import drsformer_jax.training.state as state
 import drsformer_jax.training.step as step
 from drsformer_jax.errors import UserError
 from drsformer_jax.training.loop import train
-from toy_training import RandomPairs, options_of, small_config, toy_init_params, toy_restore
+from reference.toy_training import (
+    RandomPairs,
+    options_of,
+    small_config,
+    toy_init_params,
+    toy_restore,
+)
 
 state.init_params, step.restore = toy_init_params, toy_restore
 out = sys.argv[1]

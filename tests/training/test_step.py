@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy_training import toy_init_params
+from reference.toy_training import toy_init_params
 
 from drsformer_jax.training.optimizer import (
     OptimizerOptions,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_training import RandomPairs, options_of, small_config
+from reference.toy_training import RandomPairs, options_of, small_config
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.training import workdir_lock

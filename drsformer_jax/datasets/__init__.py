@@ -1,0 +1,1 @@
+"""Data sets on disk: verified, and built as TensorFlow Datasets."""

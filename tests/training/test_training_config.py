@@ -1,0 +1,83 @@
+"""Configurations: bad values are named, equal runs are told from different ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from reference.toy_training import small_config
+
+from drsformer_jax.data.pipeline import Stage
+from drsformer_jax.errors import UserError
+from drsformer_jax.training.config import check_same_run, training_options
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", -1, "config.seed"),
+        ("total_steps", 0, "config.total_steps"),
+        ("patch_size", 12, "config.patch_size: patch sizes must be multiples of 8, not 12"),
+        ("global_batch", 0, "config.global_batch"),
+        ("accumulation_steps", 3, "must divide the global batch of 4"),
+        ("ema_decay", 1.0, "config.ema_decay"),
+        ("keep_checkpoints", 0, "config.keep_checkpoints"),
+        ("progressive", ((1, 2),), "config.progressive"),
+        ("progressive", ((0, 4, 8), (5, 4, 8)), "config.progressive"),
+        ("progressive", ((5, 4, 9),), "config.progressive"),
+        ("data.threads", -1, "config.data.threads"),
+        ("model.preset", "huge", "config.model.preset: 'huge' is not one of"),
+        ("model.dim", 7, "config.model: dim must be even"),
+        ("model.dtype", "float16", "config.model: dtype"),
+        ("optimizer.learning_rate", -1.0, "config.optimizer: learning_rate"),
+    ],
+)
+def test_bad_values_are_named(key: str, value: Any, message: str) -> None:
+    config = small_config(**{key: value})
+    with pytest.raises(UserError, match=message):
+        training_options(config)
+
+
+def test_model_keys_override_the_preset() -> None:
+    options = training_options(small_config(model__dim=16, model__use_mefc=True))
+    assert options.model.dim == 16
+    assert options.model.use_mefc
+    assert options.model.num_blocks == (1, 1, 1, 1)
+
+
+def test_stages() -> None:
+    assert training_options(small_config()).stages == (Stage(None, 4, 8),)
+    progressive = training_options(small_config(progressive=((3, 4, 8), (2, 2, 16))))
+    assert progressive.stages == (Stage(3, 4, 8), Stage(2, 2, 16))
+
+
+def test_what_may_change_between_resumptions() -> None:
+    config = small_config()
+    saved = config.to_dict()
+    changed = small_config(total_steps=99, data__val="elsewhere", init="weights.pth").to_dict()
+    check_same_run(saved, changed, "w")
+    # Of a run that was begun when there was no such key.
+    check_same_run({key: saved[key] for key in saved if key != "init"}, changed, "w")
+    with pytest.raises(UserError, match=r"w holds a run .*optimizer\.learning_rate \(0\.01 there"):
+        check_same_run(saved, small_config(optimizer__learning_rate=0.5).to_dict(), "w")
+
+
+def test_a_key_of_the_network_is_named_once() -> None:
+    saved = small_config().to_dict() | {"architecture": {"dim": 8}}
+    config = small_config(model__dim=16).to_dict() | {"architecture": {"dim": 16}}
+    with pytest.raises(UserError) as error:
+        check_same_run(saved, config, "w")
+    assert ": config.model.dim (8 there, 16 here); choose" in str(error.value)
+
+
+def test_of_an_imported_run_only_what_it_tells_is_compared() -> None:
+    imported = {"file": "92000.state", "ema": False, "rest": {"epoch": 3}}
+    saved = {"optimizer": {"b1": 0.9}, "imported": imported, "architecture": {"dim": 8}}
+    ours = {"architecture": {"dim": 8}}
+    check_same_run(saved, small_config(seed=4).to_dict() | ours, "w")
+    with pytest.raises(UserError) as error:
+        check_same_run(saved, small_config(optimizer__b1=0.5, ema_decay=0.9).to_dict() | ours, "w")
+    assert str(error.value).startswith(
+        "w holds a run imported from 92000.state, of another configuration: config.ema_decay (no "
+        "moving average there, 0.9 here), config.optimizer.b1 (0.9 there, 0.5 here); choose"
+    )
