@@ -9,16 +9,17 @@ import numpy as np
 
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore, score_restored
 from drsformer_jax.inference.batches import BatchDerainer, Restored, restore_grouped
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.scores.per_image import Scores, score_restored
 from drsformer_jax.training.loop import Attempt
 from drsformer_jax.training.processes import gather
 from drsformer_jax.training.reporting import Validation
 
 PROTOCOL = "basicsr"
+FIELDS = ("psnr", "input_psnr")
 
 
 class Validator:
@@ -42,20 +43,21 @@ class Validator:
         scores = self._of_all_processes(own[0] if own else None)
         if own is None or scores is None:
             return None
-        mean = DatasetScore(PROTOCOL, tuple(scores)).mean
-        gain = mean.psnr - (mean.input_psnr or 0.0)
+        psnr, rainy = (scores.means[field] for field in FIELDS)
         return Validation(
-            scores={"psnr": mean.psnr, "input_psnr": mean.input_psnr or 0.0},
+            scores=scores.means,
             summary=(
-                f"validation: {mean.psnr:.2f} dB over {len(scores)} images, "
-                f"{gain:+.2f} dB against the rainy ones ({PROTOCOL})"
+                f"validation: {psnr:.2f} dB over {len(scores)} images, "
+                f"{psnr - rainy:+.2f} dB against the rainy ones ({PROTOCOL})"
             ),
             pictures=own[1],
         )
 
-    def _own_scores(self, params: Params) -> tuple[dict[int, ImageScore], dict[str, np.ndarray]]:
+    def _own_scores(
+        self, params: Params
+    ) -> tuple[dict[int, dict[str, float]], dict[str, np.ndarray]]:
         """Scores of this process's images by their numbers; the first image as a picture."""
-        scores: dict[int, ImageScore] = {}
+        scores: dict[int, dict[str, float]] = {}
         pictures: dict[str, np.ndarray] = {}
         for restored in self._restore(params):
             pair = restored.pair
@@ -77,25 +79,23 @@ class Validator:
         own = range(jax.process_index(), len(self.source), jax.process_count())
         return restore_grouped(derain, batches, ((index, self.source[index]) for index in own))
 
-    def _of_all_processes(self, own: dict[int, ImageScore] | None) -> list[ImageScore] | None:
+    def _of_all_processes(self, own: dict[int, dict[str, float]] | None) -> Scores | None:
         """The scores of all images in their order; None if a process has not got its own.
 
-        Each process sends a row for each of the images that the one with most has; what is not
-        an image is masked by the number -1.
+        Each process sends a row for each of the images that the one with most has: its number and
+        FIELDS. What is not an image is masked by the number -1.
         """
-        rows = np.full((-(-len(self.source) // jax.process_count()), 3), -1.0)
+        rows = np.full((-(-len(self.source) // jax.process_count()), 1 + len(FIELDS)), -1.0)
         if own is None:
             rows[:] = np.nan
         else:
-            for row, (index, score) in enumerate(own.items()):
-                rows[row] = index, score.psnr, score.input_psnr
+            for row, (index, scores) in enumerate(own.items()):
+                rows[row] = index, *(scores[field] for field in FIELDS)
         # As bytes: JAX would make float32 of them.
-        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, 3)
+        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, 1 + len(FIELDS))
         if np.isnan(told[:, 0]).any():
             return None
-        found = {
-            int(index): ImageScore(str(int(index)), psnr, None, input_psnr)
-            for index, psnr, input_psnr in told
-            if index >= 0
-        }
-        return [found[index] for index in range(len(self.source))]
+        told = told[told[:, 0] >= 0]
+        numbers, *columns = told[np.argsort(told[:, 0])].T
+        names = [str(int(number)) for number in numbers]
+        return Scores(names, dict(zip(FIELDS, columns, strict=True)), PROTOCOL)
