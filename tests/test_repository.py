@@ -208,7 +208,7 @@ def test_slow_and_optional_packages_are_imported_late() -> None:
     def is_slow(found: Import) -> bool:
         # Modules named torch_*.py are PyTorch programs, builders classes of TensorFlow Datasets:
         # slow to import themselves.
-        slow_ones = r"drsformer_jax\.(parity\.torch_|data\.builders)"
+        slow_ones = r"drsformer_jax\.(parity\.torch_|datasets\.builders)"
         return found.top in LATE or bool(re.match(slow_ones, found.what))
 
     def may_be_slow(file: Path) -> bool:
