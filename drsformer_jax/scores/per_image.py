@@ -100,10 +100,7 @@ class Scores:
     @cached_property
     def means(self) -> dict[str, float]:
         """Over all images, by field: infinite as soon as one score is."""
-        return {
-            field: math.inf if np.isinf(column).any() else math.fsum(column) / len(column)
-            for field, column in self.columns.items()
-        }
+        return {field: math.fsum(column) / len(column) for field, column in self.columns.items()}
 
     def finite_mean(self, field: str) -> float | None:
         """Over the images with a finite score; None if there is none."""

@@ -22,6 +22,7 @@ from drsformer_jax.data.sources import Pair
 from drsformer_jax.datasets.build import build
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation import run
+from drsformer_jax.evaluation.pictures import Shown
 from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
 from drsformer_jax.inference import batches
 from drsformer_jax.inference.batches import Restored, restore_grouped, restore_one_by_one
@@ -76,6 +77,22 @@ def test_scores_stand_in_the_order_of_the_source(tmp_path: Path) -> None:
     for i, pair in enumerate(source):
         restored = read_rgb(tmp_path / "restored" / f"{pair['name']}.png")
         np.testing.assert_array_equal(restored, pair["input"] - np.uint8(6 + i))
+
+
+def test_the_worst_and_the_best_images_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = iter((5, 9, 2, 7, 3, 8))
+    restore = partial(restore_one_by_one, lambda image: image + np.uint8(next(added)))
+    shown = []
+
+    def sheet(rows: list[Shown]) -> np.ndarray:
+        shown.append([row.name for row in rows])
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(run, "sheet", sheet)
+    run.evaluate(Task("t", rainy_pairs(6), "basicsr"), restore, tmp_path)
+    assert shown == [["001", "005", "003", "000"], ["002", "004", "000", "003"]]
 
 
 def test_a_source_that_cannot_be_scored(tmp_path: Path) -> None:

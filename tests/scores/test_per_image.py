@@ -78,9 +78,9 @@ def test_infinite_psnr_is_in_the_mean_and_the_rest_is_told_apart() -> None:
 
 
 def test_a_mean_is_rounded_once() -> None:
-    """0.1 ten times is 1, which adding one after the other misses."""
-    scores = images(*[0.1] * 10)
-    assert scores.means["psnr"] == scores.finite_mean("psnr") == 0.1
+    """Beside 1e16, a sum that is rounded at every step loses each 1."""
+    scores = images(1e16, 1.0, 1.0)
+    assert scores.means["psnr"] == scores.finite_mean("psnr") == (1e16 + 2) / 3
 
 
 def test_intervals_and_differences_are_of_the_results() -> None:
