@@ -17,13 +17,7 @@ _SIZES_SHOWN = 3
 
 def document(found: Verification) -> dict[str, Any]:
     """All that was found: root, data_set, protocol, splits by name, faults."""
-    return {
-        "root": str(found.root),
-        "data_set": found.data_set,
-        "protocol": found.protocol,
-        "splits": {name: dataclasses.asdict(split) for name, split in found.splits.items()},
-        "faults": [dataclasses.asdict(fault) for fault in found.faults],
-    }
+    return dataclasses.asdict(found) | {"root": str(found.root)}
 
 
 def text(found: Verification) -> str:

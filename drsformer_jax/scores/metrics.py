@@ -54,23 +54,16 @@ def ssim(restored: np.ndarray, target: np.ndarray, protocol: str) -> float | Non
     restored, target = _checked_pair(restored, target)
     if not rules.has_ssim:
         return None
-    check_ssim_size(*target.shape[:2])
+    # Downsampling never leaves fewer than 192 pixels a side.
+    if min(target.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {_size(target)}"
+        )
     x, y = luminance(restored, rules), luminance(target, rules)
     if rules.downsampled_ssim:
         factor = downsampling_factor(*x.shape)
         x, y = box_downsample(x, factor), box_downsample(y, factor)
     return _mean_ssim(x, y)
-
-
-def check_ssim_size(height: int, width: int) -> None:
-    """That an image holds at least one window of SSIM; ValueError otherwise.
-
-    The size is that before downsampling, which never leaves fewer than 192 pixels a side.
-    """
-    if min(height, width) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {width} x {height}"
-        )
 
 
 def downsampling_factor(height: int, width: int) -> int:
