@@ -135,25 +135,13 @@ def _compared(methods: list[Method], targets: Path | None, args: argparse.Namesp
 
 
 def _report(comparison: Comparison, args: argparse.Namespace) -> None:
-    """Prints and writes; one method's scores by a protocol have a form of their own."""
-    from drsformer_jax.evaluation import documents, text
+    from drsformer_jax.evaluation.documents import comparison_document, comparison_rows
+    from drsformer_jax.evaluation.text import comparison_text
     from drsformer_jax.files import write_json, write_rows
 
-    scores, *others = comparison.scores
-    single = scores.protocol is not None and not others
-    if single:
-        print(text.scores_text(scores))
-        print(text.interval_text(scores))
-    else:
-        print(text.comparison_text(comparison))
-
     def write_document(path: Path) -> None:
-        one, several = documents.scores_document, documents.comparison_document
-        write_json(path, one(scores) if single else several(comparison), ensure_ascii=False)
+        write_json(path, comparison_document(comparison), ensure_ascii=False)
 
-    def write_table(path: Path) -> None:
-        rows = documents.scores_rows(scores) if single else documents.comparison_rows(comparison)
-        write_rows(path, rows)
-
+    print(comparison_text(comparison))
     write_report("--json", args.json, write_document)
-    write_report("--csv", args.csv, write_table)
+    write_report("--csv", args.csv, lambda path: write_rows(path, comparison_rows(comparison)))

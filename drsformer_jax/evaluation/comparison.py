@@ -31,6 +31,11 @@ class Comparison:
     scores: Sequence[Scores]
     model: str | None = None
 
+    @property
+    def single(self) -> Scores | None:
+        """The scores of one method alone, by a protocol: these have forms of their own."""
+        return None if len(self.methods) > 1 or self.model is not None else self.scores[0]
+
     @cached_property
     def differences(self) -> list[dict[str, PairedDifference]]:
         """Of each method but the first, by field: its scores less the first's."""

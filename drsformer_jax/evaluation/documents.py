@@ -46,13 +46,15 @@ def scores_document(scores: Scores) -> dict[str, Any]:
 
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:
-    """The scores of methods, and their differences from the first.
+    """The scores of methods, and their differences from the first; of one, `scores_document`.
 
     Keys: score, protocol, used_for, model, count, statistics, methods (name, path, mean,
     intervals, finite_mean, infinite, images) and comparisons (method, baseline, and for each
     score count, left_out, mean_difference, interval, p_value). Intervals are [low, high]; null
     where there is none.
     """
+    if comparison.single is not None:
+        return scores_document(comparison.single)
     methods, first = comparison.methods, comparison.scores[0]
     return {
         "score": list(first.columns),
@@ -100,7 +102,9 @@ def scores_rows(scores: Scores) -> list[list[Any]]:
 
 
 def comparison_rows(comparison: Comparison) -> list[list[Any]]:
-    """A header and a row an image and method: the method, then as `scores_rows`."""
+    """A header and a row an image and method: the method, if there are several, and its score."""
+    if comparison.single is not None:
+        return scores_rows(comparison.single)
     tables = [scores_rows(scores) for scores in comparison.scores]
     named = zip(comparison.methods, tables, strict=True)
     return [

@@ -37,13 +37,23 @@ class Result:
         return self.data_set is not None and len(self.scores) == self.data_set.pairs["test"]
 
     @property
-    def comparable(self) -> bool:
-        """Whether the published score is of the same images, by the same protocol."""
-        return (
-            self.complete
-            and self.data_set is not None
-            and self.scores.protocol == self.data_set.protocol
-        )
+    def doubts(self) -> list[str]:
+        """Why the published score is not to be compared: other images, or another protocol."""
+        data_set, own, count = self.data_set, self.scores.protocol, len(self.scores)
+        if data_set is None:
+            return []
+        found = []
+        if not self.complete:
+            found.append(
+                f"{data_set.title}: {count:,} images, but the test split has "
+                f"{data_set.pairs['test']:,}: not to be compared with published scores"
+            )
+        if own != data_set.protocol:
+            found.append(
+                f"{data_set.title}: scored by {own}, published scores by {data_set.protocol}: not "
+                "to be compared"
+            )
+        return found
 
     @property
     def published(self) -> tuple[float, float] | None:
@@ -122,7 +132,7 @@ def _row(result: Result) -> tuple[str, ...]:
     paper = difference = "-"
     if published:
         paper = f"{published[0]:.2f} / {published[1]:.4f}"
-    if published and result.comparable and "ssim" in means:
+    if published and not result.doubts and "ssim" in means:
         difference = f"{means['psnr'] - published[0]:+.2f} / {means['ssim'] - published[1]:+.4f}"
     rainy = f"{means['input_psnr']:.2f}" if "input_psnr" in means else "-"
     if "input_ssim" in means:
@@ -143,16 +153,7 @@ def _row(result: Result) -> tuple[str, ...]:
 def _notes(results: Sequence[Result]) -> list[str]:
     notes = []
     for result in results:
-        if result.data_set and not result.complete:
-            notes.append(
-                f"{result.data_set.title}: {len(result.scores):,} images, but the test split "
-                f"has {result.data_set.pairs['test']:,}: not to be compared with published scores"
-            )
-        if result.data_set and result.scores.protocol != result.data_set.protocol:
-            notes.append(
-                f"{result.data_set.title}: scored by {result.scores.protocol}, published scores by "
-                f"{result.data_set.protocol}: not to be compared"
-            )
+        notes += result.doubts
         for name in result.scores.infinite("psnr"):
             notes.append(f"{result.name}: {name} equals its target: infinite PSNR")
     return notes

@@ -65,8 +65,10 @@ def interval_text(scores: Scores) -> str:
 def comparison_text(comparison: Comparison) -> str:
     """Means with intervals, a row a method; below, the differences from the first method.
 
-    No newline at the end.
+    Of one method by a protocol: `scores_text` and `interval_text`. No newline at the end.
     """
+    if comparison.single is not None:
+        return f"{scores_text(comparison.single)}\n{interval_text(comparison.single)}"
     methods, first = comparison.methods, comparison.scores[0]
     lines = [f"{_title(first)}, {_images(len(first))}", *_means(comparison)]
     if len(methods) > 1:

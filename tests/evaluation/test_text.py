@@ -89,8 +89,12 @@ def test_too_few_images_are_told() -> None:
     assert lines[2].split() == ["a", "27.00", "-"]
     assert lines[7].split() == ["b", "+3.80", "-", "-"]
     assert lines[-1] == "no intervals and no test: 5 images, at least 6 are needed"
-    one = compared(scored("a", first(RAINY, 1)), names=names[:1])
-    assert comparison_text(one).splitlines()[-1] == ("no intervals: 1 image, at least 6 are needed")
+    niqe = Scores(names[:1], {"niqe": np.array([3.0])}, None)
+    one = Comparison([Method("a", Path("a"))], [niqe], "of no model")
+    assert comparison_text(one).splitlines()[-2:] == [
+        "no intervals: 1 image, at least 6 are needed",
+        "pristine model: of no model",
+    ]
 
 
 def test_identical_images_are_told() -> None:
@@ -129,6 +133,11 @@ def test_long_lists_of_names_end() -> None:
     printed = comparison_text(compared(scored("a", np.arange(30.0)), perfect, names=names))
     assert "08, 09 and 20 more)" in printed
     assert "10" not in printed.split("08, 09")[1].split(")")[0]
+
+
+def test_one_method_is_a_comparison_of_one() -> None:
+    one = compared(scored("a", RAINY))
+    assert comparison_text(one) == f"{scores_text(one.scores[0])}\n{interval_text(one.scores[0])}"
 
 
 def test_the_line_for_one_method() -> None:
