@@ -96,6 +96,6 @@ class Validator:
         if np.isnan(told[:, 0]).any():
             return None
         told = told[told[:, 0] >= 0]
-        numbers, *columns = told[np.argsort(told[:, 0])].T
-        names = [str(int(number)) for number in numbers]
+        _, *columns = told[np.argsort(told[:, 0])].T
+        names = [str(number) for number in range(len(self.source))]
         return Scores(names, dict(zip(FIELDS, columns, strict=True)), PROTOCOL)
