@@ -42,21 +42,21 @@ def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def sheet(rows: Sequence[Shown]) -> np.ndarray:
     """uint8 `H W 3`: a row an image, pixel by pixel: rainy, restored, clean, error."""
-    widths = [max(row.target.shape[1] for row in rows)] * len(_TITLES)
-    width = sum(widths) + _MARGIN * (len(widths) + 1)
+    cell = max(row.target.shape[1] for row in rows) + _MARGIN
+    lefts = [_MARGIN + column * cell for column in range(len(_TITLES))]
+    width = _MARGIN + len(_TITLES) * cell
     height = sum(row.target.shape[0] + _LINE + _MARGIN for row in rows) + _LINE + _MARGIN
     canvas = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
-    lefts = np.cumsum([_MARGIN, *(width + _MARGIN for width in widths[:-1])])
     for left, title in zip(lefts, _TITLES, strict=True):
-        draw.text((int(left), _MARGIN // 2), title, "black", font)
+        draw.text((left, _MARGIN // 2), title, "black", font)
     top = _LINE + _MARGIN // 2
     for row in rows:
         draw.text((_MARGIN, top + 2), _caption(row.name, row.scores), "black", font)
         top += _LINE
         errors = error_map(row.restored, row.target)
         for left, image in zip(lefts, (row.rainy, row.restored, row.target, errors), strict=True):
-            canvas.paste(Image.fromarray(np.ascontiguousarray(image)), (int(left), top))
+            canvas.paste(Image.fromarray(np.ascontiguousarray(image)), (left, top))
         top += row.target.shape[0] + _MARGIN
     return np.asarray(canvas)
 

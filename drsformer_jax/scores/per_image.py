@@ -121,19 +121,17 @@ class Scores:
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
         """Of the means of OF_RESULTS, by field; see `statistics.mean_interval`."""
-        return {
-            field: mean_interval(self.columns[field])
-            for field in OF_RESULTS
-            if field in self.columns
-        }
+        return {field: mean_interval(column) for field, column in self._of_results()}
 
     def differences(self, baseline: Scores) -> dict[str, PairedDifference]:
         """From other scores of the same images in the same order, by field of OF_RESULTS."""
         return {
-            field: paired_difference(self.columns[field], baseline.columns[field])
-            for field in OF_RESULTS
-            if field in self.columns
+            field: paired_difference(column, baseline.columns[field])
+            for field, column in self._of_results()
         }
+
+    def _of_results(self) -> list[tuple[str, np.ndarray]]:
+        return [(field, self.columns[field]) for field in OF_RESULTS if field in self.columns]
 
 
 def score(restored: np.ndarray, target: np.ndarray, protocol: str) -> dict[str, float]:
