@@ -209,8 +209,9 @@ def write_photographs(layout: Layout) -> str:
 
 def score_table(layout: Layout, protocol: str) -> ScoreTable:
     """The held-out photographs' scores: rainy, by the packaged weights, by the demo's network."""
-    from drsformer_jax.evaluation.comparison import compare_with_targets
-    from drsformer_jax.evaluation.methods import Method, paired_with_targets
+    from drsformer_jax.evaluation.comparison import Method
+    from drsformer_jax.evaluation.methods import paired_with_targets
+    from drsformer_jax.evaluation.scoring import compare_with_targets
 
     folders = {RAINY: layout.rainy, PACKAGED: layout.packaged, DEMO: layout.restored}
     methods = [Method(name, folder) for name, folder in folders.items()]

@@ -13,8 +13,7 @@ from drsformer_jax.paths import local_path
 from drsformer_jax.scores.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
-    from drsformer_jax.evaluation.comparison import Comparison
-    from drsformer_jax.evaluation.methods import Method
+    from drsformer_jax.evaluation.comparison import Comparison, Method
 
 USAGE = """drsformer score RESULTS TARGETS --protocol PROTOCOL [--json FILE] [--csv FILE]
        drsformer score [NAME=]RESULTS [NAME=]RESULTS ... TARGETS --protocol PROTOCOL
@@ -118,8 +117,8 @@ def _compared(methods: list[Method], targets: Path | None, args: argparse.Namesp
     """The scores of all methods, with a bar on the terminal."""
     from tqdm import tqdm
 
-    from drsformer_jax.evaluation.comparison import compare_niqe, compare_with_targets
     from drsformer_jax.evaluation.methods import paired_with_targets, without_targets
+    from drsformer_jax.evaluation.scoring import compare_niqe, compare_with_targets
     from drsformer_jax.scores.niqe_model import load, packaged
 
     if targets is None:

@@ -5,21 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from drsformer_jax.data.images import require_images
 from drsformer_jax.data.pairing import NamedPair, pair_by_name
 from drsformer_jax.errors import UserError
+from drsformer_jax.evaluation.comparison import Method
 from drsformer_jax.paths import local_path
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method's results: `name` is what tables call it, `path` a folder of images or one image."""
-
-    name: str
-    path: Path
 
 
 def named_methods(arguments: Sequence[str]) -> list[Method]:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from drsformer_jax.data.pairing import NamedPair
 from drsformer_jax.errors import UserError
+from drsformer_jax.evaluation.comparison import Method
 from drsformer_jax.evaluation.methods import (
-    Method,
     named_methods,
     pair_folders,
     paired_with_targets,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drsformer_jax.evaluation.comparison import Comparison
-from drsformer_jax.evaluation.methods import Method
+from drsformer_jax.evaluation.comparison import Comparison, Method
 from drsformer_jax.evaluation.text import comparison_text, interval_text, scores_text
 from drsformer_jax.scores.per_image import Scores
 from drsformer_jax.scores.statistics import mean_interval, paired_difference

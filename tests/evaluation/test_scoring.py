@@ -10,9 +10,10 @@ from PIL import Image
 
 from drsformer_jax.data.pairing import NamedPair
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation import comparison as comparing
-from drsformer_jax.evaluation.comparison import compare_niqe, compare_with_targets
-from drsformer_jax.evaluation.methods import Method, paired_with_targets
+from drsformer_jax.evaluation import scoring
+from drsformer_jax.evaluation.comparison import Method
+from drsformer_jax.evaluation.methods import paired_with_targets
+from drsformer_jax.evaluation.scoring import compare_niqe, compare_with_targets
 from drsformer_jax.scores.metrics import psnr, ssim
 from drsformer_jax.scores.niqe import niqe
 from drsformer_jax.scores.niqe_model import packaged
@@ -114,7 +115,7 @@ def test_images_too_large_for_the_memory(
         raise MemoryError("Unable to allocate 9 TiB")
 
     methods, targets = two_methods
-    monkeypatch.setattr(comparing, "score", full)
+    monkeypatch.setattr(scoring, "score", full)
     with pytest.raises(UserError, match=r"6 of 6 .*0\.png: this machine's memory is not enough"):
         compare_with_targets(methods, paired_with_targets(methods, targets), "rain200")
 
