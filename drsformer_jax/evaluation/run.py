@@ -29,7 +29,8 @@ from drsformer_jax.inference.batches import (
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.inference.ensemble import derain_eightfold
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
-from drsformer_jax.scores.per_image import Scores, score_restored
+from drsformer_jax.scores.metrics import score_restored
+from drsformer_jax.scores.per_image import Scores
 from drsformer_jax.scores.protocols import get_protocol
 
 DIRECTORY = "evaluation"

@@ -8,9 +8,10 @@ from drsformer_jax.data.images import read_rgb
 from drsformer_jax.data.pairing import NamedPair
 from drsformer_jax.errors import UserError, enumerated, out_of_memory
 from drsformer_jax.evaluation.comparison import Comparison, Method
+from drsformer_jax.scores.metrics import score
 from drsformer_jax.scores.niqe import niqe
 from drsformer_jax.scores.niqe_model import PristineModel
-from drsformer_jax.scores.per_image import Scores, score
+from drsformer_jax.scores.per_image import Scores
 from drsformer_jax.scores.protocols import get_protocol
 
 

@@ -10,10 +10,13 @@ shape, and for two images of different size. SSIM is that of Wang, Bovik, Sheikh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from drsformer_jax.errors import UserError
 from drsformer_jax.scores.protocols import ScoreProtocol, get_protocol
 
 PEAK = 255.0
@@ -64,6 +67,35 @@ def ssim(restored: np.ndarray, target: np.ndarray, protocol: str) -> float | Non
         factor = downsampling_factor(*x.shape)
         x, y = box_downsample(x, factor), box_downsample(y, factor)
     return _mean_ssim(x, y)
+
+
+def score(restored: np.ndarray, target: np.ndarray, protocol: str) -> dict[str, float]:
+    """'psnr' and, where the protocol has it, 'ssim' of uint8 (H, W, 3); errors as for these."""
+    found = {"psnr": psnr(restored, target, protocol), "ssim": ssim(restored, target, protocol)}
+    return {field: value for field, value in found.items() if value is not None}
+
+
+def score_restored(
+    pair: Mapping[str, Any], restored: np.ndarray, protocol: str
+) -> dict[str, float]:
+    """The scores of a restored image, and as 'input_psnr' and 'input_ssim' of the rainy one.
+
+    Args:
+        pair: `input` and `target`, uint8 (H, W, 3), and `name`.
+
+    Raises:
+        UserError: the pair cannot be scored.
+        ValueError: unknown protocol, or `restored` is not like the target.
+    """
+    try:
+        rainy = score(pair["input"], pair["target"], protocol)
+    except ValueError as error:
+        raise UserError(f"{pair['name']}: the rainy image cannot be scored: {error}") from error
+    try:
+        own = score(restored, pair["target"], protocol)
+    except ValueError as error:
+        raise ValueError(f"{pair['name']}: {error}") from error
+    return own | {f"input_{field}": value for field, value in rainy.items()}
 
 
 def downsampling_factor(height: int, width: int) -> int:

@@ -11,12 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from drsformer_jax.errors import UserError
-from drsformer_jax.scores.metrics import psnr, ssim
 from drsformer_jax.scores.protocols import get_protocol
 from drsformer_jax.scores.statistics import (
     Interval,
@@ -132,32 +129,3 @@ class Scores:
 
     def _of_results(self) -> list[tuple[str, np.ndarray]]:
         return [(field, self.columns[field]) for field in OF_RESULTS if field in self.columns]
-
-
-def score(restored: np.ndarray, target: np.ndarray, protocol: str) -> dict[str, float]:
-    """'psnr' and, where the protocol has it, 'ssim' of uint8 (H, W, 3); errors as for these."""
-    found = {"psnr": psnr(restored, target, protocol), "ssim": ssim(restored, target, protocol)}
-    return {field: value for field, value in found.items() if value is not None}
-
-
-def score_restored(
-    pair: Mapping[str, Any], restored: np.ndarray, protocol: str
-) -> dict[str, float]:
-    """The scores of a restored image, and as 'input_psnr' and 'input_ssim' of the rainy one.
-
-    Args:
-        pair: `input` and `target`, uint8 (H, W, 3), and `name`.
-
-    Raises:
-        UserError: the pair cannot be scored.
-        ValueError: unknown protocol, or `restored` is not like the target.
-    """
-    try:
-        rainy = score(pair["input"], pair["target"], protocol)
-    except ValueError as error:
-        raise UserError(f"{pair['name']}: the rainy image cannot be scored: {error}") from error
-    try:
-        own = score(restored, pair["target"], protocol)
-    except ValueError as error:
-        raise ValueError(f"{pair['name']}: {error}") from error
-    return own | {f"input_{field}": value for field, value in rainy.items()}

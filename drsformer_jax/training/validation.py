@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -13,7 +14,7 @@ from drsformer_jax.inference.batches import BatchDerainer, Restored, restore_gro
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
-from drsformer_jax.scores.per_image import Scores, score_restored
+from drsformer_jax.scores.metrics import score_restored
 from drsformer_jax.training.loop import Attempt
 from drsformer_jax.training.processes import gather
 from drsformer_jax.training.reporting import Validation
@@ -43,9 +44,9 @@ class Validator:
         scores = self._of_all_processes(own[0] if own else None)
         if own is None or scores is None:
             return None
-        psnr, rainy = (scores.means[field] for field in FIELDS)
+        psnr, rainy = (math.fsum(column) / len(column) for column in scores.T)
         return Validation(
-            scores=scores.means,
+            scores={"psnr": psnr, "input_psnr": rainy},
             summary=(
                 f"validation: {psnr:.2f} dB over {len(scores)} images, "
                 f"{psnr - rainy:+.2f} dB against the rainy ones ({PROTOCOL})"
@@ -53,15 +54,14 @@ class Validator:
             pictures=own[1],
         )
 
-    def _own_scores(
-        self, params: Params
-    ) -> tuple[dict[int, dict[str, float]], dict[str, np.ndarray]]:
-        """Scores of this process's images by their numbers; the first image as a picture."""
-        scores: dict[int, dict[str, float]] = {}
+    def _own_scores(self, params: Params) -> tuple[list[list[float]], dict[str, np.ndarray]]:
+        """FIELDS of this process's images; the first image of all as a picture."""
+        scores: list[list[float]] = []
         pictures: dict[str, np.ndarray] = {}
         for restored in self._restore(params):
             pair = restored.pair
-            scores[restored.index] = score_restored(pair, restored.image, PROTOCOL)
+            found = score_restored(pair, restored.image, PROTOCOL)
+            scores.append([found[field] for field in FIELDS])
             if restored.index == 0:
                 # Rainy, restored, target side by side; uint8 H 3W 3.
                 sides = [pair["input"], restored.image, pair["target"]]
@@ -79,23 +79,17 @@ class Validator:
         own = range(jax.process_index(), len(self.source), jax.process_count())
         return restore_grouped(derain, batches, ((index, self.source[index]) for index in own))
 
-    def _of_all_processes(self, own: dict[int, dict[str, float]] | None) -> Scores | None:
-        """The scores of all images in their order; None if a process has not got its own.
+    def _of_all_processes(self, own: list[list[float]] | None) -> np.ndarray | None:
+        """FIELDS of all n images, float64 (n, 2); None if a process has not got its own scores.
 
-        Each process sends a row for each of the images that the one with most has: its number and
-        FIELDS. What is not an image is masked by the number -1.
+        Each process sends as many rows as the one with most images has; -inf, which no PSNR is,
+        stands for an image that is not there.
         """
-        rows = np.full((-(-len(self.source) // jax.process_count()), 1 + len(FIELDS)), -1.0)
+        rows = np.full((-(-len(self.source) // jax.process_count()), len(FIELDS)), -np.inf)
         if own is None:
             rows[:] = np.nan
-        else:
-            for row, (index, scores) in enumerate(own.items()):
-                rows[row] = index, *(scores[field] for field in FIELDS)
+        elif own:
+            rows[: len(own)] = own
         # As bytes: JAX would make float32 of them.
-        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, 1 + len(FIELDS))
-        if np.isnan(told[:, 0]).any():
-            return None
-        told = told[told[:, 0] >= 0]
-        _, *columns = told[np.argsort(told[:, 0])].T
-        names = [str(number) for number in range(len(self.source))]
-        return Scores(names, dict(zip(FIELDS, columns, strict=True)), PROTOCOL)
+        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, len(FIELDS))
+        return None if np.isnan(told).any() else told[told[:, 0] > -np.inf]

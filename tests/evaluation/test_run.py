@@ -28,7 +28,7 @@ from drsformer_jax.inference import batches
 from drsformer_jax.inference.batches import Restored, restore_grouped, restore_one_by_one
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.scores.per_image import score_restored
+from drsformer_jax.scores.metrics import score_restored
 
 CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'rain200h.py'}"
 
