@@ -15,6 +15,7 @@ from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import write_json
 from drsformer_jax.models.config import PRESETS
+from drsformer_jax.tables import aligned
 
 EXIT_USAGE = 2
 SIZE_MULTIPLE = 8
@@ -135,14 +136,7 @@ def summary(record: dict[str, Any]) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they must be: the first one to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    )
+    return "\n".join(aligned((header, *rows)))
 
 
 def _plain(value: Any) -> Any:

@@ -66,12 +66,18 @@ def write_rows(destination: str | os.PathLike[str], rows: Iterable[Sequence[Any]
     write_text(destination, stream.getvalue())
 
 
-def write_json(destination: str | os.PathLike[str], document: Any) -> None:
+def write_json(
+    destination: str | os.PathLike[str], document: Any, *, ensure_ascii: bool = True
+) -> None:
     """Writes JSON in UTF-8; numbers that JSON does not know are the strings "nan" and "inf".
+
+    Args:
+      ensure_ascii: write letters beyond ASCII as escapes.
 
     OSError if the folder cannot be written.
     """
-    write_text(destination, json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_finite(document), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
+    write_text(destination, text + "\n")
 
 
 def _finite(value: Any) -> Any:

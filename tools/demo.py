@@ -209,13 +209,15 @@ def write_photographs(layout: Layout) -> str:
 
 def score_table(layout: Layout, protocol: str) -> ScoreTable:
     """The held-out photographs' scores: rainy, by the packaged weights, by the demo's network."""
-    from drsformer_jax.evaluation.dataset import score_folders
+    from drsformer_jax.evaluation.comparison import Method
+    from drsformer_jax.evaluation.methods import paired_with_targets
+    from drsformer_jax.evaluation.scoring import compare_with_targets
 
     folders = {RAINY: layout.rainy, PACKAGED: layout.packaged, DEMO: layout.restored}
-    return ScoreTable(
-        protocol,
-        {name: score_folders(folder, layout.target, protocol) for name, folder in folders.items()},
-    )
+    methods = [Method(name, folder) for name, folder in folders.items()]
+    pairs = paired_with_targets(methods, layout.target)
+    scores = compare_with_targets(methods, pairs, protocol).scores
+    return ScoreTable(protocol, dict(zip(folders, scores, strict=True)))
 
 
 def write_results(layout: Layout, table: ScoreTable) -> None:

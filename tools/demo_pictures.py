@@ -16,8 +16,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.files import atomic_path
+from drsformer_jax.scores.per_image import Scores
+from drsformer_jax.tables import aligned
 
 DOTS_PER_INCH = 100
 PANEL_INCHES = 4.0
@@ -51,55 +52,60 @@ class ScoreTable:
     """
 
     protocol: str
-    columns: Mapping[str, DatasetScore]
+    columns: Mapping[str, Scores]
 
     def psnr(self, column: str, image: str) -> float:
         """PSNR in dB of one image; KeyError if there is no such image."""
-        by_name = {score.name: score.psnr for score in self.columns[column].images}
-        return by_name[image]
+        return self._scores()[image][column]["psnr"]
 
     def header(self) -> list[str]:
         return ["photograph", *self.columns]
 
     def rows(self) -> list[list[str]]:
         """One row a photograph and their mean; cells of text, as `header`."""
-        names = [score.name for score in next(iter(self.columns.values())).images]
-        rows = [
-            [name, *(_cell(score.images[i]) for score in self.columns.values())]
-            for i, name in enumerate(names)
-        ]
-        return [*rows, ["mean", *(_cell(score.mean) for score in self.columns.values())]]
+        return [[name, *map(_cell, row.values())] for name, row in self._scores().items()]
 
     def as_text(self) -> str:
         """The aligned table, without a newline at the end."""
-        lines = [self.header(), *self.rows()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        aligned = [
-            "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        ]
-        return "\n".join([self.caption(), *aligned])
+        header = self.header()
+        lines = aligned([header, *self.rows()], left=range(len(header)), gap="   ")
+        return "\n".join([self.caption(), *lines])
 
     def as_json(self) -> str:
         """{"protocol": ..., "scores": {photograph: {column: {"psnr": dB, "ssim": ...}}}}.
 
         An infinite PSNR is the string "inf", as JSON has no infinity.
         """
-        scores: dict[str, dict[str, dict[str, float | str | None]]] = {}
-        for column, dataset in self.columns.items():
-            for image in (*dataset.images, dataset.mean):
-                psnr = "inf" if math.isinf(image.psnr) else image.psnr
-                values = {"psnr": psnr, "ssim": image.ssim}
-                scores.setdefault(image.name, {})[column] = values
+        scores = {
+            name: {
+                column: {
+                    "psnr": "inf" if math.isinf(own["psnr"]) else own["psnr"],
+                    "ssim": own.get("ssim"),
+                }
+                for column, own in row.items()
+            }
+            for name, row in self._scores().items()
+        }
         return json.dumps({"protocol": self.protocol, "scores": scores}, indent=2)
+
+    def _scores(self) -> dict[str, dict[str, dict[str, float]]]:
+        """The scores of each photograph, and of their mean, by column and field."""
+        names = [*next(iter(self.columns.values())).names, "mean"]
+        return {
+            name: {
+                column: (scores.rows[i : i + 1] or [scores.means])[0]
+                for column, scores in self.columns.items()
+            }
+            for i, name in enumerate(names)
+        }
 
     def caption(self) -> str:
         return f"PSNR / SSIM of the luminance against the target, protocol {self.protocol}"
 
 
-def _cell(score: ImageScore) -> str:
-    psnr = "identical" if math.isinf(score.psnr) else f"{score.psnr:.2f} dB"
-    return psnr if score.ssim is None else f"{psnr} / {score.ssim:.4f}"
+def _cell(score: Mapping[str, float]) -> str:
+    psnr = "identical" if math.isinf(score["psnr"]) else f"{score['psnr']:.2f} dB"
+    return f"{psnr} / {score['ssim']:.4f}" if "ssim" in score else psnr
 
 
 def draw_before_after(
@@ -169,8 +175,9 @@ def draw_score_table(path: Path, table: ScoreTable) -> None:
     for y, line in enumerate([header, *rows]):
         best = -1
         if y > 0:
-            scores = [(c.images[y - 1] if y <= len(c.images) else c.mean).psnr for c in columns]
-            best = 1 + int(np.argmax(scores))
+            best = 1 + int(
+                np.argmax([[*c.columns["psnr"], c.means["psnr"]][y - 1] for c in columns])
+            )
         for x, cell in enumerate(line):
             axes.text(
                 0.08 if x == 0 else x + 0.95,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.files import write_json
 from drsformer_jax.paths import local_path
+from drsformer_jax.tables import aligned
 
 if TYPE_CHECKING:
     from drsformer_jax.checkpoints.weights import Weights
@@ -103,14 +104,17 @@ def _lines(model: dict[str, Any]) -> list[str]:
     """The list's lines for one model."""
     if not model["packaged"]:
         keys = ("data", "score", "licence", "get")
-        return [f"network  {model['preset']}", *(f"{key:8} {model[key]}" for key in keys)]
+        rows = [("network", model["preset"]), *((key, model[key]) for key in keys)]
+        return aligned(rows, left=(0, 1))
     height, width = PICTURE
     cost = f"{model['gflops']:.1f} GFLOP for a photograph of {width}x{height}"
     if "seconds" in model:
         cost += f", {model['seconds']:.2f} s here"
     return [
         f"{model['parameters']:,} parameters, {model['bytes'] / 1e6:.1f} MB; {cost}",
-        *(f"{key:8} {model[key]}" for key in ("data", "score", "licence", "sha256")),
+        *aligned(
+            [(key, model[key]) for key in ("data", "score", "licence", "sha256")], left=(0, 1)
+        ),
     ]
 
 

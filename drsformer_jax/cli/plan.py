@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     from drsformer_jax.files import write_json
     from drsformer_jax.planning.plan import make_plan, planned_options, target_of
-    from drsformer_jax.planning.report import document, text
+    from drsformer_jax.planning.plan_report import document, text
 
     options = checked(lambda: planned_options(config.to_dict(), args.batch), "training options")
     target = target_of(topology, args.device, options)

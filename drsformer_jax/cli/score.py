@@ -13,9 +13,7 @@ from drsformer_jax.paths import local_path
 from drsformer_jax.scores.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
-    from drsformer_jax.evaluation.comparison import Comparison
-    from drsformer_jax.evaluation.methods import Method
-    from drsformer_jax.evaluation.pairing import FilePair
+    from drsformer_jax.evaluation.comparison import Comparison, Method
 
 USAGE = """drsformer score RESULTS TARGETS --protocol PROTOCOL [--json FILE] [--csv FILE]
        drsformer score [NAME=]RESULTS [NAME=]RESULTS ... TARGETS --protocol PROTOCOL
@@ -102,12 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if targets is not None and not targets.exists():
         raise UserError(f"{targets}: no such file or folder")
     _check_files(args, [*(method.path for method in methods), targets, args.niqe_model])
-    if targets is None:
-        _report(_without_targets(methods, args.niqe_model), args)
-    elif len(methods) == 1:
-        _one_method(methods[0].path, targets, args)
-    else:
-        _report(_with_targets(methods, targets, args.protocol), args)
+    _report(_compared(methods, targets, args), args)
     return 0
 
 
@@ -120,68 +113,34 @@ def _check_files(args: argparse.Namespace, given: Sequence[Path | None]) -> None
         raise UserError(f"--json and --csv both name {args.csv}: give each a file of its own")
 
 
-def _one_method(results: Path, targets: Path, args: argparse.Namespace) -> None:
+def _compared(methods: list[Method], targets: Path | None, args: argparse.Namespace) -> Comparison:
+    """The scores of all methods, with a bar on the terminal."""
     from tqdm import tqdm
 
-    from drsformer_jax.evaluation.comparison_report import interval_line
-    from drsformer_jax.evaluation.dataset import score_pairs
-    from drsformer_jax.evaluation.report import format_table, write_csv, write_json
-
-    pairs = _pairs(results, targets)
-    # disable=None: no bar where stderr is no terminal.
-    with tqdm(total=len(pairs), unit="image", leave=False, disable=None) as bar:
-        score = score_pairs(pairs, args.protocol, on_image=lambda _: bar.update())
-    print(format_table(score))
-    print(interval_line(score))
-    write_report("--json", args.json, lambda path: write_json(path, score))
-    write_report("--csv", args.csv, lambda path: write_csv(path, score))
-
-
-def _pairs(results: Path, targets: Path) -> list[FilePair]:
-    """The pairs of two folders, or of two files, whose names are then free."""
-    from drsformer_jax.evaluation.pairing import FilePair, pair_folders
-
-    if results.is_dir() != targets.is_dir():
-        raise UserError(
-            f"RESULTS and TARGETS must be two folders or two images, but one of {results} and "
-            f"{targets} is a folder and the other a file"
-        )
-    if results.is_dir():
-        return pair_folders(results, targets)
-    return [FilePair(results.stem, results, targets)]
-
-
-def _with_targets(methods: list[Method], targets: Path, protocol: str) -> Comparison:
-    from tqdm import tqdm
-
-    from drsformer_jax.evaluation.comparison import compare_with_targets
-    from drsformer_jax.evaluation.methods import paired_with_targets
-
-    pairs = paired_with_targets(methods, targets)
-    with tqdm(total=sum(map(len, pairs)), unit="image", leave=False, disable=None) as bar:
-        return compare_with_targets(methods, pairs, protocol, on_image=lambda _: bar.update())
-
-
-def _without_targets(methods: list[Method], model_file: Path | None) -> Comparison:
-    from tqdm import tqdm
-
-    from drsformer_jax.evaluation.comparison import compare_niqe
-    from drsformer_jax.evaluation.methods import without_targets
+    from drsformer_jax.evaluation.methods import paired_with_targets, without_targets
+    from drsformer_jax.evaluation.scoring import compare_niqe, compare_with_targets
     from drsformer_jax.scores.niqe_model import load, packaged
 
-    model = packaged() if model_file is None else load(model_file)
-    pairs = without_targets(methods)
+    if targets is None:
+        model = packaged() if args.niqe_model is None else load(args.niqe_model)
+        pairs = without_targets(methods)
+    else:
+        pairs = paired_with_targets(methods, targets)
+    # disable=None: no bar where stderr is no terminal.
     with tqdm(total=sum(map(len, pairs)), unit="image", leave=False, disable=None) as bar:
-        return compare_niqe(methods, pairs, model, on_image=lambda _: bar.update())
+        if targets is None:
+            return compare_niqe(methods, pairs, model, on_image=bar.update)
+        return compare_with_targets(methods, pairs, args.protocol, on_image=bar.update)
 
 
 def _report(comparison: Comparison, args: argparse.Namespace) -> None:
-    from drsformer_jax.evaluation.comparison_files import (
-        write_comparison_csv,
-        write_comparison_json,
-    )
-    from drsformer_jax.evaluation.comparison_report import format_comparison
+    from drsformer_jax.evaluation.documents import comparison_document, comparison_rows
+    from drsformer_jax.evaluation.text import comparison_text
+    from drsformer_jax.files import write_json, write_rows
 
-    print(format_comparison(comparison))
-    write_report("--json", args.json, lambda path: write_comparison_json(path, comparison))
-    write_report("--csv", args.csv, lambda path: write_comparison_csv(path, comparison))
+    def write_document(path: Path) -> None:
+        write_json(path, comparison_document(comparison), ensure_ascii=False)
+
+    print(comparison_text(comparison))
+    write_report("--json", args.json, write_document)
+    write_report("--csv", args.csv, lambda path: write_rows(path, comparison_rows(comparison)))

@@ -52,6 +52,14 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return images
 
 
+def require_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """As `list_images`; UserError, too, if there is none."""
+    paths = list_images(folder)
+    if not paths:
+        raise UserError(f"{folder}: no images in this folder")
+    return paths
+
+
 def holds_images(folder: Path) -> bool:
     """Whether `list_images` would find any; False, too, where there is no such folder."""
     suffixes = picture_suffixes()

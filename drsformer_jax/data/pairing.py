@@ -26,7 +26,7 @@ _VERSION = re.compile(r"(?<=.)_\d+$")
 
 @dataclass(frozen=True)
 class NamedPair:
-    """A rainy file and its clean one; `name` is the rainy file's, without suffix."""
+    """A rainy or restored file and its clean one; `name` is the first's, without suffix."""
 
     name: str
     input: Path

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 
-from drsformer_jax.data.images import list_images, read_rgb
+from drsformer_jax.data.images import read_rgb, require_images
 from drsformer_jax.data.layout import INPUTS, TARGETS, Split, find_split
 from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError, enumerated
@@ -118,7 +118,9 @@ class PairedFolder:
         input_dir = input_dir or (known and known.input_dir) or INPUTS[0]
         target_dir = target_dir or (known and known.target_dir) or TARGETS[0]
         self._decode = image_cache(cache)
-        pairing = pair_by_name(_images(self.root / input_dir), _images(self.root / target_dir))
+        pairing = pair_by_name(
+            require_images(self.root / input_dir), require_images(self.root / target_dir)
+        )
         self.paths = [(pair.input, pair.target) for pair in pairing.pairs]
         self.names = [pair.name for pair in pairing.pairs]
         self._orphans = [*pairing.lone_inputs, *pairing.lone_targets]
@@ -194,7 +196,7 @@ class HalvedImages:
     ) -> None:
         self.root = Path(root)
         self._decode = image_cache(cache)
-        self._paths = _images(self.root)
+        self._paths = require_images(self.root)
         self.names = [path.stem for path in self._paths]
         problems = names_used_twice(self._paths)
         if verify:
@@ -237,13 +239,6 @@ def names_used_twice(paths: Sequence[Path]) -> list[str]:
         for path in paths
         if first.setdefault(path.stem, path) is not path
     ]
-
-
-def _images(folder: Path) -> list[Path]:
-    paths = list_images(folder)
-    if not paths:
-        raise UserError(f"{folder}: no images in this folder")
-    return paths
 
 
 def undecodable(

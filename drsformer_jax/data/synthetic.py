@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drsformer_jax.data.images import list_images
+from drsformer_jax.data.images import require_images
 from drsformer_jax.data.rain import LEVELS, add_rain, sample_rain
 from drsformer_jax.data.sources import Pair, image_cache, raise_problems, undecodable
 from drsformer_jax.errors import UserError
@@ -88,10 +88,7 @@ class SyntheticRain:
 
     def _folder(self, folder: Path) -> list[tuple[str, np.ndarray | Path]]:
         """Names and paths of a folder's photographs, all of them checked."""
-        paths = list_images(folder)
-        if not paths:
-            raise UserError(f"{folder}: no images in this folder")
-
+        paths = require_images(folder)
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             raise_problems(folder, undecodable(paths, self._decode, pool))
         return [(path.stem, path) for path in paths]

@@ -101,13 +101,18 @@ class _Group:
     rainy pixels.
     """
 
+    split: str
     target: Path
     inputs: list[Path]
     picture: Picture | None = None
     sizes: list[str] = dataclasses.field(default_factory=list)
     scores: list[float] = dataclasses.field(default_factory=list)
     rainy: dict[Path, bytes] = dataclasses.field(default_factory=dict)
-    faults: list[tuple[str, tuple[Path, ...], str]] = dataclasses.field(default_factory=list)
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+
+    def note(self, kind: str, message: str, *files: Path) -> None:
+        """Adds a fault."""
+        self.faults.append(Fault(kind, self.split, tuple(map(str, files)), message))
 
 
 def verify(
@@ -135,11 +140,7 @@ def verify(
     _read_all([group for split in groups.values() for group in split], protocol, on_file)
     reports = {}
     for name, read in groups.items():
-        faults += [
-            Fault(kind, name, tuple(map(str, files)), message)
-            for group in read
-            for kind, files, message in group.faults
-        ]
+        faults += [fault for group in read for fault in group.faults]
         reports[name] = _report(name, read, schemes[name], data_set)
         faults += _against_known(name, reports[name], protocol)
         faults += _duplicates(name, read, reports[name].compared)
@@ -158,7 +159,7 @@ def verify(
 def _groups(name: str, split: Split, faults: list[Fault]) -> tuple[list[_Group], str]:
     """The pairs of a split, and how their names pair; files that pair with none are faults."""
     if split.input_dir is None or split.target_dir is None:
-        return [_Group(path, []) for path in list_images(split.root)], "one file"
+        return [_Group(name, path, []) for path in list_images(split.root)], "one file"
     inputs = list_images(split.root / split.input_dir)
     targets = list_images(split.root / split.target_dir)
     pairing = pair_by_name(inputs, targets)
@@ -170,7 +171,7 @@ def _groups(name: str, split: Split, faults: list[Fault]) -> tuple[list[_Group],
         faults.append(Fault("partner", name, (message.partition(":")[0],), message))
     groups: dict[Path, _Group] = {}
     for pair in pairing.pairs:
-        groups.setdefault(pair.target, _Group(pair.target, [])).inputs.append(pair.input)
+        groups.setdefault(pair.target, _Group(name, pair.target, [])).inputs.append(pair.input)
     return list(groups.values()), pairing.scheme
 
 
@@ -193,7 +194,7 @@ def _read(group: _Group, protocol: str) -> None:
             pair = HalvedImages.of_file(group.target)
             target, halves = pair["target"], pair["input"]
     except UserError as error:
-        group.faults.append(("unreadable", (group.target,), str(error)))
+        group.note("unreadable", str(error), group.target)
         for path in group.inputs:
             _note_unreadable(group, path)
         return
@@ -204,12 +205,12 @@ def _read(group: _Group, protocol: str) -> None:
             continue
         if rainy.shape != target.shape:
             sizes = f"{path} is {_size(rainy)} but {group.target} is {_size(target)}"
-            group.faults.append(("size", (path, group.target), sizes))
+            group.note("size", sizes, path, group.target)
             continue
         group.rainy[path] = digest(rainy)
         group.sizes.append(_size(target))
         if group.rainy[path] == group.picture.digest:
-            group.faults.append(("no_rain", (path,), f"{path}: is its target, pixel by pixel"))
+            group.note("no_rain", f"{path}: is its target, pixel by pixel", path)
         else:
             group.scores.append(psnr(rainy, target, protocol))
 
@@ -219,7 +220,7 @@ def _note_unreadable(group: _Group, path: Path) -> np.ndarray | None:
     try:
         return read_rgb(path)
     except UserError as error:
-        group.faults.append(("unreadable", (path,), str(error)))
+        group.note("unreadable", str(error), path)
         return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from drsformer_jax.datasets.verification import KINDS, Fault, SplitReport, Verification
 from drsformer_jax.errors import one_line
+from drsformer_jax.tables import aligned
 
 # Of each kind; the JSON file has all.
 MOST_SHOWN = 10
@@ -16,13 +17,7 @@ _SIZES_SHOWN = 3
 
 def document(found: Verification) -> dict[str, Any]:
     """All that was found: root, data_set, protocol, splits by name, faults."""
-    return {
-        "root": str(found.root),
-        "data_set": found.data_set,
-        "protocol": found.protocol,
-        "splits": {name: dataclasses.asdict(split) for name, split in found.splits.items()},
-        "faults": [dataclasses.asdict(fault) for fault in found.faults],
-    }
+    return dataclasses.asdict(found) | {"root": str(found.root)}
 
 
 def text(found: Verification) -> str:
@@ -31,7 +26,7 @@ def text(found: Verification) -> str:
         ("split", "pairs", "expected", "clean images", "names", "rainy PSNR dB", "known")
     ]
     rows += [_row(name, split) for name, split in found.splits.items()]
-    lines = [*_aligned(rows), f"protocol of PSNR: {found.protocol}"]
+    lines = [*aligned(rows, left=(0, 4)), f"protocol of PSNR: {found.protocol}"]
     for name, split in found.splits.items():
         lines.append(one_line(f"{name}: {_listed(split.sizes)}; {_listed(split.suffixes)}"))
     if len(found.splits) == 1:
@@ -59,17 +54,6 @@ def _row(name: str, split: SplitReport) -> tuple[str, ...]:
         number(split.input_psnr, ".2f"),
         number(split.known_input_psnr, ".2f"),
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column in (0, 4) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _listed(counts: dict[str, int]) -> str:

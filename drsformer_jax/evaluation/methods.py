@@ -5,21 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from drsformer_jax.data.images import list_images
+from drsformer_jax.data.images import require_images
+from drsformer_jax.data.pairing import NamedPair, pair_by_name
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.pairing import FilePair, pair_folders
+from drsformer_jax.evaluation.comparison import Method
 from drsformer_jax.paths import local_path
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method's results: `name` is what tables call it, `path` a folder of images or one image."""
-
-    name: str
-    path: Path
 
 
 def named_methods(arguments: Sequence[str]) -> list[Method]:
@@ -56,7 +48,7 @@ def named_methods(arguments: Sequence[str]) -> list[Method]:
     return [Method(name, path) for name, path in zip(names, paths, strict=True)]
 
 
-def paired_with_targets(methods: Sequence[Method], targets: Path) -> list[list[FilePair]]:
+def paired_with_targets(methods: Sequence[Method], targets: Path) -> list[list[NamedPair]]:
     """Each method's pairs with the targets; all methods have the same images in the same order.
 
     Folders pair by name (`pair_folders`); single image files, one a method, have free names.
@@ -65,50 +57,79 @@ def paired_with_targets(methods: Sequence[Method], targets: Path) -> list[list[F
         UserError: files are mixed with folders, or images lack their partner; all that is missing
             is named, of all methods.
     """
-    _check_kinds([*(method.path for method in methods), targets], "RESULTS and TARGETS")
+    single = len(methods) == 1
+    kinds = "two folders or two images" if single else "all folders or all images"
+    _check_kinds(
+        [*(method.path for method in methods), targets], f"RESULTS and TARGETS must be {kinds}"
+    )
     if not targets.is_dir():
-        return [[FilePair(targets.stem, method.path, targets)] for method in methods]
-    return _aligned(methods, [_partners(method, targets) for method in methods])
+        name = methods[0].path.stem if single else targets.stem
+        return [[NamedPair(name, method.path, targets)] for method in methods]
+    return _of_the_same_images(methods, targets)
 
 
-def without_targets(methods: Sequence[Method]) -> list[list[FilePair]]:
+def without_targets(methods: Sequence[Method]) -> list[list[NamedPair]]:
     """Each method's images, where there is no target; `target` is the first method's image.
 
     All methods have the same images, by name, in the same order; errors as for
     `paired_with_targets`.
     """
-    first, *others = methods
-    _check_kinds([method.path for method in methods], "RESULTS")
-    if not first.path.is_dir():
-        return [[FilePair(first.path.stem, method.path, first.path)] for method in methods]
-    images = list_images(first.path)
-    if not images:
-        raise UserError(f"{first.path}: no images in this folder")
+    first = methods[0].path
+    _check_kinds([method.path for method in methods], "RESULTS must be all folders or all images")
+    if not first.is_dir():
+        return [[NamedPair(first.stem, method.path, first)] for method in methods]
+    images = require_images(first)
     suffix_counts = len({path.stem for path in images}) < len(images)
-    own = [FilePair(path.name if suffix_counts else path.stem, path, path) for path in images]
-    return _aligned(methods, [own, *(_partners(method, first.path) for method in others)])
+    own = [NamedPair(path.name if suffix_counts else path.stem, path, path) for path in images]
+    return _of_the_same_images(methods, first, own)
 
 
-def _partners(method: Method, targets: Path) -> list[FilePair] | UserError:
-    """The pairs, or the error: so that those of all methods can be told at once."""
-    try:
-        return pair_folders(method.path, targets)
-    except UserError as error:
-        return error
+def pair_folders(results: Path, targets: Path) -> list[NamedPair]:
+    """Pairs the images of two folders by file name, in any of the schemes of `data.pairing`.
 
-
-def _aligned(
-    methods: Sequence[Method], found: Sequence[list[FilePair] | UserError]
-) -> list[list[FilePair]]:
-    """The pairs of all methods, in the order of the first method's.
+    Returns:
+        the pairs, sorted by name; at least one.
 
     Raises:
-        UserError: one of `found`, or a method lacks an image that another one has.
+        UserError: a path is no folder, holds no image, or holds a name twice; or images lack their
+            partner, on either side, in which case the message names every one of them.
     """
-    faults = list(dict.fromkeys(str(item) for item in found if isinstance(item, UserError)))
+    pairing = pair_by_name(require_images(results), require_images(targets))
+    if pairing.ambiguous:
+        raise UserError("; ".join(pairing.ambiguous))
+    missing = [
+        f"{folder} has no partner for {', '.join(sorted(path.stem for path in lone))}"
+        for folder, lone in ((results, pairing.lone_targets), (targets, pairing.lone_inputs))
+        if lone
+    ]
+    if missing:
+        raise UserError(
+            "images are paired by file name, but " + " and ".join(missing) + " (rename or remove)"
+        )
+    return list(pairing.pairs)
+
+
+def _of_the_same_images(
+    methods: Sequence[Method], targets: Path, first: list[NamedPair] | None = None
+) -> list[list[NamedPair]]:
+    """Each method's pairs with a folder, in the order of the first method's.
+
+    Args:
+        first: those of the first method, if they are known.
+
+    Raises:
+        UserError: what `pair_folders` says of the methods, of all at once; or a method lacks an
+            image that another one has.
+    """
+    pairs = [] if first is None else [first]
+    faults: list[str] = []
+    for method in methods[len(pairs) :]:
+        try:
+            pairs.append(pair_folders(method.path, targets))
+        except UserError as error:
+            faults.append(str(error))
     if faults:
-        raise UserError("; ".join(faults))
-    pairs = [item for item in found if not isinstance(item, UserError)]
+        raise UserError("; ".join(dict.fromkeys(faults)))
     # A target tells which image it is, whatever a method calls its own; but a data set may have
     # several rainy images of one target, and then only the name can tell.
     by_target = all(len({pair.target for pair in own}) == len(own) for own in pairs)
@@ -124,14 +145,11 @@ def _aligned(
     return [[own[key] for key in keyed[0]] for own in keyed]
 
 
-def _check_kinds(paths: Sequence[Path], what: str) -> None:
+def _check_kinds(paths: Sequence[Path], rule: str) -> None:
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if not path.is_dir()]
     if folders and files:
-        raise UserError(
-            f"{what} must be all folders or all images, but {folders[0]} is a folder and "
-            f"{files[0]} a file"
-        )
+        raise UserError(f"{rule}, but {folders[0]} is a folder and {files[0]} a file")
 
 
 def _distinct(chosen: Sequence[str], paths: Sequence[Path]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from drsformer_jax.data.sets import DataSet
-from drsformer_jax.evaluation.dataset import DatasetScore
+from drsformer_jax.scores.per_image import Scores
+from drsformer_jax.tables import aligned
+from drsformer_jax.tables import markdown as markdown_table
 
 _HEADER = (
     "data set", "images", "protocol", "PSNR dB", "SSIM", "paper", "difference", "rainy", "s/image",
@@ -17,7 +20,7 @@ _HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The score of one data set.
+    """The scores of one data set.
 
     Attributes:
       name: as asked for.
@@ -26,21 +29,31 @@ class Result:
 
     name: str
     data_set: DataSet | None
-    score: DatasetScore
+    scores: Scores
 
     @property
     def complete(self) -> bool:
         """Whether it has as many images as the published score is the mean of."""
-        return self.data_set is not None and len(self.score.images) == self.data_set.pairs["test"]
+        return self.data_set is not None and len(self.scores) == self.data_set.pairs["test"]
 
     @property
-    def comparable(self) -> bool:
-        """Whether the published score is of the same images, by the same protocol."""
-        return (
-            self.complete
-            and self.data_set is not None
-            and self.score.protocol == self.data_set.protocol
-        )
+    def doubts(self) -> list[str]:
+        """Why the published score is not to be compared: other images, or another protocol."""
+        data_set, own, count = self.data_set, self.scores.protocol, len(self.scores)
+        if data_set is None:
+            return []
+        found = []
+        if not self.complete:
+            found.append(
+                f"{data_set.title}: {count:,} images, but the test split has "
+                f"{data_set.pairs['test']:,}: not to be compared with published scores"
+            )
+        if own != data_set.protocol:
+            found.append(
+                f"{data_set.title}: scored by {own}, published scores by {data_set.protocol}: not "
+                "to be compared"
+            )
+        return found
 
     @property
     def published(self) -> tuple[float, float] | None:
@@ -50,8 +63,8 @@ class Result:
     @property
     def seconds(self) -> float | None:
         """Median time of an image: compiling, in the first of each size, does not count."""
-        seconds = [image.seconds for image in self.score.images if image.seconds is not None]
-        return statistics.median(seconds) if seconds else None
+        seconds = self.scores.columns.get("seconds")
+        return None if seconds is None else float(np.median(seconds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,22 +98,13 @@ class Setting:
 
 def table(results: Sequence[Result], setting: Setting) -> str:
     """For the terminal."""
-    rows = [_HEADER, *(_row(result) for result in results)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in (0, 2) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned([_HEADER, *map(_row, results)], left=(0, 2))
     return "\n".join([setting.text(), "", *lines, *_notes(results)])
 
 
 def markdown(results: Sequence[Result], setting: Setting) -> str:
     """The same as a Markdown document."""
-    rows = [_HEADER, ("---",) * len(_HEADER), *(_row(result) for result in results)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines = markdown_table([_HEADER, *map(_row, results)])
     return "\n".join([setting.text(), "", *lines, "", *_notes(results)]).rstrip() + "\n"
 
 
@@ -108,18 +112,14 @@ def document(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
     """The same as a JSON document, without the images (they have files of their own)."""
 
     def one(result: Result) -> dict[str, Any]:
-        mean = result.score.mean
-        published = result.published
+        means, published = result.scores.means, result.published
         return {
             "name": result.name,
             "data_set": result.data_set.name if result.data_set else None,
-            "images": len(result.score.images),
+            "images": len(result.scores),
             "complete": result.complete,
-            "protocol": result.score.protocol,
-            "psnr": mean.psnr,
-            "ssim": mean.ssim,
-            "input_psnr": mean.input_psnr,
-            "input_ssim": mean.input_ssim,
+            "protocol": result.scores.protocol,
+            **{field: means.get(field) for field in ("psnr", "ssim", "input_psnr", "input_ssim")},
             "published": {"psnr": published[0], "ssim": published[1]} if published else None,
             "median_seconds": result.seconds,
         }
@@ -128,21 +128,21 @@ def document(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    mean, published = result.score.mean, result.published
+    means, published = result.scores.means, result.published
     paper = difference = "-"
     if published:
         paper = f"{published[0]:.2f} / {published[1]:.4f}"
-    if published and result.comparable and mean.ssim is not None:
-        difference = f"{mean.psnr - published[0]:+.2f} / {mean.ssim - published[1]:+.4f}"
-    rainy = "-" if mean.input_psnr is None else f"{mean.input_psnr:.2f}"
-    if mean.input_psnr is not None and mean.input_ssim is not None:
-        rainy += f" / {mean.input_ssim:.4f}"
+    if published and not result.doubts and "ssim" in means:
+        difference = f"{means['psnr'] - published[0]:+.2f} / {means['ssim'] - published[1]:+.4f}"
+    rainy = f"{means['input_psnr']:.2f}" if "input_psnr" in means else "-"
+    if "input_ssim" in means:
+        rainy += f" / {means['input_ssim']:.4f}"
     return (
         result.data_set.title if result.data_set else result.name,
-        f"{len(result.score.images):,}",
-        result.score.protocol,
-        f"{mean.psnr:.2f}",
-        "-" if mean.ssim is None else f"{mean.ssim:.4f}",
+        f"{len(result.scores):,}",
+        str(result.scores.protocol),
+        f"{means['psnr']:.2f}",
+        f"{means['ssim']:.4f}" if "ssim" in means else "-",
         paper,
         difference,
         rainy,
@@ -153,16 +153,7 @@ def _row(result: Result) -> tuple[str, ...]:
 def _notes(results: Sequence[Result]) -> list[str]:
     notes = []
     for result in results:
-        if result.data_set and not result.complete:
-            notes.append(
-                f"{result.data_set.title}: {len(result.score.images):,} images, but the test split "
-                f"has {result.data_set.pairs['test']:,}: not to be compared with published scores"
-            )
-        if result.data_set and result.score.protocol != result.data_set.protocol:
-            notes.append(
-                f"{result.data_set.title}: scored by {result.score.protocol}, published scores by "
-                f"{result.data_set.protocol}: not to be compared"
-            )
-        for name in result.score.identical:
+        notes += result.doubts
+        for name in result.scores.infinite("psnr"):
             notes.append(f"{result.name}: {name} equals its target: infinite PSNR")
     return notes

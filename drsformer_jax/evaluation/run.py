@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,11 @@ from drsformer_jax.data.images import write_png
 from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import Pair, PairSource
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore, evaluate
+from drsformer_jax.evaluation.documents import scores_document, scores_rows
 from drsformer_jax.evaluation.pictures import Shown, can_draw_histogram, sheet, write_histogram
-from drsformer_jax.evaluation.report import format_table, write_csv, write_json
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
-from drsformer_jax.files import write_json as write_document
-from drsformer_jax.files import write_text
+from drsformer_jax.evaluation.text import scores_text
+from drsformer_jax.files import write_json, write_rows, write_text
 from drsformer_jax.inference.batches import (
     BatchDerainer,
     Restored,
@@ -29,6 +29,8 @@ from drsformer_jax.inference.batches import (
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.inference.ensemble import derain_eightfold
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.scores.metrics import score_restored
+from drsformer_jax.scores.per_image import Scores
 from drsformer_jax.scores.protocols import get_protocol
 
 DIRECTORY = "evaluation"
@@ -36,6 +38,9 @@ RESTORED = "restored"  # images, in it or in the folder of their set
 
 # Of the best and of the worst images.
 PICTURES = 4
+
+# Restores numbered pairs.
+Restorer = Callable[[Iterator[tuple[int, Pair]]], Iterator[Restored]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +107,9 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
     results, texts = [], []
     for task in tasks:
         folder = workdir / DIRECTORY / ("" if own else task.name)
-        score = _evaluate(task, restore, folder)
-        texts.append(f"{task.name}, {format_table(score, per_image=True)}\n")
-        results.append(Result(task.name, task.data_set, score))
+        scores = evaluate(task, restore, folder)
+        texts.append(f"{task.name}, {scores_text(scores, per_image=True)}\n")
+        results.append(Result(task.name, task.data_set, scores))
     device = jax.local_devices()[0]
     setting = Setting(
         weights=f"newest weights of {workdir}",
@@ -114,16 +119,14 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
         ensemble=options.ensemble,
         devices=f"{jax.local_device_count()} x {device.device_kind}",
     )
-    write_document(workdir / DIRECTORY / "results.json", document(results, setting))
+    write_json(workdir / DIRECTORY / "results.json", document(results, setting))
     write_text(workdir / DIRECTORY / "results.md", markdown(results, setting))
     note = "" if can_draw_histogram() else " (no histogram: pip install 'drsformer_jax[demo]')"
     texts += [table(results, setting), f"written to {workdir / DIRECTORY}{note}"]
     return "\n".join(texts)
 
 
-def _restorer(
-    derain: Derainer, options: Options
-) -> Callable[[Iterator[tuple[int, Pair]]], Iterator[Restored]]:
+def _restorer(derain: Derainer, options: Options) -> Restorer:
     """The function that restores numbered pairs."""
     import jax
 
@@ -137,50 +140,49 @@ def _restorer(
     return partial(restore_grouped, derain, batches)
 
 
-def _evaluate(
-    task: Task,
-    restore: Callable[[Iterator[tuple[int, Pair]]], Iterator[Restored]],
-    folder: Path,
-) -> DatasetScore:
-    """Scores a source and writes all files about it."""
+def evaluate(task: Task, restore: Restorer, folder: Path) -> Scores:
+    """Scores a source's images, restored and rainy, and writes all files about them.
+
+    Args:
+      restore: gives the restored pairs in any order; the scores are in that of their numbers.
+
+    Raises:
+      UserError: there are none; or a pair cannot be scored (sizes differ, or too small for the
+        protocol), named.
+      ValueError: a restored image is not like its target.
+    """
     restored_folder = folder / RESTORED
     restored_folder.mkdir(parents=True, exist_ok=True)
     for stale in restored_folder.glob("*.png"):
         stale.unlink()
-    shown = _Extremes(PICTURES)
+    rows: dict[int, tuple[str, dict[str, float]]] = {}
+    best: list[Shown] = []
+    worst: list[Shown] = []
     pairs = ((index, task.source[index]) for index in range(len(task.source)))
     with tqdm(
         total=len(task.source), desc=task.name, unit="image", leave=False, disable=None
     ) as bar:
-
-        def keep(score: ImageScore, restored: Restored) -> None:
-            write_png(restored_folder / f"{score.name}.png", restored.image)
-            shown.add(Shown(score, restored.pair["input"], restored.image, restored.pair["target"]))
+        for restored in restore(pairs):
+            pair, name = restored.pair, str(restored.pair["name"])
+            row = score_restored(pair, restored.image, task.protocol)
+            rows[restored.index] = name, row | {"seconds": restored.seconds}
+            write_png(restored_folder / f"{name}.png", restored.image)
+            shown = Shown(name, row, pair["input"], restored.image, pair["target"])
+            best = heapq.nlargest(PICTURES, [*best, shown], key=_psnr)
+            worst = heapq.nsmallest(PICTURES, [*worst, shown], key=_psnr)
             bar.update()
-
-        score = evaluate(restore(pairs), task.protocol, on_image=keep)
-    write_json(folder / "scores.json", score)
-    write_csv(folder / "scores.csv", score)
-    write_png(folder / "worst.png", sheet(shown.worst))
-    write_png(folder / "best.png", sheet(shown.best))
+    if not rows:
+        raise UserError("nothing to score: the data set holds no image pairs")
+    names, in_order = zip(*(rows[index] for index in sorted(rows)), strict=True)
+    scores = Scores.of_rows(names, in_order, task.protocol)
+    write_json(folder / "scores.json", scores_document(scores), ensure_ascii=False)
+    write_rows(folder / "scores.csv", scores_rows(scores))
+    write_png(folder / "worst.png", sheet(worst))
+    write_png(folder / "best.png", sheet(best))
     if can_draw_histogram():
-        write_histogram(folder / "histogram.png", score, task.name)
-    return score
-
-
-class _Extremes:
-    """The images with the highest and the lowest PSNR of many."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.best: list[Shown] = []
-        self.worst: list[Shown] = []
-
-    def add(self, shown: Shown) -> None:
-        """Takes another image into account."""
-        self.best = sorted([*self.best, shown], key=_psnr, reverse=True)[: self.count]
-        self.worst = sorted([*self.worst, shown], key=_psnr)[: self.count]
+        write_histogram(folder / "histogram.png", scores, task.name)
+    return scores
 
 
 def _psnr(shown: Shown) -> float:
-    return shown.score.psnr
+    return shown.scores["psnr"]

@@ -11,10 +11,10 @@ from typing import Any
 from drsformer_jax.parity.comparison import (
     GRADIENT_FACTOR,
     ModuleResult,
-    SelectionDifference,
     beyond,
 )
 from drsformer_jax.parity.jax_network import SignFlips
+from drsformer_jax.tables import aligned
 
 _PACKAGES = ("drsformer_jax", "jax", "jaxlib", "flax", "numpy", "torch")
 
@@ -168,30 +168,33 @@ def _version(package: str) -> str | None:
 
 
 def _settings_table(settings: dict[str, Any]) -> str:
-    width = max(map(len, settings))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in settings.items())
+    return "\n".join(aligned([(name, str(settings[name])) for name in settings], left=(0, 1)))
 
 
 def _table(title: str, results: Sequence[ModuleResult], *, choices: bool) -> str:
-    width = max(len(title), *(len(result.name) for result in results))
-    header = f"{title:<{width}}  {'':<13}  {'shape':>15}  {'max abs':>8}  {'rel. L2':>8}"
-    lines = [header + ("  top-k" if choices else "")]
+    # The widths that most tables have, so that those below one another are alike.
+    header = [title, " " * 13, f"{'shape':>15}", f"{'max abs':>8}", f"{'rel. L2':>8}"]
+    rows = [[*header, *["top-k"] * choices, ""]]
     for result in results:
-        shape = "x".join(map(str, result.shape))
-        line = f"{result.name:<{width}}  {result.kind:<13}  {shape:>15}"
         found = result.difference
-        if found is None:
-            line += f"  {'-':>8}  {'-':>8}"
-        else:
-            line += f"  {found.max_abs:>8.1e}  {found.relative_l2:>8.1e}"
-        if choices:
-            line += f"  {_choices(result.selection) if result.kind == 'TKSA' else '':>5}"
-        lines.append(f"{line}{'' if result.within else '  beyond'}".rstrip())
-    return "\n".join(lines)
+        rows.append(
+            [
+                result.name,
+                result.kind,
+                "x".join(map(str, result.shape)),
+                "-" if found is None else f"{found.max_abs:.1e}",
+                "-" if found is None else f"{found.relative_l2:.1e}",
+                *[_choices(result)] * choices,
+                "" if result.within else "beyond",
+            ]
+        )
+    return "\n".join(aligned(rows, left=(0, 1, len(rows[0]) - 1)))
 
 
-def _choices(selection: SelectionDifference | None) -> str:
-    return "-" if selection is None else str(selection.entries)
+def _choices(result: ModuleResult) -> str:
+    if result.kind != "TKSA":
+        return ""
+    return "-" if result.selection is None else str(result.selection.entries)
 
 
 def _reason(result: ModuleResult, tolerance: float) -> str:

@@ -10,10 +10,13 @@ shape, and for two images of different size. SSIM is that of Wang, Bovik, Sheikh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from drsformer_jax.errors import UserError
 from drsformer_jax.scores.protocols import ScoreProtocol, get_protocol
 
 PEAK = 255.0
@@ -54,7 +57,11 @@ def ssim(restored: np.ndarray, target: np.ndarray, protocol: str) -> float | Non
     restored, target = _checked_pair(restored, target)
     if not rules.has_ssim:
         return None
-    check_ssim_size(*target.shape[:2])
+    # Downsampling never leaves fewer than 192 pixels a side.
+    if min(target.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {_size(target)}"
+        )
     x, y = luminance(restored, rules), luminance(target, rules)
     if rules.downsampled_ssim:
         factor = downsampling_factor(*x.shape)
@@ -62,15 +69,33 @@ def ssim(restored: np.ndarray, target: np.ndarray, protocol: str) -> float | Non
     return _mean_ssim(x, y)
 
 
-def check_ssim_size(height: int, width: int) -> None:
-    """That an image holds at least one window of SSIM; ValueError otherwise.
+def score(restored: np.ndarray, target: np.ndarray, protocol: str) -> dict[str, float]:
+    """'psnr' and, where the protocol has it, 'ssim' of uint8 (H, W, 3); errors as for these."""
+    found = {"psnr": psnr(restored, target, protocol), "ssim": ssim(restored, target, protocol)}
+    return {field: value for field, value in found.items() if value is not None}
 
-    The size is that before downsampling, which never leaves fewer than 192 pixels a side.
+
+def score_restored(
+    pair: Mapping[str, Any], restored: np.ndarray, protocol: str
+) -> dict[str, float]:
+    """The scores of a restored image, and as 'input_psnr' and 'input_ssim' of the rainy one.
+
+    Args:
+        pair: `input` and `target`, uint8 (H, W, 3), and `name`.
+
+    Raises:
+        UserError: the pair cannot be scored.
+        ValueError: unknown protocol, or `restored` is not like the target.
     """
-    if min(height, width) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {width} x {height}"
-        )
+    try:
+        rainy = score(pair["input"], pair["target"], protocol)
+    except ValueError as error:
+        raise UserError(f"{pair['name']}: the rainy image cannot be scored: {error}") from error
+    try:
+        own = score(restored, pair["target"], protocol)
+    except ValueError as error:
+        raise ValueError(f"{pair['name']}: {error}") from error
+    return own | {f"input_{field}": value for field, value in rainy.items()}
 
 
 def downsampling_factor(height: int, width: int) -> int:

@@ -19,6 +19,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from einops import rearrange
 from scipy import ndimage, special
 
 # Pixels a side at full size; half as many at half size.
@@ -203,9 +204,7 @@ def _features(blocks: np.ndarray) -> np.ndarray:
 
 def _blocks(plane: np.ndarray, size: int) -> np.ndarray:
     """(H, W) to (B, size, size), row by row."""
-    rows, columns = plane.shape[0] // size, plane.shape[1] // size
-    blocks = plane.reshape(rows, size, columns, size).swapaxes(1, 2)
-    return blocks.reshape(rows * columns, size, size)
+    return rearrange(plane, "(r h) (c w) -> (r c) h w", h=size, w=size)
 
 
 def _windowed(plane: np.ndarray) -> np.ndarray:

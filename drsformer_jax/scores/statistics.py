@@ -22,6 +22,7 @@ Both are reproducible to the bit: the seed is fixed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +42,7 @@ MIN_IMAGES = 6
 _BATCH = 500
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Where the mean of all images that could have been taken lies, with `CONFIDENCE`."""
 
     low: float

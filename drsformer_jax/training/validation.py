@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -9,16 +10,17 @@ import numpy as np
 
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
-from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore, score_restored
 from drsformer_jax.inference.batches import BatchDerainer, Restored, restore_grouped
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.scores.metrics import score_restored
 from drsformer_jax.training.loop import Attempt
 from drsformer_jax.training.processes import gather
 from drsformer_jax.training.reporting import Validation
 
 PROTOCOL = "basicsr"
+FIELDS = ("psnr", "input_psnr")
 
 
 class Validator:
@@ -42,24 +44,24 @@ class Validator:
         scores = self._of_all_processes(own[0] if own else None)
         if own is None or scores is None:
             return None
-        mean = DatasetScore(PROTOCOL, tuple(scores)).mean
-        gain = mean.psnr - (mean.input_psnr or 0.0)
+        psnr, rainy = (math.fsum(column) / len(column) for column in scores.T)
         return Validation(
-            scores={"psnr": mean.psnr, "input_psnr": mean.input_psnr or 0.0},
+            scores={"psnr": psnr, "input_psnr": rainy},
             summary=(
-                f"validation: {mean.psnr:.2f} dB over {len(scores)} images, "
-                f"{gain:+.2f} dB against the rainy ones ({PROTOCOL})"
+                f"validation: {psnr:.2f} dB over {len(scores)} images, "
+                f"{psnr - rainy:+.2f} dB against the rainy ones ({PROTOCOL})"
             ),
             pictures=own[1],
         )
 
-    def _own_scores(self, params: Params) -> tuple[dict[int, ImageScore], dict[str, np.ndarray]]:
-        """Scores of this process's images by their numbers; the first image as a picture."""
-        scores: dict[int, ImageScore] = {}
+    def _own_scores(self, params: Params) -> tuple[list[list[float]], dict[str, np.ndarray]]:
+        """FIELDS of this process's images; the first image of all as a picture."""
+        scores: list[list[float]] = []
         pictures: dict[str, np.ndarray] = {}
         for restored in self._restore(params):
             pair = restored.pair
-            scores[restored.index] = score_restored(pair, restored.image, PROTOCOL)
+            found = score_restored(pair, restored.image, PROTOCOL)
+            scores.append([found[field] for field in FIELDS])
             if restored.index == 0:
                 # Rainy, restored, target side by side; uint8 H 3W 3.
                 sides = [pair["input"], restored.image, pair["target"]]
@@ -77,25 +79,17 @@ class Validator:
         own = range(jax.process_index(), len(self.source), jax.process_count())
         return restore_grouped(derain, batches, ((index, self.source[index]) for index in own))
 
-    def _of_all_processes(self, own: dict[int, ImageScore] | None) -> list[ImageScore] | None:
-        """The scores of all images in their order; None if a process has not got its own.
+    def _of_all_processes(self, own: list[list[float]] | None) -> np.ndarray | None:
+        """FIELDS of all n images, float64 (n, 2); None if a process has not got its own scores.
 
-        Each process sends a row for each of the images that the one with most has; what is not
-        an image is masked by the number -1.
+        Each process sends as many rows as the one with most images has; -inf, which no PSNR is,
+        stands for an image that is not there.
         """
-        rows = np.full((-(-len(self.source) // jax.process_count()), 3), -1.0)
+        rows = np.full((-(-len(self.source) // jax.process_count()), len(FIELDS)), -np.inf)
         if own is None:
             rows[:] = np.nan
-        else:
-            for row, (index, score) in enumerate(own.items()):
-                rows[row] = index, score.psnr, score.input_psnr
+        elif own:
+            rows[: len(own)] = own
         # As bytes: JAX would make float32 of them.
-        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, 3)
-        if np.isnan(told[:, 0]).any():
-            return None
-        found = {
-            int(index): ImageScore(str(int(index)), psnr, None, input_psnr)
-            for index, psnr, input_psnr in told
-            if index >= 0
-        }
-        return [found[index] for index in range(len(self.source))]
+        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, len(FIELDS))
+        return None if np.isnan(told).any() else told[told[:, 0] > -np.inf]

@@ -182,10 +182,10 @@ def test_a_file_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def full(path: object, score: object) -> None:
+    def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("drsformer_jax.evaluation.report.write_json", full)
+    monkeypatch.setattr("drsformer_jax.files.write_text", full)
     assert score(*folders, "--protocol", "rain200", "--json", tmp_path / "s.json") == 2
     printed = capsys.readouterr()
     assert "s.json: cannot be written (No space left on device)" in printed.err

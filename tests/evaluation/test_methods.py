@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from drsformer_jax.data.pairing import NamedPair
 from drsformer_jax.errors import UserError
+from drsformer_jax.evaluation.comparison import Method
 from drsformer_jax.evaluation.methods import (
-    Method,
     named_methods,
+    pair_folders,
     paired_with_targets,
     without_targets,
 )
-from drsformer_jax.evaluation.pairing import FilePair
 
 
 def folder_of(path: Path, *names: str) -> Path:
@@ -85,13 +86,13 @@ def test_all_methods_have_the_same_images_in_the_same_order(tmp_path: Path) -> N
     a, b = paired_with_targets(methods, targets)
     assert [pair.name for pair in a] == [pair.name for pair in b]
     assert [pair.target for pair in a] == [pair.target for pair in b]
-    assert all(pair.result.stem == pair.target.stem for pair in [*a, *b])
-    assert {pair.result.parent.name for pair in b} == {"b"}
+    assert all(pair.input.stem == pair.target.stem for pair in [*a, *b])
+    assert {pair.input.parent.name for pair in b} == {"b"}
 
     a, b = without_targets(methods)
-    assert [pair.name for pair in a] == [pair.result.stem for pair in a]
-    assert [pair.target for pair in b] == [pair.result for pair in a]
-    assert [pair.result.stem for pair in b] == [pair.name for pair in a]
+    assert [pair.name for pair in a] == [pair.input.stem for pair in a]
+    assert [pair.target for pair in b] == [pair.input for pair in a]
+    assert [pair.input.stem for pair in b] == [pair.name for pair in a]
 
 
 def test_images_that_a_method_lacks_are_named_for_all_methods(tmp_path: Path) -> None:
@@ -119,9 +120,9 @@ def test_a_pairing_that_leaves_images_out_is_noticed(
     targets = folder_of(tmp_path / "targets", "1.png", "2.png")
     methods = [Method(name, folder_of(tmp_path / name)) for name in ("a", "b")]
 
-    def some(results: Path, targets: Path) -> list[FilePair]:
+    def some(results: Path, targets: Path) -> list[NamedPair]:
         names = ["1", "2"] if results.name == "a" else ["2"]
-        return [FilePair(name, results / name, targets / f"{name}.png") for name in names]
+        return [NamedPair(name, results / name, targets / f"{name}.png") for name in names]
 
     monkeypatch.setattr("drsformer_jax.evaluation.methods.pair_folders", some)
     with pytest.raises(UserError, match="b: 1 missing, which other methods have"):
@@ -133,13 +134,13 @@ def test_several_images_of_one_target(tmp_path: Path, monkeypatch: pytest.Monkey
     targets = folder_of(tmp_path / "targets", "1.png")
     methods = [Method(name, folder_of(tmp_path / name)) for name in ("a", "b")]
 
-    def several(results: Path, targets: Path) -> list[FilePair]:
+    def several(results: Path, targets: Path) -> list[NamedPair]:
         order = "xy" if results.name == "a" else "yx"
-        return [FilePair(f"1_{c}", results / f"1_{c}.png", targets / "1.png") for c in order]
+        return [NamedPair(f"1_{c}", results / f"1_{c}.png", targets / "1.png") for c in order]
 
     monkeypatch.setattr("drsformer_jax.evaluation.methods.pair_folders", several)
     for pairs in paired_with_targets(methods, targets):
-        assert [pair.result.name for pair in pairs] == ["1_x.png", "1_y.png"]
+        assert [pair.input.name for pair in pairs] == ["1_x.png", "1_y.png"]
 
 
 def test_files_and_folders_do_not_mix(tmp_path: Path) -> None:
@@ -162,3 +163,51 @@ def test_one_folder_without_targets(tmp_path: Path) -> None:
     assert names == ["1.bmp", "1.png", "2.png"]
     with pytest.raises(UserError, match="empty: no images in this folder"):
         without_targets([Method("b", folder_of(tmp_path / "empty"))])
+
+
+def test_pairs_by_name_whatever_the_suffix(tmp_path: Path) -> None:
+    results = folder_of(tmp_path / "results", "b.png", "a.png", "c.1.png")
+    targets = folder_of(tmp_path / "targets", "c.1.bmp", "a.jpg", "b.png")
+    (results / "scores.txt").write_text("not an image")
+    pairs = pair_folders(results, targets)
+    assert [(pair.name, pair.input.name, pair.target.name) for pair in pairs] == [
+        ("a", "a.png", "a.jpg"),
+        ("b", "b.png", "b.png"),
+        ("c.1", "c.1.png", "c.1.bmp"),
+    ]
+    assert all(p.input.parent == results and p.target.parent == targets for p in pairs)
+
+
+def test_all_missing_partners_are_named_at_once(tmp_path: Path) -> None:
+    results = folder_of(tmp_path / "results", "1.png", "2.png", "3.png")
+    targets = folder_of(tmp_path / "targets", "3.png", "4.png", "5.png", "6.png")
+    with pytest.raises(UserError) as caught:
+        pair_folders(results, targets)
+    message = str(caught.value)
+    assert f"{results} has no partner for 4, 5, 6" in message
+    assert f"{targets} has no partner for 1, 2" in message
+    assert "\n" not in message
+
+
+def test_a_name_twice(tmp_path: Path) -> None:
+    results = folder_of(tmp_path / "results", "1.png", "1.jpg")
+    targets = folder_of(tmp_path / "targets", "1.png")
+    with pytest.raises(UserError, match=r"results/1\.png: 1\.jpg has the same name"):
+        pair_folders(results, targets)
+
+
+def test_no_folder_and_empty_folder(tmp_path: Path) -> None:
+    targets = folder_of(tmp_path / "targets", "1.png")
+    with pytest.raises(UserError, match="nowhere"):
+        pair_folders(tmp_path / "nowhere", targets)
+    with pytest.raises(UserError, match="empty: no images in this folder"):
+        pair_folders(folder_of(tmp_path / "empty"), targets)
+
+
+def test_schemes_of_the_data_sets(tmp_path: Path) -> None:
+    results = folder_of(tmp_path / "results", "9_1.png", "9_2.png", "10_1.png")
+    targets = folder_of(tmp_path / "targets", "9.jpg", "10.jpg")
+    pairs = pair_folders(results, targets)
+    assert [(p.name, p.target.name) for p in pairs] == [
+        ("10_1", "10.jpg"), ("9_1", "9.jpg"), ("9_2", "9.jpg"),
+    ]  # fmt: skip

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.evaluation.pictures import (
     LARGEST_ERROR,
     Shown,
@@ -17,6 +16,7 @@ from drsformer_jax.evaluation.pictures import (
     sheet,
     write_histogram,
 )
+from drsformer_jax.scores.per_image import Scores
 
 
 def flat(value: int, height: int = 20, width: int = 30) -> np.ndarray:
@@ -39,8 +39,8 @@ def test_error_map() -> None:
 
 def test_every_image_is_there_pixel_by_pixel() -> None:
     rows = [
-        Shown(ImageScore("a", 30.0, 0.9, 20.0), flat(10), flat(20), flat(30)),
-        Shown(ImageScore("b", math.inf), flat(40, 30, 20), flat(50, 30, 20), flat(60, 30, 20)),
+        Shown("a", {"psnr": 30.0, "ssim": 0.9, "input_psnr": 20.0}, flat(10), flat(20), flat(30)),
+        Shown("b", {"psnr": math.inf}, flat(40, 30, 20), flat(50, 30, 20), flat(60, 30, 20)),
     ]
     found = sheet(rows)
     for row in rows:
@@ -52,12 +52,10 @@ def test_every_image_is_there_pixel_by_pixel() -> None:
 
 
 def test_histogram(tmp_path: Path) -> None:
-    images = [ImageScore(str(i), 30.0 + i, input_psnr=20.0 + i) for i in range(5)]
-    images.append(ImageScore("same", math.inf, input_psnr=math.inf))
-    write_histogram(
-        tmp_path / "h.png", DatasetScore("rain200", tuple(images)), os.fsdecode(b"w\xdf")
-    )
+    names, psnr = [*map(str, range(5)), "same"], np.array([30.0, 31, 32, 33, 34, math.inf])
+    scores = Scores(names, {"psnr": psnr, "input_psnr": psnr - 10}, "rain200")
+    write_histogram(tmp_path / "h.png", scores, os.fsdecode(b"w\xdf"))
     drawn = np.asarray(Image.open(tmp_path / "h.png").convert("RGB"))
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
-    only = DatasetScore("rain200", (ImageScore("same", math.inf),))
+    only = Scores(["same"], {"psnr": np.array([math.inf])}, "rain200")
     write_histogram(tmp_path / "h.png", only, "nothing to show")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from drsformer_jax.data.sets import SETS, DataSet
-from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
+from drsformer_jax.scores.per_image import Scores
 
 SETTING = Setting("newest weights of run", "DRSformer", None, 32, False, "1 x cpu")
 
@@ -19,12 +19,11 @@ def small(**changes: Any) -> DataSet:
     return DataSet(**{**vars(SETS["rain200h"]), "pairs": {"train": 4, "test": 3}, **changes})
 
 
-def score(count: int = 3, protocol: str = "rain200", **changes: Any) -> DatasetScore:
+def score(count: int = 3, protocol: str = "rain200", **changes: Any) -> Scores:
     values = {"psnr": 32.5, "ssim": 0.93, "input_psnr": 13.0, "input_ssim": 0.4} | changes
-    return DatasetScore(
-        protocol,
-        tuple(ImageScore(str(i), seconds=10.0 if i == 0 else i, **values) for i in range(count)),
-    )
+    row = {field: value for field, value in values.items() if value is not None}
+    rows = [row | {"seconds": 10.0 if i == 0 else i} for i in range(count)]
+    return Scores.of_rows([str(i) for i in range(count)], rows, protocol)
 
 
 def cells(text: str, title: str) -> list[str]:

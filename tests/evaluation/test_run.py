@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,13 +18,17 @@ from drsformer_jax.cli.experiment import run_experiment
 from drsformer_jax.data.configured import split_for_test
 from drsformer_jax.data.images import read_rgb
 from drsformer_jax.data.sets import SETS
+from drsformer_jax.data.sources import Pair
 from drsformer_jax.datasets.build import build
 from drsformer_jax.errors import UserError
+from drsformer_jax.evaluation import run
+from drsformer_jax.evaluation.pictures import Shown
 from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
 from drsformer_jax.inference import batches
-from drsformer_jax.inference.batches import restore_grouped, restore_one_by_one
+from drsformer_jax.inference.batches import Restored, restore_grouped, restore_one_by_one
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.scores.metrics import score_restored
 
 CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'rain200h.py'}"
 
@@ -45,6 +51,58 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def evaluate(workdir: Path, *flags: str) -> int:
     return run_experiment("evaluate", ["eval.py", CONFIG, f"--workdir={workdir}", *flags], "")
+
+
+def rainy_pairs(count: int) -> list[Pair]:
+    targets = [np.random.default_rng(i).integers(0, 200, (16, 20, 3)) for i in range(count)]
+    return [
+        {"input": np.uint8(target + 10), "target": np.uint8(target), "name": f"{i:03d}"}
+        for i, target in enumerate(targets)
+    ]
+
+
+def test_scores_stand_in_the_order_of_the_source(tmp_path: Path) -> None:
+    source = rainy_pairs(3)
+
+    def backwards(pairs: Iterator[tuple[int, Pair]]) -> Iterator[Restored]:
+        for index, pair in reversed(list(pairs)):
+            yield Restored(index, pair, pair["input"] - np.uint8(6 + index), 0.5 + index)
+
+    scores = run.evaluate(Task("t", source, "did_ddn"), backwards, tmp_path)
+    assert scores.names == ("000", "001", "002")
+    assert scores.rows == [
+        score_restored(pair, pair["input"] - np.uint8(6 + i), "did_ddn") | {"seconds": 0.5 + i}
+        for i, pair in enumerate(source)
+    ]
+    for i, pair in enumerate(source):
+        restored = read_rgb(tmp_path / "restored" / f"{pair['name']}.png")
+        np.testing.assert_array_equal(restored, pair["input"] - np.uint8(6 + i))
+
+
+def test_the_worst_and_the_best_images_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = iter((5, 9, 2, 7, 3, 8))
+    restore = partial(restore_one_by_one, lambda image: image + np.uint8(next(added)))
+    shown = []
+
+    def sheet(rows: list[Shown]) -> np.ndarray:
+        shown.append([row.name for row in rows])
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(run, "sheet", sheet)
+    run.evaluate(Task("t", rainy_pairs(6), "basicsr"), restore, tmp_path)
+    assert shown == [["001", "005", "003", "000"], ["002", "004", "000", "003"]]
+
+
+def test_a_source_that_cannot_be_scored(tmp_path: Path) -> None:
+    restore = partial(restore_one_by_one, lambda image: image)
+    with pytest.raises(UserError, match="no image pairs"):
+        run.evaluate(Task("t", [], "rain200"), restore, tmp_path)
+    source = rainy_pairs(2)
+    source[1]["target"] = source[1]["target"][:12]
+    with pytest.raises(UserError, match=r"001: .* it is 20 x 16 pixels, its target 20 x 12"):
+        run.evaluate(Task("t", source, "rain200"), restore, tmp_path)
 
 
 def test_several_sets_in_one_table(

@@ -20,7 +20,7 @@ from drsformer_jax.planning.plan import (
     planned_options,
     target_of,
 )
-from drsformer_jax.planning.report import document, text
+from drsformer_jax.planning.plan_report import document, text
 from drsformer_jax.training.sharding import make_mesh
 
 # Both as libtpu says it.

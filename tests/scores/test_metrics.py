@@ -12,11 +12,14 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from drsformer_jax.data.images import read_rgb
+from drsformer_jax.errors import UserError
 from drsformer_jax.scores.metrics import (
     box_downsample,
     downsampling_factor,
     luminance,
     psnr,
+    score,
+    score_restored,
     ssim,
 )
 from drsformer_jax.scores.protocols import get_protocol
@@ -276,3 +279,41 @@ def test_values_of_the_papers_programs(shared_dir: Path) -> None:
             expected = float(row[f"{protocol}_psnr"]), float(row[f"{protocol}_ssim"])
             assert abs(psnr(rainy, target, protocol) - expected[0]) < 1e-6, where
             assert abs(ssim(rainy, target, protocol) - expected[1]) < 1e-8, where
+
+
+TARGET = np.random.default_rng(0).integers(0, 200, (16, 20, 3)).astype(np.uint8)
+RESTORED, RAINY = TARGET + np.uint8(4), TARGET + np.uint8(9)
+
+
+@pytest.mark.parametrize("protocol", ["rain200", "did_ddn", "basicsr"])
+def test_a_restored_image_and_the_rainy_one(protocol: str) -> None:
+    expected = {
+        "psnr": psnr(RESTORED, TARGET, protocol),
+        "ssim": ssim(RESTORED, TARGET, protocol),
+        "input_psnr": psnr(RAINY, TARGET, protocol),
+        "input_ssim": ssim(RAINY, TARGET, protocol),
+    }
+    assert (expected["ssim"] is None) == (protocol == "basicsr")
+    expected = {field: value for field, value in expected.items() if value is not None}
+    pair = {"input": RAINY, "target": TARGET, "name": "1"}
+    assert score_restored(pair, RESTORED, protocol) == expected
+    assert score(RAINY, TARGET, protocol).items() == {
+        (field.removeprefix("input_"), value)
+        for field, value in expected.items()
+        if field.startswith("input")
+    }
+
+
+def test_whose_mistake_a_bad_pair_is() -> None:
+    pair = {"input": RAINY[:12], "target": TARGET, "name": "001"}
+    with pytest.raises(UserError, match=r"001: the rainy .* it is 20 x 12 pixels, its target 20 x"):
+        score_restored(pair, RESTORED, "rain200")
+    pair["input"] = RAINY
+    with pytest.raises(ValueError, match="001: it is 20 x 8 pixels, its target 20 x 16"):
+        score_restored(pair, RESTORED[:8], "rain200")
+    with pytest.raises(ValueError, match=r"001: .* uint8 arrays, got float64"):
+        score_restored(pair, RESTORED / 255, "rain200")
+    small = {"input": RAINY[:8], "target": TARGET[:8], "name": "tiny"}
+    with pytest.raises(UserError, match=r"tiny: .* at least 11 x 11"):
+        score_restored(small, RESTORED[:8], "rain200")
+    assert score_restored(small, RESTORED[:8], "basicsr").keys() == {"psnr", "input_psnr"}

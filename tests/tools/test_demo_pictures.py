@@ -19,19 +19,18 @@ from demo_pictures import (
     draw_score_table,
     draw_training_curve,
 )
-from drsformer_jax.evaluation.dataset import DatasetScore, ImageScore
+from drsformer_jax.scores.per_image import Scores
 
 
 @pytest.fixture
 def table() -> ScoreTable:
-    rainy = (ImageScore("cat", 20.0, 0.5), ImageScore("coffee", 24.0, 0.7))
-    derained = (ImageScore("cat", 30.126, 0.9), ImageScore("coffee", math.inf, 1.0))
+    columns = {
+        "rainy": {"psnr": np.array([20.0, 24.0]), "ssim": np.array([0.5, 0.7])},
+        "demo network": {"psnr": np.array([30.126, math.inf]), "ssim": np.array([0.9, 1.0])},
+    }
     return ScoreTable(
         "rain200",
-        {
-            "rainy": DatasetScore("rain200", rainy),
-            "demo network": DatasetScore("rain200", derained),
-        },
+        {name: Scores(["cat", "coffee"], own, "rain200") for name, own in columns.items()},
     )
 
 

@@ -131,13 +131,9 @@ def _encoded(source: PairedFolder | HalvedImages, index: int) -> dict[str, Any]:
     """A pair with its images as files in memory."""
     if isinstance(source, HalvedImages):
         pair = source[index]
-        return {
-            "input": _png(pair["input"]), "target": _png(pair["target"]), "name": pair["name"]
-        }  # fmt: skip
+        return {"input": _png(pair["input"]), "target": _png(pair["target"])}
     input_path, target_path = source.paths[index]
-    return {
-        "input": _file(input_path), "target": _file(target_path), "name": source.names[index]
-    }  # fmt: skip
+    return {"input": _file(input_path), "target": _file(target_path)}
 
 
 def _file(path: Path) -> io.BytesIO:

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from drsformer_jax.planning.plan import Plan, recomputed
+from drsformer_jax.tables import aligned
 
 PACKAGES = ("jax", "jaxlib", "libtpu")
 GIB = 2**30
@@ -71,8 +72,7 @@ def text(plan: Plan) -> str:
         "messages": _messages(plan),
         "time": _time(plan),
     }
-    width = max(map(len, lines)) + 2
-    return "\n".join(f"{name:<{width}}{line}" for name, line in lines.items())
+    return "\n".join(aligned(lines.items(), left=(0, 1)))
 
 
 def _memory(plan: Plan) -> str:
