@@ -6,10 +6,9 @@ A source has a length and, for an index in [0, length), a dict with `input` and 
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Generic, Protocol, TypedDict, TypeVar
 import numpy as np
 
 from drsformer_jax.data.images import list_images, read_rgb
-from drsformer_jax.data.layout import INPUTS, TARGETS, Split, find_split
+from drsformer_jax.data.layout import INPUTS, TARGETS, find_split
 from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError, enumerated
 
@@ -118,7 +117,7 @@ class PairedFolder:
         input_dir = input_dir or (known and known.input_dir) or INPUTS[0]
         target_dir = target_dir or (known and known.target_dir) or TARGETS[0]
         self._decode = image_cache(cache)
-        pairing = pair_by_name(_images(self.root / input_dir), _images(self.root / target_dir))
+        pairing = pair_by_name(images_in(self.root / input_dir), images_in(self.root / target_dir))
         self.paths = [(pair.input, pair.target) for pair in pairing.pairs]
         self.names = [pair.name for pair in pairing.pairs]
         self._orphans = [*pairing.lone_inputs, *pairing.lone_targets]
@@ -176,73 +175,19 @@ class PairedFolder:
         return problems
 
 
-class HalvedImages:
-    """Pairs of which one file holds both: the clean image at the left, the rainy one at the right.
-
-    So Rain800 is distributed.
-
-    Args:
-        root: the folder of the files.
-        verify: decode every file at once.
-        cache: keep decoded images in memory, as many as fit into CACHE_LIMIT_BYTES.
-
-    Raises UserError that names every file in question; those of odd width among them.
-    """
-
-    def __init__(
-        self, root: str | os.PathLike[str], *, verify: bool = True, cache: bool = False
-    ) -> None:
-        self.root = Path(root)
-        self._decode = image_cache(cache)
-        self._paths = _images(self.root)
-        self.names = [path.stem for path in self._paths]
-        problems = names_used_twice(self._paths)
-        if verify:
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                halved = functools.partial(self.of_file, decode=self._decode)
-                problems += undecodable(self._paths, halved, pool)
-        raise_problems(self.root, problems)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Pair:
-        return self.of_file(self._paths[index], self._decode)
-
-    def __repr__(self) -> str:
-        return f"HalvedImages({str(self.root)!r}, {len(self)} pairs)"
-
-    @staticmethod
-    def of_file(path: Path, decode: Callable[[Path], np.ndarray] = read_rgb) -> Pair:
-        """The pair that a file holds; UserError if it cannot be read or halved."""
-        both = decode(path)
-        if both.shape[1] % 2:
-            raise UserError(f"{path}: is {both.shape[1]} pixels wide: no two halves")
-        middle = both.shape[1] // 2
-        return {"input": both[:, middle:], "target": both[:, :middle], "name": path.stem}
-
-
-def open_split(split: Split, *, verify: bool) -> PairedFolder | HalvedImages:
-    """The pairs of a folder; UserError names all files that are not as they must be."""
-    if split.input_dir is None:
-        return HalvedImages(split.root, verify=verify)
-    return PairedFolder(split.root, split.input_dir, split.target_dir, verify=verify)
-
-
-def names_used_twice(paths: Sequence[Path]) -> list[str]:
-    """Those of `paths` whose name, without suffix, one before them has; as problems."""
-    first: dict[str, Path] = {}
-    return [
-        f"{path}: {first[path.stem].name} has the same name without suffix"
-        for path in paths
-        if first.setdefault(path.stem, path) is not path
-    ]
-
-
-def _images(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder; UserError if there are none."""
     paths = list_images(folder)
     if not paths:
         raise UserError(f"{folder}: no images in this folder")
+    return paths
+
+
+def checked_images(folder: Path, decode: Callable[[Path], object]) -> list[Path]:
+    """The image files of a folder, each of them decoded once; UserError that names the bad ones."""
+    paths = images_in(folder)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        raise_problems(folder, undecodable(paths, decode, pool))
     return paths
 
 

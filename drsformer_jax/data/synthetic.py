@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from drsformer_jax.data.images import list_images
 from drsformer_jax.data.rain import LEVELS, add_rain, sample_rain
-from drsformer_jax.data.sources import Pair, image_cache, raise_problems, undecodable
+from drsformer_jax.data.sources import Pair, checked_images, image_cache
 from drsformer_jax.errors import UserError
 
 
@@ -88,10 +86,4 @@ class SyntheticRain:
 
     def _folder(self, folder: Path) -> list[tuple[str, np.ndarray | Path]]:
         """Names and paths of a folder's photographs, all of them checked."""
-        paths = list_images(folder)
-        if not paths:
-            raise UserError(f"{folder}: no images in this folder")
-
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            raise_problems(folder, undecodable(paths, self._decode, pool))
-        return [(path.stem, path) for path in paths]
+        return [(path.stem, path) for path in checked_images(folder, self._decode)]

@@ -158,10 +158,9 @@ class Derainer:
             many devices.
           ValueError: `dtype` or `precision` is unknown.
         """
-        from drsformer_jax.checkpoints.catalogue import default_weights
-        from drsformer_jax.checkpoints.weights import load_weights
+        from drsformer_jax import load_weights
 
-        loaded = load_weights(default_weights() if weights is None else weights)
+        loaded = load_weights(weights)
         for note in loaded.notes:
             logger.warning("%s: %s", weights, note)
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)

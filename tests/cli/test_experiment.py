@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from drsformer_jax.cli import experiment
-from drsformer_jax.cli.experiment import run_experiment
-from drsformer_jax.cli.experiment_flags import parse_flags
+from drsformer_jax.cli import evaluate, train
 
 CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'demo.py'}"
 
 
 def test_flags_of_training() -> None:
     argv = ["train.py", CONFIG, "--workdir=runs/x", "--config.seed=7"]
-    given = parse_flags("train", argv, "")
+    given = train.parse_flags(argv, "")
     assert given is not None
     assert (given.workdir, given.config.seed, given.profile_steps) == (Path("runs/x"), 7, 0)
-    profiled = parse_flags("train", [*argv, "--profile=5"], "")
+    profiled = train.parse_flags([*argv, "--profile=5"], "")
     assert profiled is not None
     assert profiled.profile_steps == 5
 
@@ -29,7 +28,7 @@ def test_steps_to_trace_must_be_a_positive_number(
     value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", f"--profile{value}"]
-    assert run_experiment("train", argv, "") == 2
+    assert train.run(argv, "") == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "profile" in told
@@ -56,7 +55,7 @@ def test_steps_to_trace_must_be_a_positive_number(
 def test_who_the_other_processes_are(
     flags: list[str], expected: tuple[str | None, int | None, int | None, int] | None
 ) -> None:
-    given = parse_flags("train", ["train.py", CONFIG, "--workdir=runs/x", *flags], "")
+    given = train.parse_flags(["train.py", CONFIG, "--workdir=runs/x", *flags], "")
     assert given is not None
     names = ("coordinator", "processes", "process", "timeout")
     wanted = None if expected is None else dict(zip(names, expected, strict=True))
@@ -85,7 +84,7 @@ def test_mistaken_flags_are_told_in_one_line(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags]
-    assert run_experiment("train", argv, "") == 2
+    assert train.run(argv, "") == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert message in told
@@ -105,7 +104,7 @@ def test_values_of_another_type(
     flag: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", flag]
-    assert run_experiment("train", argv, "") == 2
+    assert train.run(argv, "") == 2
     assert capsys.readouterr().err == f"train.py: error: {flag}: must be {told}\n"
 
 
@@ -122,8 +121,8 @@ def test_what_the_machine_does_not_give(
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(experiment, "parse_flags", fail)
-    assert run_experiment("train", ["train.py"], "") == 2
+    monkeypatch.setattr(train, "parse_flags", fail)
+    assert train.run(["train.py"], "") == 2
     printed = capsys.readouterr().err
     assert printed.startswith(f"train.py: error: {told}")
     assert printed.count("\n") == 1
@@ -133,7 +132,7 @@ def test_evaluation_has_no_steps_to_trace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["eval.py", CONFIG, f"--workdir={tmp_path}", "--profile=5"]
-    assert run_experiment("evaluate", argv, "") == 2
+    assert evaluate.run(argv, "") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -143,13 +142,13 @@ def test_a_full_disk_is_told_in_one_line(
 ) -> None:
     with open("/dev/full", "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        assert run_experiment("train", ["train.py", "--help"], "What it does.") == 2
+        assert train.run(["train.py", "--help"], "What it does.") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("command", "has_profile"), [("train", True), ("evaluate", False)])
-def test_help(command: str, has_profile: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_experiment(command, [f"{command}.py", "--help"], "What it does.") == 0
+@pytest.mark.parametrize(("program", "has_profile"), [(train, True), (evaluate, False)])
+def test_help(program: Any, has_profile: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["program.py", "--help"], "What it does.") == 0
     told = capsys.readouterr().out
     assert "What it does." in told
     assert ("--profile" in told) is has_profile
@@ -167,6 +166,6 @@ def test_images_to_be_restored_stay(
     link.parent.mkdir(parents=True)
     link.symlink_to(image.parent)
     argv = ["eval.py", CONFIG, f"--workdir={tmp_path / 'run'}", f"{flag}{tmp_path / 'data'}"]
-    assert run_experiment("evaluate", argv, "") == 2
+    assert evaluate.run(argv, "") == 2
     assert "where results are written: move them elsewhere" in capsys.readouterr().err
     assert image.exists()
