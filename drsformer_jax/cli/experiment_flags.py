@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,8 +43,7 @@ def read_flags(
       UserError: a flag is unknown, missing or out of its range, the file is not a configuration,
         or a key is not one of its keys.
     """
-    values = flags.FlagValues()
-    _define_config(values, argv)
+    values = _config_flags(argv)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     define(values)
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
@@ -63,26 +61,26 @@ def parse_config(arguments: Sequence[str]) -> ConfigDict:
     """The configuration that --config=FILE and --config.KEY=VALUE say, and nothing else.
 
     Raises:
-      UserError: as `parse_flags`.
+      UserError: as `read_flags`.
     """
-    values = flags.FlagValues()
     argv = ["", *arguments]
-    _define_config(values, argv)
-    return _read_config(values, argv)
+    return _read_config(_config_flags(argv), argv)
 
 
-def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+def _config_flags(argv: Sequence[str]) -> flags.FlagValues:
+    """--config and, as far as `argv` sets them, its keys."""
+    values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", flag_values=values, sys_argv=list(argv)
     )
     values["config"].parser = ConfigFileParser()
+    return values
 
 
 def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     """Reads all flags that are defined, and returns the configuration."""
     from drsformer_jax.data.configured import named_folders
 
-    argv = _with_local_file(argv)
     try:
         rest = values(list(argv))[1:]
         config = values["config"].value
@@ -109,23 +107,3 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     if config.get("init"):
         local_path(str(config.init), "--config.init")
     return config
-
-
-def _with_local_file(argv: Sequence[str]) -> list[str]:
-    """The arguments, with ~ in the value of --config as the home folder.
-
-    Raises:
-      UserError: that value is an address.
-    """
-    found = list(argv)
-    for index, argument in enumerate(found[1:], start=1):
-        flag, equals, value = argument.partition("=")
-        if flag not in ("--config", "-config"):
-            continue
-        if equals:
-            local_path(value, flag)
-            found[index] = f"{flag}={os.path.expanduser(value)}"
-        elif index + 1 < len(found):
-            local_path(found[index + 1], flag)
-            found[index + 1] = os.path.expanduser(found[index + 1])
-    return found
