@@ -65,7 +65,7 @@ def forward(
 ) -> Program:
     """`restore` as `Derainer` compiles it, from an image on the device to one on the device."""
     choose_device(device, cache)
-    from drsformer_jax.inference.compiled import compiled_for_inference
+    from drsformer_jax.inference.forward import compiled_for_inference
 
     params = jax.device_put(blocks_apart(config, random_weights(config, SEED).params))
     image = jax.device_put(rainy_image(batch, size))

@@ -8,11 +8,11 @@ from typing import Any
 
 from drsformer_jax.data.images import holds_images
 from drsformer_jax.data.layout import SPLITS, find_split
-from drsformer_jax.data.mixed import FOLDERS, MixedRain, MixOptions
-from drsformer_jax.data.photographs import embedded_photographs
 from drsformer_jax.data.records import RecordedPairs
 from drsformer_jax.data.sources import PairedFolder, PairSource
-from drsformer_jax.data.synthetic import SyntheticRain
+from drsformer_jax.data.synthetic.mixed import FOLDERS, MixedRain, MixOptions
+from drsformer_jax.data.synthetic.photographs import embedded_photographs
+from drsformer_jax.data.synthetic.rendered import SyntheticRain
 from drsformer_jax.errors import UserError, wrong_key
 from drsformer_jax.paths import local_path
 

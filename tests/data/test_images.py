@@ -237,7 +237,7 @@ def test_warnings_reach_stderr_of_a_program(tmp_path: Path) -> None:
 def test_the_light_modules_import_no_grain() -> None:
     code = (
         "import sys, drsformer_jax.data.images, drsformer_jax.data.sources, "
-        "drsformer_jax.data.pipeline, drsformer_jax.data.photographs\n"
+        "drsformer_jax.data.pipeline, drsformer_jax.data.synthetic.photographs\n"
         "heavy = {'grain', 'jax', 'skimage', 'tensorflow', 'torch'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

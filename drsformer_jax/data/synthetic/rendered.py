@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from drsformer_jax.data.rain import LEVELS, add_rain, sample_rain
 from drsformer_jax.data.sources import Pair, checked_images, image_cache
+from drsformer_jax.data.synthetic.rain import LEVELS, add_rain, sample_rain
 from drsformer_jax.errors import UserError
 
 
 class SyntheticRain:
-    """Clean photographs with rain rendered over them (drsformer_jax.data.rain).
+    """Clean photographs with rain rendered over them (drsformer_jax.data.synthetic.rain).
 
     Args:
         clean: a folder of photographs, or a sequence of uint8 `H W 3` arrays or (name, array).
