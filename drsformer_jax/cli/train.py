@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
-from drsformer_jax.cli.quiet import quiet_orbax
+from drsformer_jax.cli.output import quiet_orbax
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import local_path
 from drsformer_jax.training.cpu import keep_cpu_memory, prepare_cpu, steps_in_main_thread

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.data.images import holds_images
-from drsformer_jax.data.layout import SPLITS, find_split
 from drsformer_jax.data.records import RecordedPairs
-from drsformer_jax.data.sources import PairedFolder, PairSource
+from drsformer_jax.data.sources import SPLITS, PairedFolder, PairSource, find_split
 from drsformer_jax.data.synthetic.mixed import FOLDERS, MixedRain, MixOptions
 from drsformer_jax.data.synthetic.photographs import embedded_photographs
 from drsformer_jax.data.synthetic.rendered import SyntheticRain

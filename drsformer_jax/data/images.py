@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from drsformer_jax.data.decoding import Decoded, decode_image
-from drsformer_jax.data.pillow import HEIF_SUFFIXES, picture_suffixes
+from drsformer_jax.data.formats.pillow import HEIF_SUFFIXES, picture_suffixes
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 
@@ -50,6 +50,14 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
             named += f" and {len(left_out) - MAX_LEFT_OUT_NAMED} more"
         warn_once(f"{folder}: {len(left_out)} left out that cannot be read as images: {named}")
     return images
+
+
+def require_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """As `list_images`; UserError, too, if there is none."""
+    paths = list_images(folder)
+    if not paths:
+        raise UserError(f"{folder}: no images in this folder")
+    return paths
 
 
 def holds_images(folder: Path) -> bool:

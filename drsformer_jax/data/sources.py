@@ -10,20 +10,28 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 
-from drsformer_jax.data.images import list_images, read_rgb
-from drsformer_jax.data.layout import INPUTS, TARGETS, find_split
+from drsformer_jax.data.images import holds_images, read_rgb, require_images
 from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError, enumerated
 
 # Decoded images are kept in memory up to this many bytes a source: the 200 pairs of Rain100L take
 # 0.2 GB, the 12,000 of DID-Data do not fit and the rest of them is decoded anew each time.
 CACHE_LIMIT_BYTES = 2 * 1024**3
+
+# Splits and sides by the folder names in use, those of this project first.
+SPLITS = {
+    "train": ("train", "training", "Train", "Training"),
+    "test": ("test", "testing", "val", "Test", "Testing", "test_syn"),
+}
+INPUTS = ("input", "rainy", "rain/X2", "rain", "rainy_image", "data", "Input", "Rain")
+TARGETS = ("target", "norain", "gt", "clean", "ground_truth", "groundtruth", "Target", "GT")
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -85,6 +93,33 @@ def image_cache(keep: bool) -> Cache[Path, np.ndarray]:
     return Cache(read, lambda image: image.nbytes, keep=keep)
 
 
+@dataclass(frozen=True)
+class Split:
+    """One folder of pairs.
+
+    Attributes:
+      root: the folder.
+      input_dir, target_dir: in it; both None where one file holds both sides of a pair.
+    """
+
+    root: Path
+    input_dir: str | None
+    target_dir: str | None
+
+
+def find_split(root: Path, *, halves: bool = False) -> Split | None:
+    """The two sides of a folder of pairs; None if it holds none.
+
+    Args:
+      halves: the clean image is the left half of each file in `root`, the rainy one the right.
+    """
+    if halves:
+        return Split(root, None, None) if holds_images(root) else None
+    inputs = next((name for name in INPUTS if (root / name).is_dir()), None)
+    targets = next((name for name in TARGETS if (root / name).is_dir()), None)
+    return Split(root, inputs, targets) if inputs and targets else None
+
+
 class PairedFolder:
     """Pairs from two folders: rainy images in the one, clean images in the other.
 
@@ -94,7 +129,7 @@ class PairedFolder:
     Args:
         root: the folder that holds both.
         input_dir, target_dir: in it; by default `input` and `target`, or what others call them
-            (`data.layout`).
+            (INPUTS, TARGETS).
         verify: check every file at once (see `verify`). Without, only the pairing is checked.
         cache: keep decoded images in memory, as many as fit into CACHE_LIMIT_BYTES.
 
@@ -117,7 +152,9 @@ class PairedFolder:
         input_dir = input_dir or (known and known.input_dir) or INPUTS[0]
         target_dir = target_dir or (known and known.target_dir) or TARGETS[0]
         self._decode = image_cache(cache)
-        pairing = pair_by_name(images_in(self.root / input_dir), images_in(self.root / target_dir))
+        pairing = pair_by_name(
+            require_images(self.root / input_dir), require_images(self.root / target_dir)
+        )
         self.paths = [(pair.input, pair.target) for pair in pairing.pairs]
         self.names = [pair.name for pair in pairing.pairs]
         self._orphans = [*pairing.lone_inputs, *pairing.lone_targets]
@@ -175,17 +212,9 @@ class PairedFolder:
         return problems
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder; UserError if there are none."""
-    paths = list_images(folder)
-    if not paths:
-        raise UserError(f"{folder}: no images in this folder")
-    return paths
-
-
 def checked_images(folder: Path, decode: Callable[[Path], object]) -> list[Path]:
     """The image files of a folder, each of them decoded once; UserError that names the bad ones."""
-    paths = images_in(folder)
+    paths = require_images(folder)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         raise_problems(folder, undecodable(paths, decode, pool))
     return paths

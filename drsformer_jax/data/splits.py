@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from drsformer_jax.data.images import read_rgb
-from drsformer_jax.data.layout import INPUTS, SPLITS, TARGETS, Split, find_split
+from drsformer_jax.data.images import read_rgb, require_images
 from drsformer_jax.data.records import RecordedPairs, is_recorded
 from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import (
+    INPUTS,
+    SPLITS,
+    TARGETS,
     Pair,
     PairedFolder,
     PairSource,
+    Split,
+    find_split,
     image_cache,
-    images_in,
     raise_problems,
     undecodable,
 )
@@ -97,7 +100,7 @@ class HalvedImages:
     ) -> None:
         self.root = Path(root)
         self._decode = image_cache(cache)
-        self._paths = images_in(self.root)
+        self._paths = require_images(self.root)
         self.names = [path.stem for path in self._paths]
         problems = names_used_twice(self._paths)
         if verify:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from drsformer_jax.data.formats.pillow import picture_suffixes
 from drsformer_jax.data.images import list_images, read_rgb, write_png
-from drsformer_jax.data.pillow import picture_suffixes
 from drsformer_jax.errors import UserError
 
 WRITTEN = (

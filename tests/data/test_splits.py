@@ -10,7 +10,7 @@ from PIL import Image
 from reference.miniature_sets import clean, rain100_at_first, rain200, rain800, save
 
 from drsformer_jax.data.images import write_png
-from drsformer_jax.data.layout import Split
+from drsformer_jax.data.sources import Split
 from drsformer_jax.data.splits import HalvedImages, find_splits
 from drsformer_jax.errors import UserError
 

@@ -20,8 +20,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from drsformer_jax.data.layout import find_split
-from drsformer_jax.data.sources import Cache, Pair, PairedFolder, checked_images, image_cache
+from drsformer_jax.data.sources import (
+    Cache,
+    Pair,
+    PairedFolder,
+    checked_images,
+    find_split,
+    image_cache,
+)
 from drsformer_jax.data.synthetic.rain import add_mist, add_rain, sample_rain
 from drsformer_jax.data.transforms import pad_to_size, random_crop_pair
 from drsformer_jax.errors import UserError
