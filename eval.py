@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 
-from drsformer_jax.cli.experiment import end_program, run_experiment
+from drsformer_jax.cli.evaluate import run
+from drsformer_jax.cli.experiment import end_program
 
 
 def main() -> int:
-    return run_experiment("evaluate", sys.argv, __doc__ or "")
+    return run(sys.argv, __doc__ or "")
 
 
 if __name__ == "__main__":

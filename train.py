@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from drsformer_jax.cli.experiment import end_program, run_experiment
+from drsformer_jax.cli.experiment import end_program
+from drsformer_jax.cli.train import run
 
 
 def main() -> int:
-    return run_experiment("train", sys.argv, __doc__ or "")
+    return run(sys.argv, __doc__ or "")
 
 
 if __name__ == "__main__":

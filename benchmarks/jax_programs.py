@@ -65,7 +65,7 @@ def forward(
 ) -> Program:
     """`restore` as `Derainer` compiles it, from an image on the device to one on the device."""
     choose_device(device, cache)
-    from drsformer_jax.inference.compiled import compiled_for_inference
+    from drsformer_jax.inference.forward import compiled_for_inference
 
     params = jax.device_put(blocks_apart(config, random_weights(config, SEED).params))
     image = jax.device_put(rainy_image(batch, size))
@@ -90,12 +90,13 @@ def training_step(
 ) -> Program:
     """The program that train.py runs: loss, gradient, clipping, AdamW. Each run is one step on."""
     choose_device(device, cache)
-    from drsformer_jax.cli.experiment import keep_cpu_memory
+    from drsformer_jax.training.cpu import keep_cpu_memory, steps_in_main_thread
     from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
     from drsformer_jax.training.sharding import make_mesh, shard_batch, state_sharding
     from drsformer_jax.training.state import TrainState
     from drsformer_jax.training.step import compile_train_step
 
+    steps_in_main_thread()
     keep_cpu_memory()
     mesh = make_mesh()
     options = OptimizerOptions(**recipe)  # type: ignore[arg-type]

@@ -47,8 +47,7 @@ def build(args: argparse.Namespace) -> list[tuple[Any, Any, dict[str, Any]]]:
     """Program, its arguments and facts, on one device and on several."""
     import jax
 
-    from drsformer_jax.inference.compiled import compiled_for_inference
-    from drsformer_jax.inference.split import SplitForward
+    from drsformer_jax.inference.forward import SplitForward, compiled_for_inference
     from drsformer_jax.models.drsformer import restore
     from drsformer_jax.parity.random_weights import random_weights
 
@@ -129,7 +128,7 @@ def main() -> int:
     parser.add_argument("--compile-only", action="store_true", help="do not run the programs")
     args = parser.parse_args()
 
-    from drsformer_jax.inference.split import make_cpu_devices
+    from drsformer_jax.inference.forward import make_cpu_devices
 
     make_cpu_devices(args.devices)
     return records.run(benchmark, args, plotted=False)

@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from benchmarks import comparison, plots, records
-from drsformer_jax.cli.experiment import prepare_cpu
+from drsformer_jax.training.cpu import prepare_cpu
 
 # Of loss and gradient norm.
 LIMITS = {"float32": 1e-3, "bfloat16": 0.1}

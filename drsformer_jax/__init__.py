@@ -2,19 +2,14 @@
 
     from drsformer_jax import Derainer, load_weights, restore, train
 
-Each name is imported when it is first used, so that `import drsformer_jax` stays light.
+Each name is imported when it is first used, so that `import drsformer_jax` stays light. For type
+checkers and editors `__init__.pyi` says what they are.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from drsformer_jax.checkpoints.weights import load_weights
-    from drsformer_jax.inference.derainer import Derainer
-    from drsformer_jax.models.drsformer import restore
-    from drsformer_jax.training.loop import train
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Derainer", "load_weights", "restore", "train"]

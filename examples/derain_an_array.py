@@ -6,8 +6,8 @@ python examples/derain_an_array.py
 import numpy as np
 
 from drsformer_jax import Derainer
-from drsformer_jax.data.photographs import embedded_photographs
-from drsformer_jax.data.rain import add_rain, sample_rain
+from drsformer_jax.data.synthetic.photographs import embedded_photographs
+from drsformer_jax.data.synthetic.rain import add_rain, sample_rain
 
 rng = np.random.default_rng(0)
 name, clean = embedded_photographs("test")[0]

@@ -27,8 +27,9 @@ from reference.documented_commands import (  # noqa: E402
 from reference.miniature_sets import clean, rainy, save  # noqa: E402
 
 from drsformer_jax.basicsr.workdir_import import import_run  # noqa: E402
+from drsformer_jax.cli import evaluate, train  # noqa: E402
 from drsformer_jax.cli import main as cli  # noqa: E402
-from drsformer_jax.cli.experiment_flags import parse_config, parse_flags  # noqa: E402
+from drsformer_jax.cli.experiment_flags import parse_config  # noqa: E402
 from drsformer_jax.scores import niqe_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,8 +185,8 @@ def read(command: str, clone: Path) -> None:
     elif rest[0] in ("train.py", "eval.py"):
         if "--config" not in rest:
             rest += ["--config", "configs/demo.py", "--workdir", "W"]
-        kind = "train" if rest[0] == "train.py" else "evaluate"
-        assert parse_flags(kind, rest, "") is not None
+        program = train if rest[0] == "train.py" else evaluate
+        assert program.parse_flags(rest, "") is not None
     else:
         module = rest[1].replace(".", "/") + ".py" if rest[0] == "-m" else rest[0]
         assert "NAME" in module or (clone / module).is_file(), module

@@ -15,7 +15,7 @@ import pytest
 
 from drsformer_jax.checkpoints.weights import load_weights
 from drsformer_jax.data.images import read_rgb, write_png
-from drsformer_jax.data.rain import add_rain, sample_rain
+from drsformer_jax.data.synthetic.rain import add_rain, sample_rain
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600  # seconds, for a machine that is busy with something else

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import drsformer_jax
 from drsformer_jax.data.pipeline import Stage
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.scores.protocols import PROTOCOLS
@@ -238,6 +239,15 @@ def test_import_is_quick_and_light() -> None:
     modules = set(done.stdout.split())
     assert "drsformer_jax" in modules
     assert not modules & (LATE | {"jax", "flax"})
+
+
+def test_the_stub_says_what_is_imported_late() -> None:
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    told = {name.name: node.module for node in imports for name in node.names}
+    assert told == drsformer_jax._MODULES
+    assert sorted(told) == drsformer_jax.__all__
+    assert all(getattr(drsformer_jax, name).__name__ == name for name in told)
 
 
 @pytest.mark.parametrize("name", RECIPES)

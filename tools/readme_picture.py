@@ -11,10 +11,10 @@ from pathlib import Path
 
 from demo import DETAIL, PHOTOGRAPH
 from demo_pictures import Panel, draw_before_after
+from drsformer_jax import Derainer
 from drsformer_jax.data.configured import VALIDATION_RAIN_SEED
-from drsformer_jax.data.photographs import embedded_photographs
-from drsformer_jax.data.synthetic import SyntheticRain
-from drsformer_jax.inference import Derainer
+from drsformer_jax.data.synthetic.photographs import embedded_photographs
+from drsformer_jax.data.synthetic.rendered import SyntheticRain
 from drsformer_jax.scores.metrics import psnr
 
 PROTOCOL = "rain200"

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -21,29 +20,13 @@ from drsformer_jax.checkpoints.fingerprint import fingerprint
 from drsformer_jax.checkpoints.write_failures import cause_of_failure
 from drsformer_jax.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 DIRECTORY = "checkpoints"
 
 # Orbax keeps in memory what is to go into one data file, and by its default of 2 GB that is
 # everything: a copy of the whole state while it is being written.
 DATA_FILE_BYTES = 8 * 2**20
 
-
-class State(Protocol):
-    """What is saved: a flax dataclass with these fields (training.state.TrainState)."""
-
-    @property
-    def step(self) -> Any: ...
-    @property
-    def params(self) -> Any: ...
-    @property
-    def opt_state(self) -> Any: ...
-    @property
-    def ema_params(self) -> Any: ...
-
-
-S = TypeVar("S", bound=State)
+S = TypeVar("S")  # a flax dataclass with a field `step`: training.state.TrainState
 
 SCORE, FINGERPRINT = "score", "fingerprint"
 
@@ -51,12 +34,10 @@ SCORE, FINGERPRINT = "score", "fingerprint"
 DAMAGED = ".damaged"
 
 
-def _tree(state: State) -> dict[str, Any]:
-    """The state as a plain dictionary; no key for a moving average that is not there."""
-    tree = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-    if state.ema_params is not None:
-        tree["ema_params"] = state.ema_params
-    return tree
+def _tree(state: Any) -> dict[str, Any]:
+    """The state's fields by name; none for a moving average that is not there."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class TrainingCheckpoints:
@@ -116,7 +97,7 @@ class TrainingCheckpoints:
 
     def save(
         self,
-        state: State,
+        state: Any,
         data: Mapping[str, Any],
         config: Mapping[str, Any],
         score: float | None = None,
@@ -124,7 +105,7 @@ class TrainingCheckpoints:
         """Starts saving a state that is finished in the background; a saved step stays as it is.
 
         Args:
-          state: after some step.
+          state: after `state.step` steps; a flax dataclass.
           data: position of the data, JSON values.
           config: of the run, JSON values.
           score: of this state, the higher the better: the best one is kept.
@@ -216,15 +197,12 @@ class TrainingCheckpoints:
             aside = self.directory / f"{step}{DAMAGED}-{number}"
         if jax.process_index() == 0:
             self.path(step).rename(aside)
-        self._barrier(f"put aside {step}")
-        self._manager.reload()
-        return aside
-
-    def _barrier(self, name: str) -> None:
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            multihost_utils.sync_global_devices(name)
+            multihost_utils.sync_global_devices(f"put aside {step}")
+        self._manager.reload()
+        return aside
 
     def close(self) -> None:
         """Waits until everything is on disk; raises as `wait`."""

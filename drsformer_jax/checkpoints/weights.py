@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from drsformer_jax.checkpoints.catalogue import by_name
+from drsformer_jax.checkpoints.catalogue import by_name, default_weights
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import config_from, infer_config
 from drsformer_jax.checkpoints.names import (
@@ -50,20 +50,21 @@ class Weights:
     notes: tuple[str, ...] = ()
 
 
-def load_weights(path: str | os.PathLike[str]) -> Weights:
+def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
     """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder; or those
     that come with the package under that name (`checkpoints.catalogue`).
 
     Which of them a file is, its content tells. A folder is a checkpoint written by
     `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
     there are) or one step of it. A step of a workdir that cannot be read, or whose parameters are
-    not finite, is passed over and named in the notes.
+    not finite, is passed over and named in the notes. Without a path: the weights that come with
+    the package.
 
     Raises:
       UserError: there is nothing, it may not be read, is of no form we know, damaged, not a
         DRSformer, or not finite.
     """
-    path = by_name(path)
+    path = default_weights() if path is None else by_name(path)
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
@@ -14,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from drsformer_jax.errors import UserError, in_one_line
+from drsformer_jax.paths import local_path
 
 
 class ConfigFileParser(flags.ArgumentParser):
@@ -23,15 +25,17 @@ class ConfigFileParser(flags.ArgumentParser):
         """What get_config returns, locked.
 
         Raises:
-          UserError: there is no such file, it does not work, or what it returns is something else.
+          UserError: there is no such file here, it does not work, or what it returns is something
+            else.
         """
-        name, colon, rest = argument.partition(":")
+        local_path(argument, "--config")
+        name, colon, rest = os.path.expanduser(argument).partition(":")
         file = Path(name)
         if not file.is_file():
             raise UserError(f"--config: no such file: {file}")
         try:
             with _own_package(file):
-                module = _load("config_config", file)
+                module = _load(file)
                 if not hasattr(module, "get_config"):
                     raise UserError(f"--config {file}: has no function get_config()")
                 config = module.get_config(*([rest] if colon else []))
@@ -49,16 +53,13 @@ class ConfigFileParser(flags.ArgumentParser):
         return config.lock()
 
 
-def _load(name: str, file: Path, places: list[str] | None = None) -> ModuleType:
-    """The module in a file; of a package, with the folders that its modules are searched in."""
-    # Named, so that any suffix will do.
-    loader = SourceFileLoader(name, str(file))
-    spec = importlib.util.spec_from_file_location(
-        name, file, loader=loader, submodule_search_locations=places
-    )
+def _load(file: Path) -> ModuleType:
+    """The module in a file, whatever its suffix."""
+    loader = SourceFileLoader("config_config", str(file))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None  # there is a loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[loader.name] = module
     loader.exec_module(module)
     return module
 
@@ -75,37 +76,22 @@ def _own_package(file: Path) -> Iterator[None]:
     folder, package = file.absolute().parent, None
     while (folder / "__init__.py").is_file():
         package, folder = folder, folder.parent
+    searched, put_aside = list(sys.path), None
     if package is None:
-        beside = file.absolute().parent
-        with _searched_last([beside, beside.parent, Path.cwd()]):
-            yield
-        return
-    present = sys.modules.get(package.name)
-    if present is not None and str(package) in getattr(present, "__path__", ()):
-        yield
-        return
-    put_aside = _take_out(package.name)
+        sys.path += map(str, (folder, folder.parent, Path.cwd()))
+    elif str(package) not in getattr(sys.modules.get(package.name), "__path__", ()):
+        put_aside = _take_out(package.name)
+        sys.path.insert(0, str(folder))
     try:
-        _load(package.name, package / "__init__.py", [str(package)])
         yield
     finally:
-        _take_out(package.name)
-        sys.modules.update(put_aside)
+        sys.path[:] = searched
+        if package is not None and put_aside is not None:
+            _take_out(package.name)
+            sys.modules.update(put_aside)
 
 
 def _take_out(package: str) -> dict[str, ModuleType]:
     """Forgets a package and its modules; returns them."""
     names = [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]
     return {name: sys.modules.pop(name) for name in names}
-
-
-@contextlib.contextmanager
-def _searched_last(folders: list[Path]) -> Iterator[None]:
-    added = [str(folder) for folder in folders if str(folder) not in sys.path]
-    sys.path.extend(added)
-    try:
-        yield
-    finally:
-        for folder in added:
-            with contextlib.suppress(ValueError):
-                sys.path.remove(folder)

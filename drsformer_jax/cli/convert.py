@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.devices import check_devices
-from drsformer_jax.cli.quiet import quiet_orbax
+from drsformer_jax.cli.output import quiet_orbax
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.paths import is_one_of, local_path, require_text
 

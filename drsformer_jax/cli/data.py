@@ -123,8 +123,9 @@ def _make_rain(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from drsformer_jax.data.images import list_images, write_png
-    from drsformer_jax.data.sources import names_used_twice, raise_problems
-    from drsformer_jax.data.synthetic import SyntheticRain
+    from drsformer_jax.data.sources import raise_problems
+    from drsformer_jax.data.splits import names_used_twice
+    from drsformer_jax.data.synthetic.rendered import SyntheticRain
     from drsformer_jax.files import atomic_folder
 
     if args.versions < 1:

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.inference.derainer import Derainer
 
     if args.devices > 1:
-        from drsformer_jax.inference.split import make_cpu_devices
+        from drsformer_jax.inference.forward import make_cpu_devices
 
         make_cpu_devices(args.devices)
     check_devices()

@@ -71,7 +71,7 @@ def _names_a_file(output: Path) -> bool:
     Raises:
       UserError: it names a file of another kind than PNG.
     """
-    from drsformer_jax.data.pillow import picture_suffixes
+    from drsformer_jax.data.formats.pillow import picture_suffixes
 
     suffix = output.suffix.lower()
     if output.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -110,3 +111,24 @@ def _safe(stream: Any) -> tuple[TextIO, _Sink | None]:
         return stream, None
     stream.flush()
     return safe, sink
+
+
+def quiet_orbax() -> None:
+    """Drops what Orbax logs, and what its event loop says when an error has closed it.
+
+    Every error of a checkpoint reaches the caller as an exception, too, and is told in one line.
+    """
+    # Imported first, absl makes the logger, and its records say where they come from.
+    importlib.import_module("absl.logging")
+    logging.getLogger("absl").addFilter(_not_of_orbax)
+    logging.getLogger("asyncio").addFilter(lambda record: False)
+    sys.unraisablehook = _ignore_closed_loop
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
+def _ignore_closed_loop(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

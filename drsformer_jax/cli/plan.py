@@ -93,7 +93,7 @@ def _prepare(device: str, topology: str) -> None:
     Raises:
       UserError: libtpu is not installed.
     """
-    from drsformer_jax.cli.experiment import prepare_cpu
+    from drsformer_jax.training.cpu import prepare_cpu
 
     if device == "tpu" and importlib.util.find_spec("libtpu") is None:
         raise UserError(

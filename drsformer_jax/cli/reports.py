@@ -37,7 +37,7 @@ def check_destination(flag: str, path: Path | None, inputs: Iterable[Path] = ())
 
 def images_below(paths: Iterable[Path]) -> Iterator[Path]:
     """The files that are among `paths`, and the images anywhere in folders that are."""
-    from drsformer_jax.data.pillow import picture_suffixes
+    from drsformer_jax.data.formats.pillow import picture_suffixes
 
     suffixes = picture_suffixes()
     for path in paths:

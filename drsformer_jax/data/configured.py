@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.data.images import holds_images
-from drsformer_jax.data.layout import SPLITS, find_split, find_splits
-from drsformer_jax.data.mixed import FOLDERS, MixedRain, MixOptions
-from drsformer_jax.data.photographs import embedded_photographs
-from drsformer_jax.data.records import RecordedPairs, is_recorded
-from drsformer_jax.data.sets import DataSet
-from drsformer_jax.data.sources import PairedFolder, PairSource, open_split
-from drsformer_jax.data.synthetic import SyntheticRain
+from drsformer_jax.data.records import RecordedPairs
+from drsformer_jax.data.sources import SPLITS, PairedFolder, PairSource, find_split
+from drsformer_jax.data.synthetic.mixed import FOLDERS, MixedRain, MixOptions
+from drsformer_jax.data.synthetic.photographs import embedded_photographs
+from drsformer_jax.data.synthetic.rendered import SyntheticRain
 from drsformer_jax.errors import UserError, wrong_key
 from drsformer_jax.paths import local_path
 
@@ -85,23 +83,6 @@ def _mixed(data: Mapping[str, Any], seed: int, patch_size: int) -> MixedRain:
 def _plain(value: Any) -> Any:
     """Folders and shares without the wrappers of a configuration."""
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def split_for_test(folder: Path, data_set: DataSet | None) -> PairSource:
-    """The test pairs of a data set: a folder of pairs, or with test/, or a set that was built.
-
-    Raises:
-      UserError: there are none; broken or mismatched files, all named.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    if is_recorded(folder):
-        return RecordedPairs(folder, "test")
-    splits = find_splits(folder, halves=data_set is not None and data_set.halves)
-    split = splits.get("test", splits.get("all"))
-    if split is None:
-        raise UserError(f"{folder}: holds no test split, only {', '.join(splits)}")
-    return open_split(split, verify=True)
 
 
 def _kind(data: Mapping[str, Any]) -> str:

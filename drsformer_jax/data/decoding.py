@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from drsformer_jax.data.colour import CMYK, LAB, Stored, in_srgb
-from drsformer_jax.data.pillow import read_with_pillow
+from drsformer_jax.data.formats.colour import CMYK, LAB, Stored, in_srgb
+from drsformer_jax.data.formats.pillow import read_with_pillow
 from drsformer_jax.errors import UserError
 
 # The first bytes of TIFF and BigTIFF files, in both byte orders.
@@ -68,7 +68,7 @@ def _read(path: Path, max_pixels: int | None) -> Stored:
     with path.open("rb") as file:
         start = file.read(len(_TIFF[0]))
     if start in _TIFF:
-        from drsformer_jax.data.tiff import read_tiff
+        from drsformer_jax.data.formats.tiff import read_tiff
 
         return read_tiff(path, max_pixels)
     return read_with_pillow(path, max_pixels)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from drsformer_jax.data.decoding import Decoded, decode_image
-from drsformer_jax.data.pillow import HEIF_SUFFIXES, picture_suffixes
+from drsformer_jax.data.formats.pillow import HEIF_SUFFIXES, picture_suffixes
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 

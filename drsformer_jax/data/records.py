@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from drsformer_jax.data.limits import without_pillows_limit
+from drsformer_jax.data.formats.pillow import without_pillows_limit
 from drsformer_jax.data.sources import Cache, Pair
 from drsformer_jax.errors import UserError, in_one_line
 from drsformer_jax.paths import require_text

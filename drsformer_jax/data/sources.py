@@ -6,25 +6,32 @@ A source has a length and, for an index in [0, length), a dict with `input` and 
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 
-from drsformer_jax.data.images import read_rgb, require_images
-from drsformer_jax.data.layout import INPUTS, TARGETS, Split, find_split
+from drsformer_jax.data.images import holds_images, read_rgb, require_images
 from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError, enumerated
 
 # Decoded images are kept in memory up to this many bytes a source: the 200 pairs of Rain100L take
 # 0.2 GB, the 12,000 of DID-Data do not fit and the rest of them is decoded anew each time.
 CACHE_LIMIT_BYTES = 2 * 1024**3
+
+# Splits and sides by the folder names in use, those of this project first.
+SPLITS = {
+    "train": ("train", "training", "Train", "Training"),
+    "test": ("test", "testing", "val", "Test", "Testing", "test_syn"),
+}
+INPUTS = ("input", "rainy", "rain/X2", "rain", "rainy_image", "data", "Input", "Rain")
+TARGETS = ("target", "norain", "gt", "clean", "ground_truth", "groundtruth", "Target", "GT")
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -86,6 +93,33 @@ def image_cache(keep: bool) -> Cache[Path, np.ndarray]:
     return Cache(read, lambda image: image.nbytes, keep=keep)
 
 
+@dataclass(frozen=True)
+class Split:
+    """One folder of pairs.
+
+    Attributes:
+      root: the folder.
+      input_dir, target_dir: in it; both None where one file holds both sides of a pair.
+    """
+
+    root: Path
+    input_dir: str | None
+    target_dir: str | None
+
+
+def find_split(root: Path, *, halves: bool = False) -> Split | None:
+    """The two sides of a folder of pairs; None if it holds none.
+
+    Args:
+      halves: the clean image is the left half of each file in `root`, the rainy one the right.
+    """
+    if halves:
+        return Split(root, None, None) if holds_images(root) else None
+    inputs = next((name for name in INPUTS if (root / name).is_dir()), None)
+    targets = next((name for name in TARGETS if (root / name).is_dir()), None)
+    return Split(root, inputs, targets) if inputs and targets else None
+
+
 class PairedFolder:
     """Pairs from two folders: rainy images in the one, clean images in the other.
 
@@ -95,7 +129,7 @@ class PairedFolder:
     Args:
         root: the folder that holds both.
         input_dir, target_dir: in it; by default `input` and `target`, or what others call them
-            (`data.layout`).
+            (INPUTS, TARGETS).
         verify: check every file at once (see `verify`). Without, only the pairing is checked.
         cache: keep decoded images in memory, as many as fit into CACHE_LIMIT_BYTES.
 
@@ -178,67 +212,12 @@ class PairedFolder:
         return problems
 
 
-class HalvedImages:
-    """Pairs of which one file holds both: the clean image at the left, the rainy one at the right.
-
-    So Rain800 is distributed.
-
-    Args:
-        root: the folder of the files.
-        verify: decode every file at once.
-        cache: keep decoded images in memory, as many as fit into CACHE_LIMIT_BYTES.
-
-    Raises UserError that names every file in question; those of odd width among them.
-    """
-
-    def __init__(
-        self, root: str | os.PathLike[str], *, verify: bool = True, cache: bool = False
-    ) -> None:
-        self.root = Path(root)
-        self._decode = image_cache(cache)
-        self._paths = require_images(self.root)
-        self.names = [path.stem for path in self._paths]
-        problems = names_used_twice(self._paths)
-        if verify:
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                halved = functools.partial(self.of_file, decode=self._decode)
-                problems += undecodable(self._paths, halved, pool)
-        raise_problems(self.root, problems)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Pair:
-        return self.of_file(self._paths[index], self._decode)
-
-    def __repr__(self) -> str:
-        return f"HalvedImages({str(self.root)!r}, {len(self)} pairs)"
-
-    @staticmethod
-    def of_file(path: Path, decode: Callable[[Path], np.ndarray] = read_rgb) -> Pair:
-        """The pair that a file holds; UserError if it cannot be read or halved."""
-        both = decode(path)
-        if both.shape[1] % 2:
-            raise UserError(f"{path}: is {both.shape[1]} pixels wide: no two halves")
-        middle = both.shape[1] // 2
-        return {"input": both[:, middle:], "target": both[:, :middle], "name": path.stem}
-
-
-def open_split(split: Split, *, verify: bool) -> PairedFolder | HalvedImages:
-    """The pairs of a folder; UserError names all files that are not as they must be."""
-    if split.input_dir is None:
-        return HalvedImages(split.root, verify=verify)
-    return PairedFolder(split.root, split.input_dir, split.target_dir, verify=verify)
-
-
-def names_used_twice(paths: Sequence[Path]) -> list[str]:
-    """Those of `paths` whose name, without suffix, one before them has; as problems."""
-    first: dict[str, Path] = {}
-    return [
-        f"{path}: {first[path.stem].name} has the same name without suffix"
-        for path in paths
-        if first.setdefault(path.stem, path) is not path
-    ]
+def checked_images(folder: Path, decode: Callable[[Path], object]) -> list[Path]:
+    """The image files of a folder, each of them decoded once; UserError that names the bad ones."""
+    paths = require_images(folder)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        raise_problems(folder, undecodable(paths, decode, pool))
+    return paths
 
 
 def undecodable(

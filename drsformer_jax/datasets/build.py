@@ -25,7 +25,7 @@ def build(
 
     Args:
       name: of the set.
-      source: the folder it was unpacked to; see `data.layout`.
+      source: the folder it was unpacked to; see `data.splits`.
       out: folder of all sets, made if it is not there.
       form: "encoded" or "raw"; see `builders.pairs.PairsBuilder`.
       partial: take what is there, whatever the counts should be.

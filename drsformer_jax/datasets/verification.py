@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from drsformer_jax.data.images import list_images, read_rgb
-from drsformer_jax.data.layout import Split, find_splits
 from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.data.sets import DataSet
-from drsformer_jax.data.sources import HalvedImages
+from drsformer_jax.data.sources import Split
+from drsformer_jax.data.splits import HalvedImages, find_splits
 from drsformer_jax.datasets.copies import MOST_COMPARED, Picture, copies, digest, picture
 from drsformer_jax.errors import UserError
 from drsformer_jax.scores.metrics import psnr
@@ -124,7 +124,7 @@ def verify(
     """Reads every file of a data set and says all that is wrong with it.
 
     Args:
-      root: holds train/ and test/, or input/ and target/ (`data.layout` has other names in use).
+      root: holds train/ and test/, or input/ and target/ (`data.sources` has other names in use).
       data_set: what it should be; decides counts, the protocol and whether files hold both sides.
       on_file: called with the number of clean images read, and of all.
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import drsformer_jax.inference.memory as memory
-from drsformer_jax.inference.compiled import compiled_for_inference
 from drsformer_jax.inference.tiles import (
     DEFAULT_OVERLAP,
     TilePlan,
@@ -103,14 +102,14 @@ class Derainer:
           UserError: there are not so many devices.
           ValueError: another function than the network's on several devices.
         """
+        from drsformer_jax.inference.forward import SplitForward, compiled_for_inference
+
         check_process()
         self.config = config
         self.devices = devices
         self._is_network = restore is None
         self._params_sharding = None
         if devices != 1:
-            from drsformer_jax.inference.split import SplitForward
-
             if restore is not None:
                 raise ValueError("another function than the network's cannot be split over devices")
             split = SplitForward(config, devices)
@@ -158,10 +157,9 @@ class Derainer:
             many devices.
           ValueError: `dtype` or `precision` is unknown.
         """
-        from drsformer_jax.checkpoints.catalogue import default_weights
-        from drsformer_jax.checkpoints.weights import load_weights
+        from drsformer_jax import load_weights
 
-        loaded = load_weights(default_weights() if weights is None else weights)
+        loaded = load_weights(weights)
         for note in loaded.notes:
             logger.warning("%s: %s", weights, note)
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)

@@ -14,11 +14,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from drsformer_jax.ops.convolution import convolution
+from drsformer_jax.ops.convolution import convolution, pointwise_conv
 from drsformer_jax.ops.depthwise import Borders, depthwise_conv
 from drsformer_jax.ops.execution import TPU, Execution
 from drsformer_jax.ops.layer_norm import layer_norm
-from drsformer_jax.ops.pointwise import pointwise_conv
 from drsformer_jax.ops.rows import (
     clear_outside,
     clear_padding,

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drsformer_jax.ops.convolution import pointwise_conv
 from drsformer_jax.ops.execution import CPU, target
-from drsformer_jax.ops.pointwise import pointwise_conv
 
 PARTIAL_SUMS = 8
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from drsformer_jax.checkpoints.names import from_tree, to_tree
-from drsformer_jax.data.rain import add_rain, sample_rain
+from drsformer_jax.data.synthetic.rain import add_rain, sample_rain
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import make_mesh, shard_batch, state_sharding

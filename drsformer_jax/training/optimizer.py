@@ -31,10 +31,8 @@ class OptimizerOptions:
         for name in ("learning_rate", "eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("final_learning_rate", "warmup_steps", "hold_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("decay_steps", "clip_norm"):
+        not_negative = ("final_learning_rate", "warmup_steps", "hold_steps", "decay_steps")
+        for name in (*not_negative, "weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("b1", "b2"):

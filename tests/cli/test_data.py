@@ -12,7 +12,7 @@ from reference.miniature_sets import clean, rain200, save
 
 from drsformer_jax.cli.data import LEVELS
 from drsformer_jax.cli.main import main
-from drsformer_jax.data import rain
+from drsformer_jax.data.synthetic import rain
 
 
 def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

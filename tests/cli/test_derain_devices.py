@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drsformer_jax import Derainer
 from drsformer_jax.cli.main import main
-from drsformer_jax.inference import Derainer, memory
+from drsformer_jax.inference import memory
 from drsformer_jax.models.config import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ import sys
 import jax, numpy as np
 from PIL import Image
 from drsformer_jax.cli.main import main
-from drsformer_jax.inference import Derainer
+from drsformer_jax import Derainer
 
 photo, out = sys.argv[1:]
 assert main(["derain", photo, "-o", out, "--devices", "4"]) == 0

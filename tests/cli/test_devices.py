@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from drsformer_jax.checkpoints.catalogue import default_weights
-from drsformer_jax.cli import devices
+from drsformer_jax.cli import devices, evaluate, train
 from drsformer_jax.cli import main as cli
-from drsformer_jax.cli.experiment import run_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'demo.py'}"
@@ -53,8 +52,8 @@ def test_devices_that_are_not_there_are_told_in_one_line(platforms: str, tmp_pat
 
 
 COMMANDS: dict[str, Callable[[Path], int]] = {
-    "train": lambda at: run_experiment("train", ["train.py", CONFIG, f"--workdir={at}/run"], ""),
-    "evaluate": lambda at: run_experiment("evaluate", ["eval.py", CONFIG, f"--workdir={at}"], ""),
+    "train": lambda at: train.run(["train.py", CONFIG, f"--workdir={at}/run"], ""),
+    "evaluate": lambda at: evaluate.run(["eval.py", CONFIG, f"--workdir={at}"], ""),
     "parity": lambda at: cli.main(["parity", "--weights", "random:0", "--preset", "tiny"]),
     "plan": lambda at: cli.main(["plan", CONFIG, "--device", "gpu"]),
     "convert": lambda at: cli.main(["convert", str(default_weights()), f"{at}/checkpoint"]),
@@ -76,7 +75,7 @@ def test_every_command_that_needs_devices_asks_for_them_first(
 
     monkeypatch.setattr(jax, "devices", missing)
     monkeypatch.setenv("JAX_PLATFORMS", "x")
-    monkeypatch.setattr("drsformer_jax.cli.experiment.prepare_cpu", lambda: None)
+    monkeypatch.setattr("drsformer_jax.cli.train.prepare_cpu", lambda: None)
     # Settings of the whole process, which other tests have.
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     assert COMMANDS[command](tmp_path) == 2
@@ -111,7 +110,7 @@ def test_only_the_planner_of_tpus_keeps_libtpu(monkeypatch: pytest.MonkeyPatch) 
         name = f"drsformer_jax.cli.{module}.leave_libtpu_alone"
         monkeypatch.setattr(name, lambda module=module: called.append(module))
     assert cli.main(["score", "nowhere", "--no-reference", "niqe"]) == 2
-    assert run_experiment("train", ["train.py"], "") == 2
+    assert train.run(["train.py"], "") == 2
     assert called == ["main", "experiment"]
     assert cli.main(["plan", CONFIG]) == 2  # --topology is missing
     assert called == ["main", "experiment"]

@@ -1,112 +1,14 @@
-"""The flags of train.py and eval.py."""
+"""What train.py and eval.py share: help, and mistakes told in one line."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from drsformer_jax.cli import experiment
-from drsformer_jax.cli.experiment import run_experiment
-from drsformer_jax.cli.experiment_flags import parse_flags
-
-CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'demo.py'}"
-
-
-def test_flags_of_training() -> None:
-    argv = ["train.py", CONFIG, "--workdir=runs/x", "--config.seed=7"]
-    given = parse_flags("train", argv, "")
-    assert given is not None
-    assert (given.workdir, given.config.seed, given.profile_steps) == (Path("runs/x"), 7, 0)
-    profiled = parse_flags("train", [*argv, "--profile=5"], "")
-    assert profiled is not None
-    assert profiled.profile_steps == 5
-
-
-@pytest.mark.parametrize("value", ["=0", "=-3", "=few", ""])
-def test_steps_to_trace_must_be_a_positive_number(
-    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", f"--profile{value}"]
-    assert run_experiment("train", argv, "") == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "profile" in told
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ([], None),
-        (["--distributed"], (None, None, None, 300)),
-        (["--distributed", "--distributed_timeout=7"], (None, None, None, 7)),
-        (
-            [
-                "--distributed",
-                "--coordinator_address=[::1]:80",
-                "--num_processes=2",
-                "--process_id=1",
-            ],
-            ("[::1]:80", 2, 1, 300),
-        ),
-    ],
-)
-def test_who_the_other_processes_are(
-    flags: list[str], expected: tuple[str | None, int | None, int | None, int] | None
-) -> None:
-    given = parse_flags("train", ["train.py", CONFIG, "--workdir=runs/x", *flags], "")
-    assert given is not None
-    names = ("coordinator", "processes", "process", "timeout")
-    wanted = None if expected is None else dict(zip(names, expected, strict=True))
-    assert given.distributed == wanted
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--num_processes=2"], "--num_processes goes with --distributed"),
-        (["--distributed", "--process_id=0"], "--coordinator_address and --num_processes missing"),
-        (["--distributed", "--distributed_timeout=0"], "distributed_timeout"),
-        (
-            ["--distributed", "--coordinator_address=h", "--num_processes=2", "--process_id=1"],
-            "--coordinator_address=h: must be HOST:PORT",
-        ),
-        (
-            ["--distributed", "--coordinator_address=h:1", "--num_processes=2", "--process_id=2"],
-            "--process_id=2: must be below --num_processes=2",
-        ),
-        (["--config.mesh.width=2"], "no such key: width"),
-        (["--config.mesh.fsdp=0"], "config.mesh: fsdp must be a positive number of devices or -1"),
-    ],
-)
-def test_mistaken_flags_are_told_in_one_line(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags]
-    assert run_experiment("train", argv, "") == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert message in told
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("flag", "told"),
-    [
-        ("--distributed=maybe", "true or false"),
-        ("--config.data.cache=maybe", "true or false"),
-        ("--config.total_steps=1.5", "a whole number"),
-        ("--config.optimizer.learning_rate=fast", "a number"),
-    ],
-)
-def test_values_of_another_type(
-    flag: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", flag]
-    assert run_experiment("train", argv, "") == 2
-    assert capsys.readouterr().err == f"train.py: error: {flag}: must be {told}\n"
+from drsformer_jax.cli import evaluate, train
 
 
 @pytest.mark.parametrize(
@@ -122,19 +24,11 @@ def test_what_the_machine_does_not_give(
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(experiment, "parse_flags", fail)
-    assert run_experiment("train", ["train.py"], "") == 2
+    monkeypatch.setattr(train, "parse_flags", fail)
+    assert train.run(["train.py"], "") == 2
     printed = capsys.readouterr().err
     assert printed.startswith(f"train.py: error: {told}")
     assert printed.count("\n") == 1
-
-
-def test_evaluation_has_no_steps_to_trace(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["eval.py", CONFIG, f"--workdir={tmp_path}", "--profile=5"]
-    assert run_experiment("evaluate", argv, "") == 2
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -143,30 +37,13 @@ def test_a_full_disk_is_told_in_one_line(
 ) -> None:
     with open("/dev/full", "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        assert run_experiment("train", ["train.py", "--help"], "What it does.") == 2
+        assert train.run(["train.py", "--help"], "What it does.") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("command", "has_profile"), [("train", True), ("evaluate", False)])
-def test_help(command: str, has_profile: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_experiment(command, [f"{command}.py", "--help"], "What it does.") == 0
+@pytest.mark.parametrize(("program", "has_profile"), [(train, True), (evaluate, False)])
+def test_help(program: Any, has_profile: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["program.py", "--help"], "What it does.") == 0
     told = capsys.readouterr().out
     assert "What it does." in told
     assert ("--profile" in told) is has_profile
-
-
-@pytest.mark.parametrize("linked", ["evaluation", "evaluation/restored", "evaluation/a/restored"])
-@pytest.mark.parametrize("flag", ["--config.data.val=", "--set=a="])
-def test_images_to_be_restored_stay(
-    linked: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image = tmp_path / "data" / "input" / "1.png"
-    image.parent.mkdir(parents=True)
-    image.touch()
-    link = tmp_path / "run" / linked
-    link.parent.mkdir(parents=True)
-    link.symlink_to(image.parent)
-    argv = ["eval.py", CONFIG, f"--workdir={tmp_path / 'run'}", f"{flag}{tmp_path / 'data'}"]
-    assert run_experiment("evaluate", argv, "") == 2
-    assert "where results are written: move them elsewhere" in capsys.readouterr().err
-    assert image.exists()

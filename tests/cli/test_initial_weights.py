@@ -11,8 +11,7 @@ import pytest
 
 from drsformer_jax.checkpoints.catalogue import default_weights
 from drsformer_jax.checkpoints.weights import Weights, load_weights, save_weights
-from drsformer_jax.cli import experiment
-from drsformer_jax.cli.experiment import run_experiment
+from drsformer_jax.cli import train as program
 
 CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'demo.py'}"
 
@@ -25,8 +24,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def train(config: Any, options: Any, *rest: Any) -> None:
         found.append(rest[-1])
 
-    monkeypatch.setattr(experiment, "prepare_cpu", lambda: None)
-    monkeypatch.setattr(experiment, "keep_cpu_memory", lambda: None)
+    for setting in ("prepare_cpu", "steps_in_main_thread", "keep_cpu_memory"):
+        monkeypatch.setattr(program, setting, lambda: None)
     monkeypatch.setattr("drsformer_jax.training.loop.train", train)
     for source in ("training_source", "validation_source"):
         monkeypatch.setattr(f"drsformer_jax.data.configured.{source}", lambda *given: [])
@@ -35,7 +34,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def train(workdir: Path, init: str, *changes: str, preset: str = "small") -> int:
     argv = ["train.py", CONFIG, f"--workdir={workdir}", f"--config.init={init}"]
-    return run_experiment("train", [*argv, f"--config.model.preset={preset}", *changes], "")
+    return program.run([*argv, f"--config.model.preset={preset}", *changes], "")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from drsformer_jax.cli import evaluate, train
 from drsformer_jax.cli import main as cli
-from drsformer_jax.cli.experiment import run_experiment
-from drsformer_jax.cli.experiment_flags import parse_flags
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "demo.py")
 COMPACT = CONFIG.replace("demo", "compact")
@@ -72,7 +71,8 @@ def test_an_address_is_refused_in_one_line(
     if typed in COMMANDS:
         assert cli.main(words) == 2
     else:
-        assert run_experiment(words[0], words, "") == 2
+        program = train if words[0] == "train" else evaluate
+        assert program.run(words, "") == 2
     printed = capsys.readouterr()
     assert "gs://bucket/x" in printed.err
     assert "is an address" in printed.err
@@ -116,7 +116,7 @@ def test_home_in_the_flags_of_experiments(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "demo.py").write_text(Path(CONFIG).read_text())
     argv = ["eval.py", *config, "--workdir=~/run", "--set=a=~/set", "--config.seed=7"]
-    given = parse_flags("evaluate", argv, "")
+    given = evaluate.parse_flags(argv, "")
     assert given is not None
     assert (given.workdir, given.config.seed) == (tmp_path / "run", 7)
     assert given.sets == (("a", tmp_path / "set"),)

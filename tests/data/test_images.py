@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from drsformer_jax.data.formats.pillow import picture_suffixes
 from drsformer_jax.data.images import list_images, read_rgb, write_png
-from drsformer_jax.data.pillow import picture_suffixes
 from drsformer_jax.errors import UserError
 
 WRITTEN = (
@@ -237,7 +237,7 @@ def test_warnings_reach_stderr_of_a_program(tmp_path: Path) -> None:
 def test_the_light_modules_import_no_grain() -> None:
     code = (
         "import sys, drsformer_jax.data.images, drsformer_jax.data.sources, "
-        "drsformer_jax.data.pipeline, drsformer_jax.data.photographs\n"
+        "drsformer_jax.data.pipeline, drsformer_jax.data.synthetic.photographs\n"
         "heavy = {'grain', 'jax', 'skimage', 'tensorflow', 'torch'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

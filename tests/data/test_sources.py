@@ -10,7 +10,7 @@ from PIL import Image
 
 from drsformer_jax.data import sources
 from drsformer_jax.data.images import write_png
-from drsformer_jax.data.sources import HalvedImages, PairedFolder
+from drsformer_jax.data.sources import PairedFolder
 from drsformer_jax.errors import UserError
 
 
@@ -162,21 +162,3 @@ def test_other_names_of_the_two_sides(root: Path) -> None:
     folder = PairedFolder(root)
     assert folder.names == [f"norain-{i}x2" for i in range(4)]
     np.testing.assert_array_equal(folder[3]["target"], image(103))
-
-
-def test_halves_of_one_file(tmp_path: Path) -> None:
-    for i in range(2):
-        both = np.concatenate([image(100 + i), image(i)], axis=1)
-        write_png(tmp_path / f"{i}.png", both)
-    halves = HalvedImages(tmp_path, cache=True)
-    assert len(halves) == 2
-    np.testing.assert_array_equal(halves[1]["input"], image(1))
-    np.testing.assert_array_equal(halves[1]["target"], image(101))
-    Image.fromarray(image(0, 12, 18)).save(tmp_path / "1.bmp")
-    with pytest.raises(UserError, match=r"1\.png: 1\.bmp has the same name"):
-        HalvedImages(tmp_path, verify=False)
-    (tmp_path / "1.bmp").unlink()
-    write_png(tmp_path / "odd.png", image(0, 12, 17))
-    truncate(tmp_path / "0.png")
-    with pytest.raises(UserError, match=r"0\.png.*odd\.png: is 17 pixels wide: no two halves"):
-        HalvedImages(tmp_path)

@@ -11,10 +11,10 @@ import pytest
 from reference.miniature_sets import MINIATURES, clean, rain200, save
 
 from drsformer_jax.data import sets
-from drsformer_jax.data.layout import find_splits
 from drsformer_jax.data.pipeline import Stage, training_batches
 from drsformer_jax.data.records import RecordedPairs
-from drsformer_jax.data.sources import PairedFolder, open_split
+from drsformer_jax.data.sources import PairedFolder
+from drsformer_jax.data.splits import find_splits, open_split
 from drsformer_jax.datasets.build import build
 from drsformer_jax.errors import UserError
 

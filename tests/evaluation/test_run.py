@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from reference.miniature_sets import ddn, rain200, rain800
 
-from drsformer_jax.cli.experiment import run_experiment
-from drsformer_jax.data.configured import split_for_test
+from drsformer_jax.cli import evaluate as program
 from drsformer_jax.data.images import read_rgb
 from drsformer_jax.data.sets import SETS
 from drsformer_jax.data.sources import Pair
+from drsformer_jax.data.splits import split_for_test
 from drsformer_jax.datasets.build import build
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation import run
@@ -50,7 +50,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def evaluate(workdir: Path, *flags: str) -> int:
-    return run_experiment("evaluate", ["eval.py", CONFIG, f"--workdir={workdir}", *flags], "")
+    return program.run(["eval.py", CONFIG, f"--workdir={workdir}", *flags], "")
 
 
 def rainy_pairs(count: int) -> list[Pair]:

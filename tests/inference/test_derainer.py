@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from drsformer_jax import Derainer
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.errors import UserError
-from drsformer_jax.inference import Derainer, memory
-from drsformer_jax.inference.compiled import compiled_for_inference
+from drsformer_jax.inference import memory
 from drsformer_jax.inference.derainer import quantise
+from drsformer_jax.inference.forward import compiled_for_inference
 from drsformer_jax.inference.tiles import pad_to_multiple
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import init_params, restore
@@ -217,7 +218,7 @@ def test_missing_weights_are_a_users_error(tmp_path: Any) -> None:
 
 def test_importing_the_derainer_is_light() -> None:
     code = (
-        "import sys; from drsformer_jax.inference import Derainer; "
+        "import sys; from drsformer_jax import Derainer; "
         "print([m for m in ('jax', 'flax', 'torch', 'tensorflow', 'grain') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drsformer_jax import Derainer
 from drsformer_jax.data.decoding import Decoded
-from drsformer_jax.inference import Derainer, memory
+from drsformer_jax.inference import memory
 from drsformer_jax.inference.photo import restore_photo
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import init_params, restore

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from drsformer_jax import Derainer
 from drsformer_jax.data.decoding import Decoded, decode_image
 from drsformer_jax.errors import UserError
-from drsformer_jax.inference import Derainer
 from drsformer_jax.inference.photo import restore_photo, write_photo
 from drsformer_jax.models.config import PRESETS
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.ops import depthwise, depthwise_gradient
+from drsformer_jax.ops import depthwise
 from drsformer_jax.ops.depthwise import depthwise_conv
 
 # kernel height, kernel width, dilation, channels, image height, image width
@@ -119,9 +119,7 @@ def test_kernel_gradient(
     rows, columns = (kh // 2) * dilation, (kw // 2) * dilation
     padded = np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
     with jax.enable_x64(True):
-        function = quick_jit(
-            functools.partial(depthwise_gradient.kernel_gradient, dilation=dilation)
-        )
+        function = quick_jit(functools.partial(depthwise.kernel_gradient, dilation=dilation))
         result = function(padded, cotangent, kernel[:, :, None])
     assert_close(result[:, :, 0], definition(x, kernel, dilation, cotangent)[2])
 

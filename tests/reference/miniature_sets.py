@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from drsformer_jax.data.rain import add_rain, sample_rain
+from drsformer_jax.data.synthetic.rain import add_rain, sample_rain
 
 
 def clean(seed: int, height: int = 33, width: int = 49) -> np.ndarray:

@@ -12,8 +12,8 @@ from PIL import Image
 from scipy import ndimage
 
 from drsformer_jax.data.images import read_rgb
-from drsformer_jax.data.photographs import embedded_photographs
-from drsformer_jax.data.rain import add_rain, sample_rain
+from drsformer_jax.data.synthetic.photographs import embedded_photographs
+from drsformer_jax.data.synthetic.rain import add_rain, sample_rain
 from drsformer_jax.scores.niqe import (
     block_features,
     fit_asymmetric,

@@ -44,7 +44,7 @@ def train(
         # What is compiled here runs for a moment: optimising it would take longer.
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=0",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
     }
     run = {
         "workdir": str(workdir),

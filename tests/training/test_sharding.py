@@ -49,7 +49,7 @@ np.savez(Path(out) / "final.npz", devices=jax.device_count(), parts=parts, **fin
 def train_on(devices: int, out: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
     }
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, str(out), json.dumps(changes)],

@@ -12,11 +12,11 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
 from drsformer_jax.data.decoding import decode_image
+from drsformer_jax.data.formats.pillow import without_pillows_limit
 from drsformer_jax.data.images import as_rgb
-from drsformer_jax.data.layout import WHOLE, find_splits
-from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.data.sets import get_set
-from drsformer_jax.data.sources import HalvedImages, PairedFolder, open_split
+from drsformer_jax.data.sources import PairedFolder
+from drsformer_jax.data.splits import WHOLE, HalvedImages, find_splits, open_split
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import printable
 

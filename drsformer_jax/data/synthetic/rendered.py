@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from drsformer_jax.data.images import require_images
-from drsformer_jax.data.rain import LEVELS, add_rain, sample_rain
-from drsformer_jax.data.sources import Pair, image_cache, raise_problems, undecodable
+from drsformer_jax.data.sources import Pair, checked_images, image_cache
+from drsformer_jax.data.synthetic.rain import LEVELS, add_rain, sample_rain
 from drsformer_jax.errors import UserError
 
 
 class SyntheticRain:
-    """Clean photographs with rain rendered over them (drsformer_jax.data.rain).
+    """Clean photographs with rain rendered over them (drsformer_jax.data.synthetic.rain).
 
     Args:
         clean: a folder of photographs, or a sequence of uint8 `H W 3` arrays or (name, array).
@@ -88,7 +86,4 @@ class SyntheticRain:
 
     def _folder(self, folder: Path) -> list[tuple[str, np.ndarray | Path]]:
         """Names and paths of a folder's photographs, all of them checked."""
-        paths = require_images(folder)
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            raise_problems(folder, undecodable(paths, self._decode, pool))
-        return [(path.stem, path) for path in paths]
+        return [(path.stem, path) for path in checked_images(folder, self._decode)]

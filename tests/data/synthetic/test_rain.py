@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from drsformer_jax.data.images import list_images, read_rgb
-from drsformer_jax.data.rain import RainLayer, RainParameters, add_rain, sample_rain
+from drsformer_jax.data.synthetic.rain import RainLayer, RainParameters, add_rain, sample_rain
 
 BLACK = np.zeros((120, 120, 3), np.uint8)
 

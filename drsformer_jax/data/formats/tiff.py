@@ -12,16 +12,16 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from drsformer_jax.data.colour import (
+from drsformer_jax.data.formats.colour import (
     CHANNELS,
     CMYK,
     GREY,
     LAB,
     RGB,
     Stored,
+    check_pixels,
     without_premultiplication,
 )
-from drsformer_jax.data.limits import check_pixels
 
 # What keeps a file from being decoded is raised; what is logged besides is of no use to a user.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)

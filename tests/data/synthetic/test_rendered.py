@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drsformer_jax.data.images import write_png
-from drsformer_jax.data.synthetic import SyntheticRain
+from drsformer_jax.data.synthetic.rendered import SyntheticRain
 from drsformer_jax.errors import UserError
 
 

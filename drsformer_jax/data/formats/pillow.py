@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from PIL.MpoImagePlugin import MpoImageFile
 
-from drsformer_jax.data.colour import CMYK, GREY, LAB, RGB, Stored
-from drsformer_jax.data.limits import check_pixels, without_pillows_limit
+from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Stored, check_pixels
 
 # What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
 # knows the name of only.
@@ -25,6 +26,10 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _ORIENTATION = 0x0112
 _MP_ENTRIES = 0xB002
 _PNG_BIT_DEPTH_AT = 24
+
+_LOCK = threading.Lock()
+_decoding = 0
+_limit_of_pillow: int | None = None
 
 
 @functools.cache
@@ -50,6 +55,27 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(
         suffix for suffix, name in Image.registered_extensions().items() if name in formats
     )
+
+
+@contextlib.contextmanager
+def without_pillows_limit() -> Iterator[None]:
+    """Keeps Pillow from refusing large images as attacks, in a file that the user named.
+
+    Pillow knows one limit for the whole process: it is lifted while any thread is in here, and
+    then what it was before.
+    """
+    global _decoding, _limit_of_pillow
+    with _LOCK:
+        if _decoding == 0:
+            _limit_of_pillow, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _decoding += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _decoding -= 1
+            if _decoding == 0:
+                Image.MAX_IMAGE_PIXELS = _limit_of_pillow
 
 
 def read_with_pillow(path: Path, max_pixels: int | None = None) -> Stored:

@@ -12,8 +12,8 @@ import tifffile
 from PIL import Image
 
 from drsformer_jax.data.decoding import decode_image
+from drsformer_jax.data.formats.pillow import without_pillows_limit
 from drsformer_jax.data.images import read_rgb
-from drsformer_jax.data.limits import without_pillows_limit
 from drsformer_jax.errors import UserError
 
 PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS

@@ -1,4 +1,4 @@
-"""One image on several devices of this process, each with a band of its rows."""
+"""The network's forward, compiled; on several devices, each with a band of the image's rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.inference.compiled import compiled_for_inference
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import restore
 from drsformer_jax.ops.rows import RowShards
@@ -24,6 +24,17 @@ AXIS = "rows"
 PATIENCE_SECONDS = 24 * 3600
 _PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 _WHOLE, _BANDS = PartitionSpec(), PartitionSpec(None, AXIS)
+
+
+def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
+    """jit of a function of (params, image).
+
+    On CPU with LLVM's first level of optimisation: it vectorises what higher ones do, and the
+    network runs as fast after compiling for a shorter time (benchmarks/README.md).
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "1"} if on_cpu else {}
+    return jax.jit(restore, compiler_options=options)
 
 
 def make_cpu_devices(count: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drsformer_jax.data import photographs
-from drsformer_jax.data.photographs import embedded_photographs
+from drsformer_jax.data.synthetic import photographs
+from drsformer_jax.data.synthetic.photographs import embedded_photographs
 from drsformer_jax.errors import UserError
 
 

@@ -14,24 +14,21 @@ import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from drsformer_jax.data.images import list_images
-from drsformer_jax.data.layout import find_split
-from drsformer_jax.data.rain import add_mist, add_rain, sample_rain
 from drsformer_jax.data.sources import (
     Cache,
     Pair,
     PairedFolder,
+    checked_images,
+    find_split,
     image_cache,
-    raise_problems,
-    undecodable,
 )
+from drsformer_jax.data.synthetic.rain import add_mist, add_rain, sample_rain
 from drsformer_jax.data.transforms import pad_to_size, random_crop_pair
 from drsformer_jax.errors import UserError
 
@@ -187,15 +184,9 @@ class MixedRain:
 
     def _checked(self, folder: Path) -> list[Path]:
         """The photographs of a folder, each of them decoded once."""
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
         split = find_split(folder)
-        paths = list_images(folder if split is None else folder / str(split.target_dir))
-        if not paths:
-            raise UserError(f"{folder}: no images in this folder")
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            raise_problems(folder, undecodable(paths, self._decode, pool))
-        return paths
+        photographs = folder if split is None else folder / str(split.target_dir)
+        return checked_images(photographs, self._decode)
 
     def _patch(self, photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A window of the photograph, or of a smaller copy of it; uint8 crop crop 3."""

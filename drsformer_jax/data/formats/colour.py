@@ -47,6 +47,12 @@ class Stored:
         return self.profile if fits else None
 
 
+def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
+    """ValueError if an image has more than `max_pixels` pixels; None: any number is welcome."""
+    if max_pixels is not None and width * height > max_pixels:
+        raise ValueError(f"{width} x {height} pixels are more than the {max_pixels:,} allowed")
+
+
 def in_srgb(stored: Stored) -> Stored:
     """The same image in sRGB, with as many bits; by its profile, or else what is assumed is noted.
 

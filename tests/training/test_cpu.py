@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from drsformer_jax.training import host_memory
+from drsformer_jax.training import cpu
 
 # Page faults of allocating and filling 256 MB, a second time. In a process of its own: what malloc
 # is told cannot be taken back.
 SECOND_ALLOCATION = """
 import resource, sys
 import numpy as np
-from drsformer_jax.training.host_memory import keep_freed_memory
+from drsformer_jax.training.cpu import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("no mallopt")
 for _ in range(2):
@@ -28,9 +28,10 @@ THIRD_RUN = """
 import resource, sys
 import jax
 import jax.numpy as jnp
-from drsformer_jax.cli.experiment import keep_cpu_memory
+from drsformer_jax.training.cpu import keep_cpu_memory, steps_in_main_thread
 jax.config.update("jax_platforms", "cpu")
 if sys.argv[1] == "keep":
+    steps_in_main_thread()
     keep_cpu_memory()
 x = jnp.ones((40 * 2**10, 2**8))
 step = jax.jit(lambda x: jnp.sort(x)[:, ::2].sum())
@@ -61,5 +62,5 @@ def test_nor_is_that_of_a_step() -> None:
 
 
 def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: object())
-    assert not host_memory.keep_freed_memory()
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: object())
+    assert not cpu.keep_freed_memory()

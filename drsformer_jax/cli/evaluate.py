@@ -1,0 +1,134 @@
+"""What eval.py does: read its flags, then score the newest checkpoint of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.experiment import checked, run_experiment
+from drsformer_jax.cli.experiment_flags import USAGE, read_flags
+from drsformer_jax.errors import UserError
+from drsformer_jax.paths import files_below, identity, local_path
+
+EVALUATION_USAGE = """
+  --set NAME=FOLDER   scores this data set instead of config.data.val; may be given several times.
+                      FOLDER holds test/, or input/ and target/, or was built by drsformer data
+                      build. Of rain200l, rain200h, did, ddn, spa, rain100l, rain100h and rain800
+                      the protocol is known; any other name is scored by config.eval.protocol
+  --ensemble          averages over eight flips and rotations, in eight times the time
+  --tile SIZE         restores in tiles of so many pixels, a multiple of 8; --overlap PIXELS (32)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationFlags:
+    """A command line of eval.py.
+
+    config: the configuration with its changes.
+    sets: names and folders of data sets to score; none: that of the configuration.
+    restoring: ensemble, tile and overlap, as far as given.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    sets: tuple[tuple[str, Path], ...]
+    restoring: dict[str, Any]
+
+
+def run(argv: Sequence[str], description: str) -> int:
+    """Scores as the flags of a command line say; returns the exit code (`run_experiment`)."""
+    return run_experiment(argv[0], lambda: _evaluate(argv, description))
+
+
+def _evaluate(argv: Sequence[str], description: str) -> None:
+    given = parse_flags(argv, description)
+    if given is None:
+        return
+    from drsformer_jax.data.configured import validation_source
+    from drsformer_jax.data.sets import SETS, get_set
+    from drsformer_jax.data.splits import split_for_test
+    from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
+
+    config = given.config
+    _check_inputs_stay(given)
+    protocol = checked(lambda: config.eval.protocol, "eval.protocol")
+    per_device = checked(lambda: config.eval.batch_size, "eval.batch_size")
+    options = Options(**given.restoring, per_device=per_device)
+    tasks = []
+    for name, folder in given.sets:
+        known = SETS.get(name)
+        source = split_for_test(folder, known)
+        tasks.append(Task(name, source, known.protocol if known else protocol, known))
+    if not tasks:
+        source = checked(lambda: validation_source(config.data), "data")
+        name = checked(lambda: config.eval.data_set, "eval.data_set")
+        data_set = get_set(name) if name else None
+        tasks.append(Task(name or config.name, source, protocol, data_set))
+    check_devices()
+    print(evaluate_workdir(given.workdir, tasks, options, own=not given.sets))
+
+
+def _check_inputs_stay(given: EvaluationFlags) -> None:
+    """That no image to be read lies where restored ones are written, and older ones removed.
+
+    Raises:
+      UserError: one does.
+    """
+    from drsformer_jax.evaluation.run import DIRECTORY, RESTORED
+
+    out = given.workdir / DIRECTORY
+    written = {identity(path) for path in (out, *out.glob("*"), *out.glob(f"*/{RESTORED}"))}
+    folders = [folder for _, folder in given.sets]
+    if not folders and isinstance(given.config.get("data"), ConfigDict):
+        folders = [local_path(str(given.config.data.get("val")))]
+    for folder in folders:
+        for place in {file.parent for file in files_below(folder)}:
+            if identity(place) in written:
+                raise UserError(
+                    f"{place}: images to be restored lie in {out}, where results are written: "
+                    "move them elsewhere"
+                )
+
+
+def parse_flags(argv: Sequence[str], description: str) -> EvaluationFlags | None:
+    """What a command line says; None if only help was asked for.
+
+    Raises:
+      UserError: as `read_flags`.
+    """
+    help_text = f"{description.strip()}\n\n{USAGE}{EVALUATION_USAGE}"
+    if (found := read_flags(argv, help_text, _define)) is None:
+        return None
+    config, workdir, values = found
+    names = ("ensemble", "tile", "overlap")
+    restoring = {name: values[name].value for name in names if values[name].present}
+    return EvaluationFlags(config, workdir, _sets(values), restoring)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_multi_string("set", [], "NAME=FOLDER", flag_values=values)
+    flags.DEFINE_boolean("ensemble", False, "average over flips", flag_values=values)
+    flags.DEFINE_integer("tile", None, "pixels", flag_values=values)
+    flags.DEFINE_integer("overlap", None, "pixels", flag_values=values)
+
+
+def _sets(values: flags.FlagValues) -> tuple[tuple[str, Path], ...]:
+    """What --set says.
+
+    Raises:
+      UserError: it is not NAME=FOLDER, or a name comes twice or is no name of a folder.
+    """
+    found: dict[str, Path] = {}
+    for text in values["set"].value or []:
+        name, _, folder = text.partition("=")
+        if not name or not folder or Path(name).name != name or name in (".", ".."):
+            raise UserError(f"--set {text}: must be NAME=FOLDER, such as rain100l=/data/Rain100L")
+        if name in found:
+            raise UserError(f"--set {text}: {name} is there twice")
+        found[name] = local_path(folder, "--set")
+    return tuple(found.items())

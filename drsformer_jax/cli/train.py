@@ -1,0 +1,175 @@
+"""What train.py does: read its flags, then train."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.experiment import checked, run_experiment
+from drsformer_jax.cli.experiment_flags import USAGE, read_flags
+from drsformer_jax.cli.output import quiet_orbax
+from drsformer_jax.errors import UserError
+from drsformer_jax.paths import local_path
+from drsformer_jax.training.cpu import keep_cpu_memory, prepare_cpu, steps_in_main_thread
+
+if TYPE_CHECKING:
+    from drsformer_jax.models.config import DRSformerConfig
+    from drsformer_jax.models.drsformer import Params
+
+TRAIN_USAGE = """
+  --profile STEPS     traces so many steps, after two to warm up, into WORKDIR/profile, for
+                      Perfetto and TensorBoard
+  --distributed       one of several processes, started with the same flags on every host; who the
+                      others are is found out on TPU pods, GKE, Slurm and Open MPI, or said by
+  --coordinator_address HOST:PORT, --num_processes N, --process_id I
+  --distributed_timeout SECONDS   to wait for the others (300)"""
+
+# Seconds; machines of a pod do not all start at the same moment.
+DISTRIBUTED_TIMEOUT = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """A command line of train.py.
+
+    config: the configuration with its changes.
+    distributed: the arguments of `training.processes.join`, or None: this process is alone.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    profile_steps: int
+    distributed: dict[str, Any] | None
+
+
+def run(argv: Sequence[str], description: str) -> int:
+    """Trains as the flags of a command line say; returns the exit code (`run_experiment`)."""
+    return run_experiment(argv[0], lambda: _train(argv, description))
+
+
+def _train(argv: Sequence[str], description: str) -> None:
+    given = parse_flags(argv, description)
+    if given is None:
+        return
+    prepare_cpu()
+    quiet_orbax()
+    from drsformer_jax.training.processes import join, together
+
+    if given.distributed is not None:
+        join(**given.distributed)
+    steps_in_main_thread()
+    check_devices()
+    keep_cpu_memory()
+
+    from drsformer_jax.data.configured import training_source, validation_source
+    from drsformer_jax.training.config import training_options
+    from drsformer_jax.training.loop import train
+    from drsformer_jax.training.validation import Validator
+
+    config = given.config
+    with together():
+        options = checked(lambda: training_options(config), "training options")
+        initial = _initial_params(config, given.workdir, options.model)
+        largest = max(stage.patch_size for stage in options.stages)
+        source = checked(lambda: training_source(config.data, options.seed, largest), "data")
+        validation = checked(lambda: validation_source(config.data), "data")
+    validator = Validator(options.model, validation)
+    train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps, initial)
+
+
+def _initial_params(config: ConfigDict, workdir: Path, model: DRSformerConfig) -> Params | None:
+    """The parameters that a new run starts from; None: random ones, or those of its checkpoint.
+
+    Raises:
+      UserError: the file is missing or broken, or its network is not the configuration's.
+    """
+    from drsformer_jax import load_weights
+    from drsformer_jax.checkpoints.runs import DIRECTORY, whole_steps
+
+    if not config.get("init"):
+        return None
+    path = local_path(str(config.init), "--config.init")
+    if whole_steps(workdir / DIRECTORY):
+        print(f"note: --config.init {path} is not read, for {workdir} holds a run", flush=True)
+        return None
+    try:
+        weights = load_weights(path)
+    except UserError as error:
+        raise UserError(f"--config.init: {error}") from error
+    there, here = weights.config.architecture(), model.architecture()
+    if all(weights.config.hidden_channels(n) == model.hidden_channels(n) for n in model.channels):
+        # All that counts of it, and all that a file of PyTorch tells.
+        there.pop("ffn_expansion_factor")
+    different = [key for key, value in there.items() if value != here[key]]
+    if different:
+        listed = ", ".join(
+            f"config.model.{k} ({there[k]} there, {here[k]} here)" for k in different
+        )
+        raise UserError(
+            f"--config.init: {path} holds another network than the configuration: {listed}; name "
+            "other weights or set these keys"
+        )
+    for note in weights.notes:
+        print(f"{path}: {note}", flush=True)
+    print(f"starting from the parameters in {path}", flush=True)
+    return weights.params
+
+
+def parse_flags(argv: Sequence[str], description: str) -> TrainFlags | None:
+    """What a command line says; None if only help was asked for.
+
+    Raises:
+      UserError: as `read_flags`.
+    """
+    help_text = f"{description.strip()}\n\n{USAGE}{TRAIN_USAGE}"
+    if (found := read_flags(argv, help_text, _define)) is None:
+        return None
+    config, workdir, values = found
+    return TrainFlags(config, workdir, values["profile"].value or 0, _distributed(values))
+
+
+def _define(values: flags.FlagValues) -> None:
+    def integer(name: str, text: str, least: int) -> None:
+        flags.DEFINE_integer(name, None, text, lower_bound=least, flag_values=values)
+
+    integer("profile", "steps to trace", 1)
+    flags.DEFINE_boolean("distributed", False, "one of several processes", flag_values=values)
+    flags.DEFINE_string("coordinator_address", None, "of process 0", flag_values=values)
+    integer("num_processes", "of the run", 1)
+    integer("process_id", "of this process", 0)
+    integer("distributed_timeout", "seconds", 1)
+
+
+def _distributed(values: flags.FlagValues) -> dict[str, Any] | None:
+    """What the flags say of the other processes.
+
+    Raises:
+      UserError: some of the flags that belong together are missing.
+    """
+    names = ("coordinator_address", "num_processes", "process_id")
+    said = {name: values[name].value for name in names}
+    given = [name for name in (*names, "distributed_timeout") if values[name].present]
+    if not values["distributed"].value:
+        if given:
+            raise UserError(f"--{given[0]} goes with --distributed, which is missing")
+        return None
+    missing = [f"--{name}" for name, value in said.items() if value is None]
+    if missing and len(missing) < len(names):
+        raise UserError(f"{' and '.join(missing)} missing: the three go together")
+    address, processes, process = said.values()
+    if address is not None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UserError(f"--coordinator_address={address}: must be HOST:PORT")
+        if process is not None and processes is not None and process >= processes:
+            raise UserError(f"--process_id={process}: must be below --num_processes={processes}")
+    timeout = values["distributed_timeout"].value or DISTRIBUTED_TIMEOUT
+    return {
+        "coordinator": address, "processes": processes, "process": process, "timeout": timeout,
+    }  # fmt: skip

@@ -1,0 +1,36 @@
+"""The flags of eval.py, and what it does not write over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drsformer_jax.cli import evaluate
+
+CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'demo.py'}"
+
+
+def test_evaluation_has_no_steps_to_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["eval.py", CONFIG, f"--workdir={tmp_path}", "--profile=5"]
+    assert evaluate.run(argv, "") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("linked", ["evaluation", "evaluation/restored", "evaluation/a/restored"])
+@pytest.mark.parametrize("flag", ["--config.data.val=", "--set=a="])
+def test_images_to_be_restored_stay(
+    linked: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "data" / "input" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    link = tmp_path / "run" / linked
+    link.parent.mkdir(parents=True)
+    link.symlink_to(image.parent)
+    argv = ["eval.py", CONFIG, f"--workdir={tmp_path / 'run'}", f"{flag}{tmp_path / 'data'}"]
+    assert evaluate.run(argv, "") == 2
+    assert "where results are written: move them elsewhere" in capsys.readouterr().err
+    assert image.exists()
