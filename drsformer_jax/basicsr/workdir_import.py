@@ -23,10 +23,10 @@ from drsformer_jax.basicsr.network import (
     find_network,
     read_network,
 )
+from drsformer_jax.basicsr.plain_values import to_json
 from drsformer_jax.basicsr.settings import read_settings
 from drsformer_jax.basicsr.state import Moments, StateFile, read_moments, read_state
 from drsformer_jax.checkpoints.names import sizes_of
-from drsformer_jax.checkpoints.plain_values import to_json
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder

@@ -75,10 +75,17 @@ def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     require_torch(f"writing {path}")
     import torch
 
-    tensors = {name: torch.from_numpy(np.array(a, order="C")) for name, a in state.items()}
+    tensors = torch_tensors(state)
     # Into Python's file, whose errors say what the system said.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save({"params": tensors}, file)
+
+
+def torch_tensors(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Contiguous copies, as PyTorch's."""
+    import torch
+
+    return {name: torch.from_numpy(np.array(a, order="C")) for name, a in state.items()}
 
 
 def load_file(path: Path) -> Any:

@@ -18,6 +18,7 @@ from drsformer_jax.models.drsformer import DRSformer
 from drsformer_jax.parity.recording import (
     RESTORED,
     Recording,
+    SignFlips,
     decisions_of,
     loss_weights,
     probes_of,
@@ -35,34 +36,6 @@ from drsformer_jax.parity.replay import (
 CompilerOptions = tuple[tuple[str, Any], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class SignFlips:
-    """Values in front of ReLUs whose sign is another one than the other program's.
-
-    Attributes:
-      count, total: how many, and of how many values.
-      largest: of them in any layer, relative to the largest value of that layer.
-      layer: PyTorch's name of the layer where it is.
-    """
-
-    count: int
-    total: int
-    largest: float
-    layer: str
-
-
-@dataclasses.dataclass
-class OwnRecording(Recording):
-    """Ours; `chosen` is the network's own choice, even where another one was followed.
-
-    Attributes:
-      flips: how its signs in front of ReLUs differ from those it was given with gradients; None
-        without any.
-    """
-
-    flips: SignFlips | None = None
-
-
 def record(
     config: DRSformerConfig,
     params: Params,
@@ -71,8 +44,10 @@ def record(
     *,
     tolerance: float = 0.0,
     compiler_options: CompilerOptions = (),
-) -> OwnRecording:
+) -> Recording:
     """Runs the network on an image and keeps the value at every probe.
+
+    What is kept of top-k choices are the network's own, even where others were followed.
 
     Args:
       config: of the network; `precision` "highest" for parity.
@@ -87,7 +62,7 @@ def record(
     decisions = {} if other is None else decision_tree(Recording(chosen=other.chosen), config)
     program = _forward(config, compiler_options)
     restored, captured = program(params, decisions, image, tolerance)
-    recording = OwnRecording()
+    recording = Recording()
     for probe in probes_of(config):
         if probe.name == RESTORED:
             recording.outputs[RESTORED] = np.asarray(restored)
@@ -100,7 +75,7 @@ def record(
 
 
 def record_gradients(
-    recording: OwnRecording,
+    recording: Recording,
     config: DRSformerConfig,
     params: Params,
     image: np.ndarray,

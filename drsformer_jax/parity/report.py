@@ -14,7 +14,7 @@ from drsformer_jax.parity.comparison import (
     SelectionDifference,
     beyond,
 )
-from drsformer_jax.parity.jax_network import SignFlips
+from drsformer_jax.parity.recording import SignFlips
 
 _PACKAGES = ("drsformer_jax", "jax", "jaxlib", "flax", "numpy", "torch")
 

@@ -23,7 +23,7 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.recording import (
     BRANCHES,
     RESTORED,
-    Probe,
+    Place,
     Recording,
     decisions_of,
     loss_weights,
@@ -162,7 +162,7 @@ def _shows_choice(kept: list[Tensor]) -> bool:
 
 
 def _value_hooks(
-    module: nn.Module, probe: Probe, outputs: dict[str, np.ndarray], watch: _TopKWatch
+    module: nn.Module, probe: Place, outputs: dict[str, np.ndarray], watch: _TopKWatch
 ) -> Iterator[RemovableHandle]:
     """Hooks that put one probe's value into `outputs`."""
 

@@ -247,7 +247,11 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     rows = stage.patch_size // mesh.shape[SPATIAL]
     images = stage.batch_size // (mesh.shape[DATA] * mesh.shape[FSDP])
     flops = training_flops(
-        model, images, (rows, stage.patch_size), options.optimizer, options.ema_decay
+        model,
+        images,
+        (rows, stage.patch_size),
+        optimizer_options=options.optimizer,
+        ema_decay=options.ema_decay,
     )
     compiled = functools.partial(_compiled, options, mesh, stage)
     program, needed = compiled(model, stage.batch_size)
