@@ -22,7 +22,7 @@ from drsformer_jax.basicsr.settings import group_settings, schedule_state
 from drsformer_jax.basicsr.state import SUFFIX, Moments, optimizer_state
 from drsformer_jax.basicsr.workdir_import import Conversion, is_counted
 from drsformer_jax.checkpoints.infer import config_from
-from drsformer_jax.checkpoints.names import Params, check_finite_params, sizes_of, torch_views
+from drsformer_jax.checkpoints.names import Params, check_finite_params, torch_views
 from drsformer_jax.checkpoints.pytorch_file import require_torch, torch_tensors
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.checkpoints.torch_names import param_shapes
@@ -74,10 +74,8 @@ def export_run(
     return Conversion(
         source=f"{source} (step {step:,})",
         destination=f"{state_path} and {network_path}",
-        config=config,
-        sizes=sizes_of(network.params),
+        network=network,
         step=step,
-        ema=network.ema is not None,
         notes=notes,
     )
 

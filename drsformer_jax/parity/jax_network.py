@@ -92,7 +92,7 @@ def record_gradients(
     config = dataclasses.replace(config, unroll=False, remat=True)
     program = _gradient(config, compiler_options)
     weights = np.asarray(loss_weights(image.shape), image.dtype)
-    tree, captured = program(params, decision_tree(other, config), image, tolerance, weights)
+    tree, captured = program(params, weights, decision_tree(other, config), image, tolerance)
     recording.gradients = from_tree(jax.tree.map(np.asarray, tree), config)
     recording.flips = _sign_flips(captured, config, other)
 
@@ -126,10 +126,20 @@ def _sign_flips(captured: Params, config: DRSformerConfig, other: Recording) -> 
     return SignFlips(sum(number for _, number, _ in found), total, largest_flip, layer)
 
 
-def _apply(
-    config: DRSformerConfig, params: Params, decisions: Params, image: jax.Array, **options: Any
-) -> Any:
-    return DRSformer(config).apply({"params": params, DECISIONS: decisions}, image, **options)
+def _restore(
+    config: DRSformerConfig,
+    params: Params,
+    decisions: Params,
+    image: jax.Array,
+    tolerance: jax.Array,
+    **capture: Any,
+) -> tuple[jax.Array, Params]:
+    """The restored image and the intermediates, decisions followed."""
+    with nn.intercept_methods(follow_decisions(tolerance)):
+        residual, captured = DRSformer(config).apply(
+            {"params": params, DECISIONS: decisions}, image, mutable=["intermediates"], **capture
+        )
+    return image + residual, captured["intermediates"]
 
 
 @functools.lru_cache(maxsize=4)
@@ -140,30 +150,16 @@ def _forward(config: DRSformerConfig, options: CompilerOptions) -> Callable[...,
     def is_probed(module: nn.Module, method: str) -> bool:
         return method == "__call__" and tuple(module.path) in probed
 
-    def forward(
-        params: Params, decisions: Params, image: jax.Array, tolerance: jax.Array
-    ) -> tuple[jax.Array, Params]:
-        capture = {"capture_intermediates": is_probed, "mutable": ["intermediates"]}
-        with nn.intercept_methods(follow_decisions(tolerance)):
-            residual, captured = _apply(config, params, decisions, image, **capture)
-        return image + residual, captured["intermediates"]
-
+    forward = functools.partial(_restore, config, capture_intermediates=is_probed)
     return jax.jit(forward, compiler_options=dict(options))
 
 
 @functools.lru_cache(maxsize=4)
 def _gradient(config: DRSformerConfig, options: CompilerOptions) -> Callable[..., Any]:
-    """(params, decisions, image, tolerance, weights) -> gradient of the loss, intermediates."""
+    """(params, weights, decisions, image, tolerance) -> gradient of the loss, intermediates."""
 
-    def loss(
-        params: Params,
-        decisions: Params,
-        image: jax.Array,
-        tolerance: jax.Array,
-        weights: jax.Array,
-    ) -> tuple[jax.Array, Params]:
-        with nn.intercept_methods(follow_decisions(tolerance)):
-            residual, captured = _apply(config, params, decisions, image, mutable=["intermediates"])
-        return jnp.sum((image + residual) * weights), captured["intermediates"]
+    def loss(params: Params, weights: jax.Array, *others: Any) -> tuple[jax.Array, Params]:
+        restored, captured = _restore(config, params, *others)
+        return jnp.sum(restored * weights), captured
 
     return jax.jit(jax.grad(loss, has_aux=True), compiler_options=dict(options))

@@ -24,10 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import network
-from drsformer_jax.parity.trajectory_report import Dtype, TrainingRecord
+from drsformer_jax.parity.trajectory_report import Batch, Dtype, TrainingRecord
 
 if TYPE_CHECKING:
-    from drsformer_jax.parity.trajectory import Batch
     from drsformer_jax.training.optimizer import OptimizerOptions
 
 _DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}

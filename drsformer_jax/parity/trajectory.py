@@ -21,6 +21,7 @@ from drsformer_jax.parity.trajectory_report import (
     FOLLOWING,
     OURS,
     PYTORCH,
+    Batch,
     ComparedStep,
     Dtype,
     TrainingRecord,
@@ -30,8 +31,6 @@ from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import make_mesh, shard_batch, state_sharding
 from drsformer_jax.training.state import TrainState
 from drsformer_jax.training.step import compile_train_step
-
-Batch = dict[str, np.ndarray]
 
 # A photograph in the place of a real one: this many waves, none shorter than 1/4 of the picture.
 _WAVES = 6

@@ -24,6 +24,8 @@ from typing import Any, Literal
 import numpy as np
 
 Dtype = Literal["float32", "float64"]
+# "input" and "target", B H W C in [0, 1].
+Batch = dict[str, np.ndarray]
 
 # The runs, in the order in which they are computed and shown, and what they are called.
 FLOAT64, PYTORCH, OURS = "pytorch_float64", "pytorch", "jax"

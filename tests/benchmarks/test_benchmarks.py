@@ -119,6 +119,7 @@ def test_another_network_than_pytorchs_is_not_timed(
 def test_scaling_leaves_out_what_does_not_fit_in_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("benchmarks.jax_programs.forward", trivial_programs.restored)
     enough = int(1.5 * forward_bytes(PRESETS["tiny"], 40, 40))
     monkeypatch.setattr(scaling, "budget_bytes", lambda: enough)
     flags = ("--preset=tiny", "--sizes", "40", "64", "--batches", "--tiles", "--runs=1")
