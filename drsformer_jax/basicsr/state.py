@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drsformer_jax.checkpoints.containers import CONTAINERS, only_tensors
+from drsformer_jax.checkpoints.foreign_names import CONTAINERS, only_tensors
 from drsformer_jax.checkpoints.names import Params, check_finite_params, to_tree, torch_views
 from drsformer_jax.checkpoints.pytorch_file import (
     load_file,

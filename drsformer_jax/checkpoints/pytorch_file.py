@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from drsformer_jax.checkpoints.containers import select_weights
 from drsformer_jax.checkpoints.contents import kind_of
-from drsformer_jax.checkpoints.foreign_names import own_names
+from drsformer_jax.checkpoints.foreign_names import own_names, select_weights
 from drsformer_jax.checkpoints.tensors import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError, listing, missing_extra
 from drsformer_jax.files import atomic_path
