@@ -15,7 +15,7 @@ import argparse
 import sys
 from typing import Any
 
-from benchmarks import comparison, plots, records
+from benchmarks import comparison, records
 from benchmarks.comparison import exact_forward
 
 
@@ -41,34 +41,19 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
     )
 
 
-def plot(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    figure, axes = plots.axes(len(results), f"Forward of {args.preset}, {args.dtype}")
-    for axis, result in zip(axes, results, strict=True):
-        seconds, spreads = comparison.medians(result)
-        plots.times(axis, seconds, spreads, result["floor_seconds"])
-        axis.set_title(f"{result['batch']} x {result['size']} x {result['size']}", pad=18)
-    plots.save(figure, args.json)
-
-
 def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     results = []
     for size in args.sizes:
         results.append(measure(args, size))
         print(comparison.text(results[-1]), flush=True)
-    plot(args, results)
     return {"benchmark": "forward", "results": results}
 
 
 def main() -> int:
     parser = records.parser("forward", __doc__)
-    parser.add_argument(
-        "--sizes",
-        type=records.image_size,
-        nargs="+",
-        default=[128, 256],
-        help="of the images, in pixels (default: %(default)s)",
-    )
-    parser.add_argument("--batch", type=records.positive, default=1, help="images at once")
+    add, sides = parser.add_argument, "of the images, in pixels"
+    add("--sizes", type=records.image_size, nargs="+", default=[128, 256], help=sides)
+    add("--batch", type=records.positive, default=1, help="images at once")
     records.add_comparison(parser, comparison.PYTORCH_VARIANTS)
     return records.run(benchmark, parser.parse_args())
 

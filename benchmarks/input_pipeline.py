@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import plots, records
+from benchmarks import records
 from benchmarks.inputs import SEED
-from benchmarks.pairs import Program, Spread, Worker
+from benchmarks.pairs import Program, Spread, started, take_turns
 from benchmarks.torch_loader import loader
 from drsformer_jax.data.images import write_png
 from drsformer_jax.data.pipeline import Stage, training_batches
@@ -106,21 +106,14 @@ def measure(args: argparse.Namespace, folders: dict[str, str], threads: int) -> 
     images = args.batch * args.batches
     settings = {"batch": args.batch, "patch": args.patch, "batches": args.batches}
     theirs = {"folder": folders["files"], "workers": threads, **settings}
-    programs = {PYTORCH: Worker(loader, has_children=True, **theirs)}
+    programs: dict[str, Any] = {PYTORCH: (loader, theirs)}
     for name, (form, cache) in OURS.items():
-        programs[name] = Worker(
-            pipeline, folder=folders[form], form=form, cache=cache, threads=threads, **settings
-        )
-    rates: dict[str, list[float]] = {name: [] for name in programs}
-    try:
-        for run in range(args.runs + 1):
-            for name, worker in programs.items():
-                seconds = worker.run()
-                if run:
-                    rates[name].append(images / seconds)
-    finally:
-        for worker in programs.values():
-            worker.close()
+        ours = {"folder": folders[form], "form": form, "cache": cache, "threads": threads}
+        programs[name] = (pipeline, {**ours, **settings})
+    with started(programs) as workers:
+        take_turns(workers, 1)
+        seconds = take_turns(workers, args.runs)
+    rates = {name: [images / one for one in found] for name, found in seconds.items()}
     return {"threads": threads, "images_per_second": rates}
 
 
@@ -139,20 +132,6 @@ def prepare(args: argparse.Namespace, scratch: Path) -> dict[str, str]:
         written = build("rain200h", train.parent, scratch / "sets", form=form, partial=True)
         folders[form] = str(written)
     return folders
-
-
-def plot(args: argparse.Namespace, points: list[dict[str, Any]], steps: dict[str, float]) -> None:
-    series = {
-        name: [(p["threads"], Spread.of(p["images_per_second"][name]).median) for p in points]
-        for name in (PYTORCH, *OURS)
-    }
-    figure, (axis,) = plots.axes(1, f"Input pipeline: batches of {args.batch}, {args.patch} pixels")
-    for name, rate in steps.items():
-        axis.axhline(rate, color="black", linestyle=":", label=f"training step: {name}")
-    plots.curves(
-        axis, series, xlabel="threads, or processes", ylabel="images a second", yscale="log"
-    )
-    plots.save(figure, args.json)
 
 
 def benchmark(args: argparse.Namespace) -> dict[str, Any]:
@@ -175,32 +154,21 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     print(", ".join(f"{form}: {size / 1e6:.1f} MB" for form, size in sizes.items()))
     for name, rate in steps.items():
         print(f"a training step ({name}) consumes {rate:.3g} images/s")
-    plot(args, points, steps)
     return {"benchmark": "input_pipeline", "points": points, "bytes": sizes, "consumed": steps}
 
 
 def main() -> int:
     parser = records.parser("input_pipeline", __doc__, network=False)
-    parser.add_argument(
-        "--threads",
-        type=records.positive,
-        nargs="+",
-        default=sorted({1, os.cpu_count() or 1}),
-        help="config.data.threads, num_workers (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="with input/ and target/: PNG files of one name"
-    )
-    parser.add_argument("--pairs", type=records.positive, default=50, help="default: %(default)s")
-    parser.add_argument("--batch", type=records.positive, default=16, help="default: %(default)s")
-    parser.add_argument("--patch", type=records.positive, default=128, help="default: %(default)s")
-    parser.add_argument(
-        "--batches", type=records.positive, default=32, help="of one run (default: %(default)s)"
-    )
-    parser.add_argument("--runs", type=records.positive, default=3, help="default: %(default)s")
-    parser.add_argument(
-        "--train-step", type=Path, metavar="FILE", help="what benchmarks.train_step wrote"
-    )
+    add, counts = parser.add_argument, sorted({1, os.cpu_count() or 1})
+    each = "config.data.threads, num_workers"
+    add("--threads", type=records.positive, nargs="+", default=counts, help=each)
+    add("--data", type=Path, metavar="FOLDER", help="with input/ and target/: PNG files")
+    add("--pairs", type=records.positive, default=50, help="that are made without --data")
+    add("--batch", type=records.positive, default=16, help="patches at once")
+    add("--patch", type=records.positive, default=128, help="pixels")
+    add("--batches", type=records.positive, default=32, help="of one run")
+    add("--runs", type=records.positive, default=3, help="turns")
+    add("--train-step", type=Path, metavar="FILE", help="what benchmarks.train_step wrote")
     return records.run(benchmark, parser.parse_args())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 
 from benchmarks.inputs import SEED, rainy_image, training_pair
 from benchmarks.pairs import Program
-from benchmarks.traffic import traffic_bytes
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import restore
 from drsformer_jax.models.repeated import blocks_apart
@@ -22,7 +22,6 @@ from drsformer_jax.parity.random_weights import random_weights
 
 GEMM_SIZES = {"cpu": (1024, 1536, 2048), "gpu": (4096, 8192), "tpu": (4096, 8192)}
 GEMM_TRIES = 3
-PASS_BYTES = {"cpu": 2**28, "gpu": 2**31, "tpu": 2**30}  # of the array; beyond any cache
 
 
 def choose_device(device: str, cache: str | None) -> None:
@@ -35,8 +34,8 @@ def choose_device(device: str, cache: str | None) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """The compiled function, and what compiling told."""
+def compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
+    """The compiled function, and what is known of it then; bytes are of one device."""
     start = time.perf_counter()
     program = function.lower(*arguments).compile()
     seconds = time.perf_counter() - start
@@ -47,8 +46,8 @@ def _compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
     memory = program.memory_analysis()
     if memory is not None:
         facts["scratch_bytes"] = memory.temp_size_in_bytes
-    if jax.default_backend() == "gpu":  # elsewhere caches make nothing of it
-        facts["traffic_bytes"] = traffic_bytes(program.as_text())
+        facts["argument_bytes"] = memory.argument_size_in_bytes
+        facts["result_bytes"] = memory.output_size_in_bytes
     return program, facts
 
 
@@ -69,7 +68,7 @@ def forward(
 
     params = jax.device_put(blocks_apart(config, random_weights(config, SEED).params))
     image = jax.device_put(rainy_image(batch, size))
-    program, facts = _compiled(
+    program, facts = compiled(
         compiled_for_inference(functools.partial(restore, config)), params, image
     )
     last: list[jax.Array] = []
@@ -106,7 +105,7 @@ def training_step(
     state = jax.device_put(state, state_sharding(state, mesh))
     pair = shard_batch(training_pair(batch, size), mesh)
     step = compile_train_step(state, config, optimizer, options, mesh)
-    program, facts = _compiled(step, state, pair)
+    program, facts = compiled(step, state, pair)
     del params
     now: dict[str, Any] = {"state": state}
     del state
@@ -158,31 +157,12 @@ def matrix_product(dtype: str, precision: str, device: str) -> Program:
         return run
 
     def rate(size: int) -> float:
-        multiply = product(size)
-        multiply()
-        best = 0.0
-        for _ in range(GEMM_TRIES):
-            start = time.perf_counter()
-            multiply()
-            best = max(best, 2 * size**3 / (time.perf_counter() - start))
-        return best
+        # The fastest of some runs; in the first one it is compiled.
+        seconds = timeit.repeat(product(size), number=1, repeat=1 + GEMM_TRIES)
+        return 2 * size**3 / min(seconds)
 
     size = max(GEMM_SIZES[jax.default_backend()], key=rate)
     return Program(product(size), facts={"size": size, "flops": 2 * size**3})
-
-
-def memory_pass(device: str) -> Program:
-    """Reads a large array and writes one as large. Facts: "bytes", of both."""
-    choose_device(device, None)
-    size = PASS_BYTES[jax.default_backend()]
-    array = jnp.zeros(size // 4, jnp.float32)
-    increment = jax.jit(lambda x: x + 1)
-    increment(array).block_until_ready()
-
-    def run() -> None:
-        increment(array).block_until_ready()
-
-    return Program(run, facts={"bytes": 2 * size})
 
 
 def network(preset: str, dtype: str, precision: str, **execution: Any) -> DRSformerConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ PACKAGES = (
     "safetensors",
     "numpy",
     "torch",
+    "libtpu",
 )
 # Of a CPU's dozens of flags, those that matrix products and convolutions make use of.
 VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "sve", "bf16")
@@ -59,12 +60,7 @@ def describe() -> dict[str, Any]:
     """{"machine", "versions", "settings", "commit"} of this process, as JSON knows values."""
     flags = (_first_value("/proc/cpuinfo", "flags") or "").split()
     memory = (_first_value("/proc/meminfo", "MemTotal") or "0 kB").split()
-    installed = {}
-    for package in PACKAGES:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    installed = {d.name.lower(): d.version for d in distributions() if d.name.lower() in PACKAGES}
     return {
         "machine": {
             "platform": platform.platform(),
@@ -74,7 +70,7 @@ def describe() -> dict[str, Any]:
             "memory_bytes": 1024 * int(memory[0]),
             "load": list(os.getloadavg()),
         },
-        "versions": {"python": platform.python_version(), **installed},
+        "versions": {"python": platform.python_version(), **dict(sorted(installed.items()))},
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "commit": _commit(),
     }

@@ -14,7 +14,7 @@ import argparse
 import sys
 from typing import Any
 
-from benchmarks import plots, records
+from benchmarks import records
 from benchmarks.pairs import Worker
 from drsformer_jax.inference.memory import budget_bytes, forward_bytes
 from drsformer_jax.models.config import PRESETS
@@ -27,25 +27,22 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
     from benchmarks import jax_programs, torch_programs
 
     config = PRESETS[args.preset]
-    found: dict[str, Any] = {"size": size, "programs": {}}
-
-    def add(name: str, worker: Worker) -> None:
-        with worker:
-            seconds = worker.run()
-            found["programs"][name] = {
-                "peak_bytes": worker.peak_bytes(),
-                "built_bytes": worker.facts["built_bytes"],
-                "build_peak_bytes": worker.facts["build_peak_bytes"],
-                "seconds": seconds,
-            }
-
-    add(TILES, Worker(jax_programs.derain, config=config, size=size, tile=args.tile))
+    whole = {"config": config, "size": size, "tile": 0}
+    programs: dict[str, Any] = {TILES: (jax_programs.derain, {**whole, "tile": args.tile})}
     if forward_bytes(config, size, size) <= budget_bytes():
-        add(WHOLE, Worker(jax_programs.derain, config=config, size=size, tile=0))
+        programs[WHOLE] = (jax_programs.derain, whole)
         for variant in args.variants:
-            settings: dict[str, Any] = {"config": config, "batch": 1, "size": size, "device": "cpu"}
-            add(variant, Worker(torch_programs.forward, **settings, variant=variant))
-    return found
+            settings = {"config": config, "batch": 1, "size": size, "device": "cpu"}
+            programs[variant] = (torch_programs.forward, {**settings, "variant": variant})
+    found = {}
+    for name, (build, settings) in programs.items():
+        with Worker(build, **settings) as worker:
+            found[name] = {
+                "seconds": worker.run(),
+                "peak_bytes": worker.peak_bytes(),
+                **{key: worker.facts[key] for key in ("built_bytes", "build_peak_bytes")},
+            }
+    return {"size": size, "programs": found}
 
 
 def table(args: argparse.Namespace, points: list[dict[str, Any]]) -> str:
@@ -66,52 +63,22 @@ def table(args: argparse.Namespace, points: list[dict[str, Any]]) -> str:
     return records.table(header, rows)
 
 
-def plot(args: argparse.Namespace, points: list[dict[str, Any]]) -> None:
-    series: dict[str, list[tuple[float, float]]] = {}
-    for point in points:
-        for name, found in point["programs"].items():
-            pixels = point["size"] ** 2 / 1e6
-            series.setdefault(name, []).append((pixels, found["peak_bytes"] / 1e9))
-    figure, (axis,) = plots.axes(1, f"Peak memory of inference, {args.preset}, float32")
-    plots.curves(
-        axis,
-        series,
-        xlabel="megapixels",
-        ylabel="GB",
-        title=f"tiles of {args.tile} x {args.tile}, else the whole image",
-    )
-    plots.save(figure, args.json)
-
-
 def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     points = []
     for size in sorted(args.sizes):
         print(f"{size} x {size} ...", file=sys.stderr, flush=True)
         points.append(measure(args, size))
     print(table(args, points))
-    plot(args, points)
     return {"benchmark": "memory", "points": points}
 
 
 def main() -> int:
     parser = records.parser("memory", __doc__)
-    parser.add_argument(
-        "--sizes",
-        type=records.image_size,
-        nargs="+",
-        default=[128, 256, 512, 1024],
-        help="of the images (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tile", type=records.image_size, default=256, help="in pixels (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--variants",
-        nargs="*",
-        choices=("eager", "channels_last"),
-        default=["eager"],
-        help="of PyTorch (default: %(default)s)",
-    )
+    add, sides = parser.add_argument, [128, 256, 512, 1024]
+    add("--sizes", type=records.image_size, nargs="+", default=sides, help="of the images")
+    add("--tile", type=records.image_size, default=256, help="in pixels")
+    variants = ("eager", "channels_last")
+    add("--variants", nargs="*", choices=variants, default=["eager"], help="of PyTorch")
     return records.run(benchmark, parser.parse_args())
 
 

@@ -8,13 +8,13 @@ counts is the ratio within a turn.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import statistics
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -73,102 +73,92 @@ class Worker:
       facts: of the program, and "built_bytes", what was resident when it was built.
     """
 
-    def __init__(
-        self, build: Callable[..., Program], *, has_children: bool = False, **settings: Any
-    ) -> None:
+    def __init__(self, build: Callable[..., Program], **settings: Any) -> None:
         """Starts the process and waits until it has called `build(**settings)`.
 
         Args:
           build: a function of a module; it imports what it needs, for the process is a fresh one.
-          has_children: the program starts processes, which one that ends with its parent may not.
 
         Raises:
-          UserError: `build` raised one.
-          RuntimeError: it failed otherwise; with its traceback.
+          BrokenProcessPool: the process died, as one does for which there is no memory.
+          Exception: what `build` raised, with its traceback.
         """
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, build, settings), daemon=not has_children
-        )
-        self._process.start()
-        theirs.close()
-        self.facts: dict[str, Any] = self._answer()
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self.facts: dict[str, Any] = self._ask(_build, build, settings)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._pool.shutdown()
 
     def run(self) -> float:
         """Runs the program once; the seconds it took."""
-        return float(self._ask("run"))
+        return float(self._ask(_run))
 
     def output(self) -> Outputs:
         """What the last run computed."""
-        result: Outputs = self._ask("output")
+        result: Outputs = self._ask(_output)
         return result
 
     def peak_bytes(self) -> int:
         """The most memory since it was built: of the accelerator, or of the process on CPU."""
-        return int(self._ask("peak_bytes"))
+        return int(self._ask(_peak_bytes))
 
-    def close(self) -> None:
-        """Ends the process."""
-        self._connection.close()  # which is what it waits for
-        self._process.join()
-
-    def _ask(self, what: str) -> Any:
-        self._connection.send(what)
-        return self._answer()
-
-    def _answer(self) -> Any:
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            error, value = self._connection.recv()
-        except (EOFError, ConnectionResetError) as died:
-            self._process.join()
-            raise RuntimeError(
-                f"a measured program ended with exit code {self._process.exitcode} "
-                "(-9: out of memory)"
-            ) from died
-        if error is not None:
-            self.close()
-            raise error
-        return value
+            return self._pool.submit(function, *arguments).result()
+        except BaseException:
+            self._pool.shutdown(wait=False)
+            raise
 
 
-def _serve(connection: Connection, build: Callable[..., Program], settings: Any) -> None:
-    """The process: builds, then answers until the parent hangs up."""
-    try:
-        program = build(**settings)
-        built = {"built_bytes": machine.resident_bytes(), "build_peak_bytes": machine.peak_bytes()}
-        machine.reset_peak()
-        connection.send((None, {**program.facts, **built}))
-        while True:
-            match connection.recv():
-                case "run":
-                    start = time.perf_counter()
-                    seconds = program.run()
-                    answer: Any = time.perf_counter() - start if seconds is None else seconds
-                case "output":
-                    answer = program.output()
-                case "peak_bytes":
-                    answer = (program.device_peak_bytes or machine.peak_bytes)()
-            connection.send((None, answer))
-    except EOFError:
-        return
-    except KeyboardInterrupt:  # the terminal sent it to the parent, too, which says so
-        return
-    except UserError as error:
-        connection.send((error, None))
-    except Exception:
-        connection.send((RuntimeError(traceback.format_exc()), None))
+# In the worker's process: its program.
+_programs: list[Program] = []
 
 
-def warm_up(workers: Mapping[str, Worker]) -> dict[str, float]:
-    """Runs every program once; seconds by name."""
-    return {name: worker.run() for name, worker in workers.items()}
+def _build(build: Callable[..., Program], settings: Mapping[str, Any]) -> dict[str, Any]:
+    program = build(**settings)
+    _programs.append(program)
+    built = {"built_bytes": machine.resident_bytes(), "build_peak_bytes": machine.peak_bytes()}
+    machine.reset_peak()
+    return {**program.facts, **built}
+
+
+def _run() -> float:
+    start = time.perf_counter()
+    seconds = _programs[0].run()
+    return time.perf_counter() - start if seconds is None else seconds
+
+
+def _output() -> Outputs:
+    return _programs[0].output()
+
+
+def _peak_bytes() -> int:
+    return (_programs[0].device_peak_bytes or machine.peak_bytes)()
+
+
+@contextlib.contextmanager
+def started(
+    programs: Mapping[str, tuple[Callable[..., Program], Mapping[str, Any]]],
+) -> Iterator[dict[str, Worker]]:
+    """A process for each (build, settings), by name, until they are no longer needed."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(Worker(build, **settings))
+            for name, (build, settings) in programs.items()
+        }
+
+
+def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float]]:
+    """Runs all programs in turn, `rounds` times; seconds by name."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            time.sleep(PAUSE_SECONDS)
+            seconds[name].append(worker.run())
+    return seconds
 
 
 def check(
@@ -201,16 +191,6 @@ def check(
                 f"{limit:g} may be"
             )
     return found
-
-
-def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float]]:
-    """Runs all programs in turn, `rounds` times; seconds by name."""
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            time.sleep(PAUSE_SECONDS)
-            seconds[name].append(worker.run())
-    return seconds
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.plots import check_plotting
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import write_json
@@ -21,57 +20,34 @@ EXIT_USAGE = 2
 SIZE_MULTIPLE = 8
 
 
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The benchmark's docstring as it is, and every flag with its default."""
+
+
 def parser(name: str, description: str | None, *, network: bool = True) -> argparse.ArgumentParser:
     """With --json and, where a `network` is measured, --preset."""
     result = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=f"python -m benchmarks.{name}", description=description, formatter_class=_Help
     )
     if network:
-        result.add_argument(
-            "--preset",
-            default="drsformer",
-            choices=tuple(PRESETS),
-            help="the network (default: %(default)s)",
-        )
-    result.add_argument(
-        "--json",
-        type=Path,
-        default=Path(f"{name}.json"),
-        metavar="FILE",
-        help="where the figures go, and beside it, as .png, a plot (default: %(default)s)",
-    )
+        result.add_argument("--preset", default="drsformer", choices=PRESETS, help="the network")
+    file, told = Path(f"{name}.json"), "where the figures go"
+    result.add_argument("--json", type=Path, default=file, metavar="FILE", help=told)
     return result
 
 
 def add_comparison(parser: argparse.ArgumentParser, variants: Sequence[str]) -> None:
     """--variants, --runs, and of both libraries --dtype, --matmul-precision and --device."""
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        choices=variants,
-        default=["eager", "channels_last"],
-        help="of PyTorch (default: %(default)s; compiling takes minutes)",
-    )
-    parser.add_argument(
-        "--runs", type=positive, default=5, help="turns of all programs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the activations; bfloat16 is autocast in PyTorch (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--matmul-precision",
-        choices=("default", "highest"),
-        default="default",
-        help="of float32 products on a GPU, in both libraries: TF32, or float32 (highest)",
-    )
-    parser.add_argument(
-        "--device", choices=("cpu", "gpu"), default="cpu", help="default: %(default)s"
-    )
+    add = parser.add_argument
+    default, of_pytorch = ["eager", "channels_last"], "of PyTorch; compiling takes minutes"
+    add("--variants", nargs="+", choices=variants, default=default, help=of_pytorch)
+    add("--runs", type=positive, default=5, help="turns of all programs")
+    activations = "of the activations; bfloat16 is autocast in PyTorch"
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help=activations)
+    products = "of float32 products on a GPU, in both libraries: TF32, or float32 (highest)"
+    precisions = ("default", "highest")
+    add("--matmul-precision", choices=precisions, default="default", help=products)
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="of both libraries")
 
 
 def positive(text: str) -> int:
@@ -90,29 +66,23 @@ def image_size(text: str) -> int:
     return size
 
 
-def run(
-    benchmark: Callable[[argparse.Namespace], dict[str, Any]],
-    args: argparse.Namespace,
-    *,
-    plotted: bool = True,
-) -> int:
+def run(benchmark: Callable[[argparse.Namespace], dict[str, Any]], args: argparse.Namespace) -> int:
     """Runs a benchmark, which prints its tables and returns its figures, and writes the file.
-
-    Args:
-      plotted: the benchmark draws a plot, too.
 
     Returns:
       The exit code: 2, with one line on stderr, for what the user can mend.
     """
     try:
         check_destination("--json", args.json)
-        if plotted:
-            check_plotting()
         started = time.strftime("%Y-%m-%d %H:%M")
         before = machine.describe()
         print(summary(before), flush=True)
         figures = benchmark(args)
-        options = {name: _plain(value) for name, value in vars(args).items() if name != "json"}
+        options = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(args).items()
+            if name != "json"
+        }
         record = {"date": started, **before, "options": options, **figures}
         write_report("--json", args.json, lambda path: write_json(path, record))
     except UserError as error:
@@ -137,7 +107,3 @@ def summary(record: dict[str, Any]) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they must be: the first one to the left, numbers to the right."""
     return "\n".join(aligned((header, *rows)))
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

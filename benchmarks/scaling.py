@@ -13,14 +13,12 @@ twice that would not fit, in float64 four times: it takes 1.7 times as much (`be
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import plots, records
+from benchmarks import records
 from benchmarks.comparison import EXACT, OURS, exact_forward, forward_limit
-from benchmarks.pairs import Spread, Worker, check, take_turns, warm_up
+from benchmarks.pairs import Spread, Worker, check, started, take_turns
 from drsformer_jax.inference.memory import budget_bytes, forward_bytes
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 
@@ -42,27 +40,19 @@ def measure_whole(args: argparse.Namespace, config: DRSformerConfig) -> list[Poi
         if needed > there:
             print(f"{what}: left out, would not fit in memory")
             continue
-        settings: dict[str, Any] = {
-            "config": config,
-            "batch": batch,
-            "size": size,
-            "device": "cpu",
-        }
-        exact = None
+        settings: Any = {"config": config, "batch": batch, "size": size, "device": "cpu"}
+        programs: dict[str, Any] = {OURS: (jax_programs.forward, {**settings, "cache": None})}
+        exact = differences = None
         if FLOAT64_MEMORY * needed > there:
             print(f"{what}: not held against {EXACT}, which would not fit in memory")
         else:
             exact = exact_forward(**settings)
-        with contextlib.ExitStack() as processes:
-            ours = Worker(jax_programs.forward, **settings, cache=None)
-            workers = {OURS: processes.enter_context(ours)}
-            if TORCH_MEMORY * needed > there:
-                print(f"{what}: PyTorch left out, would not fit in memory")
-            else:
-                theirs = Worker(torch_programs.forward, **settings, variant=args.variant)
-                workers[args.variant] = processes.enter_context(theirs)
-            warm_up(workers)
-            differences = None
+        if TORCH_MEMORY * needed > there:
+            print(f"{what}: PyTorch left out, would not fit in memory")
+        else:
+            programs[args.variant] = (torch_programs.forward, {**settings, "variant": args.variant})
+        with started(programs) as workers:
+            take_turns(workers, 1)
             if exact is not None:
                 differences = check(workers, exact, EXACT, {OURS: forward_limit(config, "cpu")})
             seconds = take_turns(workers, args.runs)
@@ -78,12 +68,10 @@ def measure_tiles(args: argparse.Namespace, config: DRSformerConfig) -> list[Poi
     size = max(args.sizes)
     points = []
     for tile in args.tiles:
-        if tile >= size:
-            continue
-        with Worker(jax_programs.derain, config=config, size=size, tile=tile) as ours:
-            seconds = take_turns({OURS: ours}, args.runs)
-        points.append(point(size, 1, tile, seconds))
-        print(row(points[-1]), flush=True)
+        if tile < size:
+            with Worker(jax_programs.derain, config=config, size=size, tile=tile) as ours:
+                points.append(point(size, 1, tile, take_turns({OURS: ours}, args.runs)))
+            print(row(points[-1]), flush=True)
     return points
 
 
@@ -114,82 +102,23 @@ def row(point: Point) -> str:
     return line
 
 
-def series(points: Iterable[Point], key: str) -> dict[str, list[tuple[float, float]]]:
-    """Seconds a megapixel by program, over the sorted values of `key`."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for one in sorted(points, key=lambda p: p[key]):
-        for name, cost in one["seconds_per_megapixel"].items():
-            found.setdefault(name, []).append((one[key], cost))
-    return found
-
-
-def plot(args: argparse.Namespace, points: list[Point]) -> None:
-    whole = [p for p in points if p["tile"] is None]
-    largest, side = max(args.sizes), args.batch_size
-    # The whole image as one tile, beside the smaller ones.
-    tiles = [p for p in points if p["tile"]]
-    tiles += [{**p, "tile": largest} for p in whole if (p["size"], p["batch"]) == (largest, 1)]
-    single = [p for p in whole if p["batch"] == 1]
-    batched = [p for p in whole if p["size"] == side]
-    panels = (
-        ("size", "image side in pixels", single, "one image"),
-        ("batch", "images at once", batched, f"batches of {side} x {side}"),
-        ("tile", "side of the tiles in pixels", tiles, f"{largest} x {largest} in tiles"),
-    )
-    figure, axes = plots.axes(3, f"Forward of {args.preset}, float32: cost against size")
-    for axis, (key, xlabel, chosen, title) in zip(axes, panels, strict=True):
-        if not chosen:
-            axis.set_visible(False)
-            continue
-        labels = {"xlabel": xlabel, "ylabel": "seconds a megapixel", "title": title}
-        plots.curves(axis, series(chosen, key), **labels)
-        plots.powers_of_two(axis, [p[key] for p in chosen])
-    plots.save(figure, args.json)
-
-
 def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     config = PRESETS[args.preset]
     points = measure_whole(args, config) + measure_tiles(args, config)
-    plot(args, points)
     return {"benchmark": "scaling", "points": points}
 
 
 def main() -> int:
     parser = records.parser("scaling", __doc__)
-    parser.add_argument(
-        "--sizes",
-        type=records.image_size,
-        nargs="+",
-        default=[64, 128, 256, 512, 1024],
-        help="of single images (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batches",
-        type=records.positive,
-        nargs="*",
-        default=[1, 2, 4, 8],
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=records.image_size,
-        default=128,
-        help="of the images in batches (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tiles",
-        type=records.image_size,
-        nargs="*",
-        default=[128, 256, 512],
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--variant",
-        choices=("eager", "channels_last"),
-        default="channels_last",
-        help="of PyTorch (default: %(default)s)",
-    )
-    parser.add_argument("--runs", type=records.positive, default=3, help="turns (default: 3)")
+    add, sides, batches = parser.add_argument, [64, 128, 256, 512, 1024], [1, 2, 4, 8]
+    add("--sizes", type=records.image_size, nargs="+", default=sides, help="of single images")
+    add("--batches", type=records.positive, nargs="*", default=batches, help="images at once")
+    add("--batch-size", type=records.image_size, default=128, help="of the images in batches")
+    tiles = [128, 256, 512]
+    add("--tiles", type=records.image_size, nargs="*", default=tiles, help="sides in pixels")
+    variants = ("eager", "channels_last")
+    add("--variant", choices=variants, default="channels_last", help="of PyTorch")
+    add("--runs", type=records.positive, default=3, help="turns")
     return records.run(benchmark, parser.parse_args())
 
 

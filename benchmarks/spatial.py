@@ -24,20 +24,6 @@ from benchmarks.inputs import SEED
 from drsformer_jax.models.config import PRESETS
 
 
-def compiled(program: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """The compiled program, and what is known of it then."""
-    start = time.perf_counter()
-    executable = program.lower(*arguments).compile()
-    seconds = time.perf_counter() - start
-    memory = executable.memory_analysis()
-    return executable, {
-        "compile_seconds": seconds,
-        "scratch_bytes": memory.temp_size_in_bytes,
-        "argument_bytes": memory.argument_size_in_bytes,
-        "result_bytes": memory.output_size_in_bytes,
-    }
-
-
 def noise(args: argparse.Namespace) -> np.ndarray:
     """The image, 1 H W 3 in [0, 1]."""
     return np.random.default_rng(SEED).random((1, args.height, args.width, 3), np.float32)
@@ -47,6 +33,7 @@ def build(args: argparse.Namespace) -> list[tuple[Any, Any, dict[str, Any]]]:
     """Program, its arguments and facts, on one device and on several."""
     import jax
 
+    from benchmarks.jax_programs import compiled
     from drsformer_jax.inference.forward import SplitForward, compiled_for_inference
     from drsformer_jax.models.drsformer import restore
     from drsformer_jax.parity.random_weights import random_weights
@@ -118,20 +105,17 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = records.parser("spatial", __doc__)
     parser.set_defaults(preset="small")
-    parser.add_argument(
-        "--width", type=records.image_size, default=2048, help="pixels (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--height", type=records.image_size, default=1536, help="pixels (default: %(default)s)"
-    )
-    parser.add_argument("--devices", type=records.positive, default=4, help="default: %(default)s")
-    parser.add_argument("--compile-only", action="store_true", help="do not run the programs")
+    add = parser.add_argument
+    add("--width", type=records.image_size, default=2048, help="pixels")
+    add("--height", type=records.image_size, default=1536, help="pixels")
+    add("--devices", type=records.positive, default=4, help="that the rows are cut over")
+    add("--compile-only", action="store_true", help="do not run the programs")
     args = parser.parse_args()
 
     from drsformer_jax.inference.forward import make_cpu_devices
 
     make_cpu_devices(args.devices)
-    return records.run(benchmark, args, plotted=False)
+    return records.run(benchmark, args)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.parity import torch_drsformer
 from drsformer_jax.parity.random_weights import random_weights
 from drsformer_jax.parity.torch_reference import build_reference
-from drsformer_jax.parity.torch_update import adamw, update
+from drsformer_jax.parity.torch_training import adamw, update
 
 
 class Variant(NamedTuple):
@@ -153,8 +154,7 @@ def training_step(
     module, as_input = _reference(config, device, variant)
     module.train()
     network = _compiled(module, variant)
-    names = ("learning_rate", "b1", "b2", "eps", "weight_decay")
-    optimizer = adamw(module, **{name: recipe[name] for name in names})
+    optimizer = adamw(module, SimpleNamespace(**recipe))  # type: ignore[arg-type]
     rainy, clean = (as_input(image) for image in training_pair(batch, size).values())
     autocast = _autocast(config, device)
     first: list[tuple[Tensor, Tensor]] = []

@@ -12,17 +12,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import platform
 import re
 import sys
-import time
 from collections import defaultdict
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from drsformer_jax.errors import UserError
+from benchmarks import records
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.planning.ahead_of_time import (
     Program,
@@ -39,7 +34,6 @@ KINDS = {
     "LayerNorm": r"\bnorm[12]\b",
     "between levels": r"\b(down|up)\d_\d\b|reduce_chan|patch_embed|output",
 }
-PACKAGES = ("jax", "jaxlib", "libtpu")
 
 
 def by_kind(program: Program, clock: float) -> dict[str, float]:
@@ -79,64 +73,62 @@ def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
     }
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line a program: its cost, and where the milliseconds go."""
     numbers = ("Mcycles", "est. ms", "GB/chip", "GFLOP", "GB moved", "compile s")
-    print(f"{'task':<10}{'dtype':<10}" + "".join(f"{name:>10}" for name in numbers), "collectives")
-    for row in rows:
-        told = ", ".join(
-            f"{value['count']} {kind} of {value['mb']:.1f} MB"
-            for kind, value in row["collectives"].items()
+    costs = [
+        (
+            f"{row['task']} {row['dtype']}",
+            *(f"{row[key]:.1f}" for key in ("estimated_megacycles", "estimated_ms")),
+            f"{row['memory_gb']:.2f}",
+            f"{row['gflop']:.0f}",
+            f"{row['accessed_gb']:.1f}",
+            f"{row['compile_seconds']:.0f}",
+            ", ".join(
+                f"{found['count']} {kind} of {found['mb']:.1f} MB"
+                for kind, found in row["collectives"].items()
+            )
+            or "none",
         )
-        print(
-            f"{row['task']:<10}{row['dtype']:<10}"
-            f"{row['estimated_megacycles']:>10.1f}{row['estimated_ms']:>10.1f}"
-            f"{row['memory_gb']:>10.2f}{row['gflop']:>10.0f}{row['accessed_gb']:>10.1f}"
-            f"{row['compile_seconds']:>10.0f}  {told or 'none'}"
-        )
-    print("\nestimated ms by kind of module")
-    print(f"{'':<20}" + "".join(f"{kind:>16}" for kind in (*KINDS, "other")))
-    for row in rows:
-        values = "".join(f"{value:>16.1f}" for value in row["by_kind_ms"].values())
-        print(f"{row['task'] + ' ' + row['dtype']:<20}{values}")
+        for row in rows
+    ]
+    kinds = [
+        (f"{row['task']} {row['dtype']}", *(f"{ms:.1f}" for ms in row["by_kind_ms"].values()))
+        for row in rows
+    ]
+    return (
+        f"{records.table(('task', *numbers, 'collectives'), costs)}\n\n"
+        f"{records.table(('estimated ms by kind of module', *KINDS, 'other'), kinds)}"
+    )
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--preset", default="drsformer", choices=PRESETS, help="the network")
-    parser.add_argument("--topology", default="v5e:4x4", help="such as v6e:4x4")
-    parser.add_argument("--batch", type=int, default=4, help="images a chip (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="of an image (default: %(default)s)")
-    tasks, dtypes = ["forward", "training"], ["bfloat16", "float32"]
-    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
-    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
-    parser.add_argument("--json", type=Path, default=Path("tpu_estimate.json"), metavar="FILE")
-    return parser
-
-
-def main() -> None:
-    args = parser().parse_args()
-    try:
-        clock = chip_of(args.topology).clock_hz
-        rows = [measure(args, task, dtype) for task in args.tasks for dtype in args.dtypes]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
+    clock = chip_of(args.topology).clock_hz
+    rows = [measure(args, task, dtype) for task in args.tasks for dtype in args.dtypes]
     print(f"{args.preset} on {args.topology}, {args.batch} x {args.size}x{args.size} a chip")
-    print_table(rows)
-    record = {
+    print(table(rows))
+    return {
         "benchmark": "tpu_estimate",
         "preset": args.preset,
         "topology": args.topology,
         "batch_per_chip": args.batch,
         "size": args.size,
         "clock_hz": clock,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"platform": platform.platform(), "processor": platform.machine()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "rows": rows,
     }
-    args.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def main() -> int:
+    parser = records.parser("tpu_estimate", __doc__)
+    add = parser.add_argument
+    add("--topology", default="v5e:4x4", help="such as v6e:4x4")
+    add("--batch", type=records.positive, default=4, help="images a chip")
+    add("--size", type=records.image_size, default=128, help="of an image")
+    tasks, dtypes = ["forward", "training"], ["bfloat16", "float32"]
+    add("--tasks", nargs="+", choices=tasks, default=tasks, help="what is compiled")
+    add("--dtypes", nargs="+", choices=dtypes, default=dtypes, help="of the activations")
+    return records.run(benchmark, parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

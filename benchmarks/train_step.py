@@ -16,7 +16,7 @@ import argparse
 import sys
 from typing import Any
 
-from benchmarks import comparison, plots, records
+from benchmarks import comparison, records
 from drsformer_jax.training.cpu import prepare_cpu
 
 # Of loss and gradient norm.
@@ -53,18 +53,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {**result, "execution": execution}
 
 
-def plot(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    title = (
-        f"Training step of {args.preset}, {args.dtype}, {args.batch} x {args.patch} x {args.patch}"
-    )
-    figure, (time, memory) = plots.axes(2, title)
-    seconds, spreads = comparison.medians(result)
-    plots.times(time, seconds, spreads, result["floor_seconds"])
-    peaks = {name: found["peak_bytes"] / 1e9 for name, found in result["programs"].items()}
-    plots.bars(memory, peaks, "peak memory in GB")
-    plots.save(figure, args.json)
-
-
 def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     result = measure(args)
     print(comparison.text(result), flush=True)
@@ -72,22 +60,17 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
         print(
             f"{name}: {found['built_bytes'] / 1e9:.2f} GB with the state in memory, before a step"
         )
-    plot(args, result)
     return {"benchmark": "train_step", **result}
 
 
 def main() -> int:
     parser = records.parser("train_step", __doc__)
-    parser.add_argument("--batch", type=records.positive, default=1, help="images a step")
-    parser.add_argument(
-        "--patch", type=records.image_size, default=128, help="pixels (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--batch", type=records.positive, default=1, help="images a step")
+    add("--patch", type=records.image_size, default=128, help="pixels")
     for name in ("unroll", "remat"):
-        parser.add_argument(
-            f"--{name}",
-            action=argparse.BooleanOptionalAction,
-            help=f"config.model.{name} of ours; default: as in configs/base.py",
-        )
+        told = f"config.model.{name} of ours; None: as in configs/base.py"
+        add(f"--{name}", action=argparse.BooleanOptionalAction, help=told)
     records.add_comparison(parser, comparison.PYTORCH_VARIANTS)
     args = parser.parse_args()
     if args.device == "cpu":

@@ -1,8 +1,8 @@
 """The main job from end to end, on data that needs no download: `python tools/demo.py --out demo`.
 
 Renders rain over photographs that a package brings along, derains them with the packaged weights,
-trains a tiny network of its own, scores it on photographs it has not seen, derains one of them
-and draws pictures of it all. Each stage is a command that a user would type; it is printed.
+trains a tiny network of its own, derains photographs with it that it has not seen, scores it all
+and draws pictures. Each stage is a command that a user would type; it is printed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from demo_pictures import (
-    Panel,
-    ScoreTable,
-    draw_before_after,
-    draw_score_table,
-    draw_training_curve,
-)
+from demo_pictures import Panel, draw_before_after, draw_text, draw_training_curve
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
 
@@ -43,36 +36,16 @@ MARKER = ".made-by-demo"
 RAINY, PACKAGED, DEMO = "rainy", "packaged weights", "demo network"
 
 
-@dataclass(frozen=True)
 class Layout:
     """What lies where in the folder that is written."""
 
-    out: Path
-
-    @property
-    def rainy(self) -> Path:
-        return self.out / "rainy"
-
-    @property
-    def target(self) -> Path:
-        return self.out / "target"
-
-    @property
-    def packaged(self) -> Path:
-        return self.out / "derained_packaged"
-
-    @property
-    def derained(self) -> Path:
-        return self.out / "derained"
-
-    @property
-    def run(self) -> Path:
-        return self.out / "run"
-
-    @property
-    def restored(self) -> Path:
-        """Where eval.py puts the restored photographs."""
-        return self.run / "evaluation" / "restored"
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.rainy, self.target = out / "rainy", out / "target"
+        self.packaged, self.derained = out / "derained_packaged", out / "derained"
+        self.run = out / "run"
+        # Where eval.py puts the restored photographs.
+        self.restored = self.run / "evaluation" / "restored"
 
     def prepare(self) -> None:
         """Makes the folder, or clears it of what an earlier demonstration left.
@@ -132,52 +105,76 @@ def demonstrate(layout: Layout, steps: int | None) -> int:
 
     stage(2, "Train a tiny network; the rain it sees is drawn anew for every patch")
     changes = [] if steps is None else [f"--config.total_steps={steps}"]
-    script("train.py", "--config", CONFIG, "--workdir", layout.run, *changes)
+    python("train.py", "--config", CONFIG, "--workdir", layout.run, *changes)
 
-    stage(3, "Score it on photographs that it has not seen")
-    script("eval.py", "--config", CONFIG, "--workdir", layout.run)
+    stage(3, "Restore photographs with it that it has not seen, and derain one of them")
+    python("eval.py", "--config", CONFIG, "--workdir", layout.run)
+    photograph = layout.rainy / f"{PHOTOGRAPH}.png"
+    drsformer("derain", photograph, "-o", layout.derained, "--weights", layout.run)
 
-    stage(4, "Derain one of them with it")
-    drsformer(
-        "derain",
-        layout.rainy / f"{PHOTOGRAPH}.png",
-        "-o",
-        layout.derained,
-        "--weights",
-        layout.run,
-    )
+    stage(4, "Score them all")
+    methods = {RAINY: layout.rainy, PACKAGED: layout.packaged, DEMO: layout.restored}
+    named = [f"{name}={shown(folder)}" for name, folder in methods.items()]
+    scores = layout.out / "scores.json"
+    flags = ("--protocol", protocol, "--json", scores)
+    table = drsformer("score", *named, layout.target, *flags, told=False)
 
     stage(5, "Pictures")
-    table = score_table(layout, protocol)
-    write_results(layout, table)
-    return report(layout, table, time.monotonic() - start)
+    psnr = {
+        method["name"]: next(
+            float(image["psnr"]) for image in method["images"] if image["name"] == PHOTOGRAPH
+        )
+        for method in json.loads(scores.read_text())["methods"]
+    }
+    write_results(layout, table, psnr, protocol)
+    print(table)
+    for name in ("before_after.png", "scores.png", "training_curve.png"):
+        print(f"  {layout.out / name}")
+    rainy, derained = psnr[RAINY], psnr[DEMO]
+    print(
+        f"\n{PHOTOGRAPH}: rainy {rainy:.2f} dB, derained {derained:.2f} dB "
+        f"({derained - rainy:+.2f} dB; PSNR of Y, protocol {protocol}; "
+        f"{(time.monotonic() - start) / 60:.1f} minutes in all)",
+        flush=True,
+    )
+    if derained <= rainy:
+        print("error: the derained photograph is no better than the rainy one", file=sys.stderr)
+        return 1
+    return 0
 
 
 def stage(number: int, title: str) -> None:
     print(f"\n[{number}/5] {title}", flush=True)
 
 
-def script(name: str, *arguments: str | Path) -> None:
+def python(name: str, *arguments: str | Path) -> None:
     """Runs train.py or eval.py; CalledProcessError if it fails."""
-    shown = os.path.relpath(ROOT / name)
-    run_command(["python", shown], [sys.executable, shown], arguments)
+    script = os.path.relpath(ROOT / name)
+    run_command(["python", script], [sys.executable, script], arguments)
 
 
-def drsformer(*arguments: str | Path) -> None:
-    """Runs the `drsformer` command of this interpreter; CalledProcessError if it fails."""
+def drsformer(*arguments: str | Path, told: bool = True) -> str:
+    """Runs the `drsformer` command of this interpreter; CalledProcessError if it fails.
+
+    Returns:
+      What it printed, where it is not `told`.
+    """
     command = [sys.executable, "-m", "drsformer_jax.cli.main"]
-    run_command(["drsformer"], command, arguments)
+    return run_command(["drsformer"], command, arguments, told)
 
 
 def run_command(
-    shown: Sequence[str], command: Sequence[str], arguments: Sequence[str | Path]
-) -> None:
-    words = [
-        os.path.relpath(word) if isinstance(word, Path) and word.is_relative_to(ROOT) else str(word)
-        for word in arguments
-    ]
-    print(f"$ {shlex.join([*shown, *words])}", flush=True)
-    subprocess.run([*command, *words], check=True)
+    typed: list[str], command: list[str], arguments: Sequence[str | Path], told: bool = True
+) -> str:
+    words = [shown(word) if isinstance(word, Path) else word for word in arguments]
+    print(f"$ {shlex.join([*typed, *words])}", flush=True)
+    output = None if told else subprocess.PIPE
+    done = subprocess.run([*command, *words], check=True, stdout=output, text=True)
+    return (done.stdout or "").rstrip()
+
+
+def shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
 
 
 def write_photographs(layout: Layout) -> str:
@@ -207,55 +204,22 @@ def write_photographs(layout: Layout) -> str:
     return str(config.eval.protocol)
 
 
-def score_table(layout: Layout, protocol: str) -> ScoreTable:
-    """The held-out photographs' scores: rainy, by the packaged weights, by the demo's network."""
-    from drsformer_jax.evaluation.comparison import Method
-    from drsformer_jax.evaluation.methods import paired_with_targets
-    from drsformer_jax.evaluation.scoring import compare_with_targets
-
-    folders = {RAINY: layout.rainy, PACKAGED: layout.packaged, DEMO: layout.restored}
-    methods = [Method(name, folder) for name, folder in folders.items()]
-    pairs = paired_with_targets(methods, layout.target)
-    scores = compare_with_targets(methods, pairs, protocol).scores
-    return ScoreTable(protocol, dict(zip(folders, scores, strict=True)))
-
-
-def write_results(layout: Layout, table: ScoreTable) -> None:
-    """Draws the pictures and writes the scores as text and JSON."""
+def write_results(layout: Layout, table: str, psnr: dict[str, float], protocol: str) -> None:
+    """Draws the pictures and writes the scores as text."""
     from drsformer_jax.data.images import read_rgb
 
-    file = f"{PHOTOGRAPH}.png"
+    folders = {RAINY: layout.rainy, PACKAGED: layout.packaged, DEMO: layout.derained}
+    folders["target"] = layout.target
     panels = [
-        Panel(RAINY, read_rgb(layout.rainy / file), table.psnr(RAINY, PHOTOGRAPH)),
-        Panel(PACKAGED, read_rgb(layout.packaged / file), table.psnr(PACKAGED, PHOTOGRAPH)),
-        Panel(DEMO, read_rgb(layout.derained / file), table.psnr(DEMO, PHOTOGRAPH)),
-        Panel("target", read_rgb(layout.target / file), None),
+        Panel(name, read_rgb(folder / f"{PHOTOGRAPH}.png"), psnr.get(name))
+        for name, folder in folders.items()
     ]
-    draw_before_after(layout.out / "before_after.png", panels, DETAIL, table.protocol)
-    draw_score_table(layout.out / "scores.png", table)
+    draw_before_after(layout.out / "before_after.png", panels, DETAIL, protocol)
+    draw_text(layout.out / "scores.png", table)
     lines = (layout.run / "metrics.jsonl").read_text().splitlines()
     draw_training_curve(layout.out / "training_curve.png", [json.loads(line) for line in lines])
-    for name, text in (("scores.txt", table.as_text()), ("scores.json", table.as_json())):
-        with atomic_path(layout.out / name) as temporary:
-            temporary.write_text(text + "\n")
-
-
-def report(layout: Layout, table: ScoreTable, seconds: float) -> int:
-    """Prints the scores and where the pictures are; 0 if deraining helped, else 1."""
-    print(table.as_text())
-    for name in ("before_after.png", "scores.png", "training_curve.png"):
-        print(f"  {layout.out / name}")
-    rainy, derained = table.psnr(RAINY, PHOTOGRAPH), table.psnr(DEMO, PHOTOGRAPH)
-    print(
-        f"\n{PHOTOGRAPH}: rainy {rainy:.2f} dB, derained {derained:.2f} dB "
-        f"({derained - rainy:+.2f} dB; PSNR of Y, protocol {table.protocol}; "
-        f"{seconds / 60:.1f} minutes in all)",
-        flush=True,
-    )
-    if derained <= rainy:
-        print("error: the derained photograph is no better than the rainy one", file=sys.stderr)
-        return 1
-    return 0
+    with atomic_path(layout.out / "scores.txt") as temporary:
+        temporary.write_text(f"{table}\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""The demonstration's pictures: before and after, the scores, the training curve."""
+"""The demonstration's pictures: before and after, a table, the training curve."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from drsformer_jax.files import atomic_path
-from drsformer_jax.scores.per_image import Scores
-from drsformer_jax.tables import aligned
 
 DOTS_PER_INCH = 100
 PANEL_INCHES = 4.0
 
 INK, FAINT, ACCENT = "#222222", "#8a8a8a", "#1f6fb2"
-HIGHLIGHT = "#e8f1f9"
 
 
 @dataclass(frozen=True)
@@ -42,72 +37,6 @@ class Panel:
     psnr: float | None
 
 
-@dataclass(frozen=True)
-class ScoreTable:
-    """Scores of the same photographs, restored in several ways, by one protocol.
-
-    Attributes:
-      protocol: its name.
-      columns: by the way of restoring; the same images in each, in the same order.
-    """
-
-    protocol: str
-    columns: Mapping[str, Scores]
-
-    def psnr(self, column: str, image: str) -> float:
-        """PSNR in dB of one image; KeyError if there is no such image."""
-        return self._scores()[image][column]["psnr"]
-
-    def header(self) -> list[str]:
-        return ["photograph", *self.columns]
-
-    def rows(self) -> list[list[str]]:
-        """One row a photograph and their mean; cells of text, as `header`."""
-        return [[name, *map(_cell, row.values())] for name, row in self._scores().items()]
-
-    def as_text(self) -> str:
-        """The aligned table, without a newline at the end."""
-        header = self.header()
-        lines = aligned([header, *self.rows()], left=range(len(header)), gap="   ")
-        return "\n".join([self.caption(), *lines])
-
-    def as_json(self) -> str:
-        """{"protocol": ..., "scores": {photograph: {column: {"psnr": dB, "ssim": ...}}}}.
-
-        An infinite PSNR is the string "inf", as JSON has no infinity.
-        """
-        scores = {
-            name: {
-                column: {
-                    "psnr": "inf" if math.isinf(own["psnr"]) else own["psnr"],
-                    "ssim": own.get("ssim"),
-                }
-                for column, own in row.items()
-            }
-            for name, row in self._scores().items()
-        }
-        return json.dumps({"protocol": self.protocol, "scores": scores}, indent=2)
-
-    def _scores(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The scores of each photograph, and of their mean, by column and field."""
-        names = [*next(iter(self.columns.values())).names, "mean"]
-        return {
-            name: {
-                column: (scores.rows[i : i + 1] or [scores.means])[0]
-                for column, scores in self.columns.items()
-            }
-            for i, name in enumerate(names)
-        }
-
-    def caption(self) -> str:
-        return f"PSNR / SSIM of the luminance against the target, protocol {self.protocol}"
-
-
-def _cell(score: Mapping[str, float]) -> str:
-    psnr = "identical" if math.isinf(score["psnr"]) else f"{score['psnr']:.2f} dB"
-    return f"{psnr} / {score['ssim']:.4f}" if "ssim" in score else psnr
-
-
 def draw_before_after(
     path: Path, panels: Sequence[Panel], detail: tuple[slice, slice], protocol: str
 ) -> None:
@@ -122,12 +51,15 @@ def draw_before_after(
         dpi=DOTS_PER_INCH,
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0),
     )
+    rows, columns = detail
+    corner = (columns.start - 0.5, rows.start - 0.5)
+    extent = (columns.stop - columns.start, rows.stop - rows.start)
     axes = figure.subplots(2, len(panels), height_ratios=[tall, PANEL_INCHES], squeeze=False)
     for column, panel in enumerate(panels):
         whole, enlarged = axes[:, column]
         _show(whole, panel.image)
         _show(enlarged, panel.image[detail])
-        whole.add_patch(_outline(detail))
+        whole.add_patch(Rectangle(corner, *extent, fill=False, edgecolor="white", linewidth=1.5))
         score = "" if panel.psnr is None else f"   {panel.psnr:.2f} dB"
         whole.set_title(f"{panel.title}{score}", fontsize=17, color=INK, pad=8)
     figure.supxlabel(
@@ -146,51 +78,12 @@ def _show(axes: Axes, image: np.ndarray) -> None:
         spine.set_visible(False)
 
 
-def _outline(detail: tuple[slice, slice]) -> Rectangle:
-    rows, columns = detail
-    return Rectangle(
-        (columns.start - 0.5, rows.start - 0.5),
-        columns.stop - columns.start,
-        rows.stop - rows.start,
-        fill=False,
-        edgecolor="white",
-        linewidth=1.5,
-    )
-
-
-def draw_score_table(path: Path, table: ScoreTable) -> None:
-    """Draws the scores; the highest PSNR of each row is bold."""
-    header, rows = table.header(), table.rows()
-    row_inches, column_inches = 0.42, 2.3
-    figure = Figure(
-        figsize=(column_inches * len(header), row_inches * (len(rows) + 2.2)), dpi=DOTS_PER_INCH
-    )
-    axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
-    axes.set_axis_off()
-    axes.set_xlim(0, len(header))
-    axes.set_ylim(len(rows) + 1.7, -0.4)
-    axes.axhspan(len(rows) - 0.5 + 0.02, len(rows) + 0.5, color=HIGHLIGHT, linewidth=0)
-    axes.axhline(0.5, color=INK, linewidth=1)
-    columns = list(table.columns.values())
-    for y, line in enumerate([header, *rows]):
-        best = -1
-        if y > 0:
-            best = 1 + int(
-                np.argmax([[*c.columns["psnr"], c.means["psnr"]][y - 1] for c in columns])
-            )
-        for x, cell in enumerate(line):
-            axes.text(
-                0.08 if x == 0 else x + 0.95,
-                y,
-                cell,
-                ha="left" if x == 0 else "right",
-                va="center",
-                fontsize=13,
-                color=FAINT if y == 0 else INK,
-                fontweight="bold" if x == best else "normal",
-            )
-    caption = f"{table.caption()}; bold: the highest PSNR"
-    axes.text(0.08, len(rows) + 1.15, caption, va="center", fontsize=11, color=FAINT)
+def draw_text(path: Path, text: str) -> None:
+    """Draws a table as it is printed."""
+    lines = text.splitlines()
+    size = (0.11 * max(map(len, lines)) + 0.4, 0.22 * len(lines) + 0.4)
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH)
+    figure.text(0.2 / size[0], 0.5, text, family="monospace", fontsize=11, color=INK, va="center")
     _save(figure, path)
 
 
@@ -210,21 +103,11 @@ def draw_training_curve(path: Path, records: Sequence[Mapping[str, Any]]) -> Non
     _label(left, "training loss", "mean |restored - target|, values in [0, 1]")
     left.set_ylim(bottom=0)
     if scores:
-        right.plot(*zip(*scores, strict=True), color=ACCENT, linewidth=2, marker="o")
-        step, last = scores[-1]
-        right.annotate(
-            f"{last:.2f} dB", (step, last), (-6, -16), textcoords="offset points", ha="right"
-        )
+        last = f"restored: {scores[-1][1]:.2f} dB"
+        right.plot(*zip(*scores, strict=True), "o-", color=ACCENT, linewidth=2, label=last)
     if rainy:
-        right.axhline(rainy[-1], color=FAINT, linestyle="--", linewidth=1.5)
-        right.annotate(
-            f"rainy: {rainy[-1]:.2f} dB",
-            (0.02, rainy[-1]),
-            (0, 6),
-            xycoords=right.get_yaxis_transform(),
-            textcoords="offset points",
-            color=FAINT,
-        )
+        right.axhline(rainy[-1], color=FAINT, linestyle="--", label=f"rainy: {rainy[-1]:.2f} dB")
+        right.legend()
     _label(right, "held-out photographs", "PSNR of Y in dB (protocol basicsr)")
     right.margins(y=0.15)
     _save(figure, path)

@@ -89,8 +89,7 @@ def compare(args: argparse.Namespace) -> int:
     check(args)
     import jax
 
-    from drsformer_jax.parity.trajectory import rainy_batches, shortened_recipe
-    from drsformer_jax.parity.trajectory_comparison import train_both
+    from drsformer_jax.parity.trajectory import rainy_batches, shortened_recipe, train_both
     from drsformer_jax.parity.trajectory_report import (
         TOLERANCES,
         TrainingReport,

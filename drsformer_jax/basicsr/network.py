@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from drsformer_jax.basicsr.state import StateFile
-from drsformer_jax.checkpoints.containers import only_tensors
-from drsformer_jax.checkpoints.foreign_names import own_names
+from drsformer_jax.checkpoints.foreign_names import only_tensors, own_names
 from drsformer_jax.checkpoints.infer import infer_config
 from drsformer_jax.checkpoints.names import Params, check_finite_params, to_tree
 from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, stored_tensors

@@ -1,4 +1,4 @@
-"""The `.state` file of the authors' training program (BasicSR), read and checked.
+"""The `.state` file of the authors' training program (BasicSR): read and checked, and made.
 
 It holds {epoch, iter, optimizers: [AdamW's state_dict], schedulers: [state_dict]}. The optimizer
 knows a parameter by its number in `named_parameters()` order, which is the order of `torch_views`.
@@ -12,9 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drsformer_jax.checkpoints.containers import CONTAINERS, only_tensors
+from drsformer_jax.checkpoints.foreign_names import CONTAINERS, only_tensors
 from drsformer_jax.checkpoints.names import Params, check_finite_params, to_tree, torch_views
-from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, stored_tensors
+from drsformer_jax.checkpoints.pytorch_file import (
+    load_file,
+    require_torch,
+    stored_tensors,
+    torch_tensors,
+)
 from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
@@ -229,3 +234,24 @@ def _updates(steps: Mapping[str, Any], path: Path) -> tuple[int, str]:
     if not 1 <= updates <= _MOST_STEPS:
         raise UserError(f"{path}: AdamW's step must be a number of updates, not {updates:g}")
     return int(updates), step_type
+
+
+def optimizer_state(
+    moments: Moments, config: DRSformerConfig, group: Mapping[str, Any]
+) -> dict[str, Any]:
+    """AdamW's state_dict; `group` has the settings of its parameter group, without `params`."""
+    import torch
+
+    def step() -> Any:
+        # A tensor of its own for every parameter: PyTorch counts in place.
+        if moments.step_type in ("int", "float"):
+            return int(moments.updates) if moments.step_type == "int" else float(moments.updates)
+        return torch.tensor(moments.updates, dtype=getattr(torch, moments.step_type))
+
+    trees = dict(zip(MOMENTS, (moments.mean, moments.square), strict=True))
+    tensors = {key: torch_tensors(torch_views(tree, config)) for key, tree in trees.items()}
+    state = {
+        number: {"step": step(), **{key: of[name] for key, of in tensors.items()}}
+        for number, name in enumerate(tensors[MOMENTS[0]])
+    }
+    return {"state": state, "param_groups": [{**group, "params": list(state)}]}

@@ -17,16 +17,18 @@ import jax.numpy as jnp
 import optax
 
 from drsformer_jax.basicsr.network import Network, place_for_network
+from drsformer_jax.basicsr.plain_values import from_json
 from drsformer_jax.basicsr.settings import group_settings, schedule_state
-from drsformer_jax.basicsr.state import SUFFIX, Moments
+from drsformer_jax.basicsr.state import SUFFIX, Moments, optimizer_state
 from drsformer_jax.basicsr.workdir_import import Conversion, is_counted
-from drsformer_jax.basicsr.write import write_basicsr
 from drsformer_jax.checkpoints.infer import config_from
-from drsformer_jax.checkpoints.names import Params, check_finite_params, sizes_of
-from drsformer_jax.checkpoints.plain_values import from_json
+from drsformer_jax.checkpoints.names import Params, check_finite_params, torch_views
+from drsformer_jax.checkpoints.pytorch_file import require_torch, torch_tensors
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.checkpoints.torch_names import param_shapes
+from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError, damage_in_one_line
+from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.state import TrainState
@@ -68,14 +70,12 @@ def export_run(
         group, rest = group_settings(options, step), {"epoch": 0, "iter": step}
         rest["schedulers"] = [schedule_state(options, step)]
         notes.append(_what_stays_behind(saved))
-    write_basicsr(state_path, network_path, network, moments, group, rest)
+    _write(state_path, network_path, network, optimizer_state(moments, config, group), rest)
     return Conversion(
         source=f"{source} (step {step:,})",
         destination=f"{state_path} and {network_path}",
-        config=config,
-        sizes=sizes_of(network.params),
+        network=network,
         step=step,
-        ema=network.ema is not None,
         notes=notes,
     )
 
@@ -148,6 +148,38 @@ def _as_basicsr(state: TrainState, config: DRSformerConfig, source: str) -> tupl
         check_finite_params(tree, config, f"{source} ({key})")
     network = Network(config, state.params, state.ema_params, ())
     return network, Moments(int(adam.count), "float32", adam.mu, adam.nu)
+
+
+def _write(
+    state_path: Path,
+    network_path: Path,
+    network: Network,
+    optimizer: Mapping[str, Any],
+    rest: Mapping[str, Any],
+) -> None:
+    """Writes {**rest, optimizers: [...]} and {params[, params_ema]}: both files or neither."""
+    require_torch(f"writing {state_path}")
+    import torch
+
+    trees = {"params": network.params, "params_ema": network.ema}
+    with (
+        written_or_refused(f"{state_path} and {network_path}"),
+        atomic_path(state_path) as state_path_now,
+        atomic_path(network_path) as network_path_now,
+        # Python's files, whose errors say what the system said.
+        state_path_now.open("wb") as state_file,
+        network_path_now.open("wb") as network_file,
+    ):
+        networks = {
+            key: torch_tensors(torch_views(tree, network.config))
+            for key, tree in trees.items()
+            if tree is not None
+        }
+        torch.save(networks, network_file)
+        # In the order in which BasicSR writes them.
+        first = {key: value for key, value in rest.items() if key != "schedulers"}
+        last = {key: value for key, value in rest.items() if key == "schedulers"}
+        torch.save({**first, "optimizers": [optimizer], **last}, state_file)
 
 
 def _what_stays_behind(saved: Mapping[str, Any]) -> str:

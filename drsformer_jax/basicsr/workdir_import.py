@@ -23,14 +23,12 @@ from drsformer_jax.basicsr.network import (
     find_network,
     read_network,
 )
+from drsformer_jax.basicsr.plain_values import to_json
 from drsformer_jax.basicsr.settings import read_settings
 from drsformer_jax.basicsr.state import Moments, StateFile, read_moments, read_state
-from drsformer_jax.checkpoints.names import sizes_of
-from drsformer_jax.checkpoints.plain_values import to_json
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
-from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.reporting import METRICS_FILE
 from drsformer_jax.training.state import TrainState
@@ -49,19 +47,15 @@ class Conversion:
 
     Attributes:
       source, destination: files or folders, in words.
-      config: of the network.
-      sizes: numbers of its tensors and of its parameters.
+      network: with its moving average, if it has one.
       step: steps done.
-      ema: whether there is a moving average of the parameters.
       notes: what was converted on the way, or has no place on the other side.
     """
 
     source: str
     destination: str
-    config: DRSformerConfig
-    sizes: tuple[int, int]
+    network: Network
     step: int
-    ema: bool
     notes: list[str]
 
 
@@ -115,10 +109,8 @@ def import_run(
     return Conversion(
         source=f"{state_path} and {network_path}",
         destination=str(workdir),
-        config=network.config,
-        sizes=sizes_of(network.params),
+        network=network,
         step=file.iteration,
-        ema=network.ema is not None,
         notes=[*network.notes, *moments.notes, *notes],
     )
 

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from drsformer_jax.checkpoints.containers import select_weights
 from drsformer_jax.checkpoints.contents import kind_of
-from drsformer_jax.checkpoints.foreign_names import own_names
+from drsformer_jax.checkpoints.foreign_names import own_names, select_weights
 from drsformer_jax.checkpoints.tensors import StoredTensor, StoredWeights, precision_note
 from drsformer_jax.errors import UserError, listing, missing_extra
 from drsformer_jax.files import atomic_path
@@ -75,10 +74,17 @@ def write_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     require_torch(f"writing {path}")
     import torch
 
-    tensors = {name: torch.from_numpy(np.array(a, order="C")) for name, a in state.items()}
+    tensors = torch_tensors(state)
     # Into Python's file, whose errors say what the system said.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save({"params": tensors}, file)
+
+
+def torch_tensors(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Contiguous copies, as PyTorch's."""
+    import torch
+
+    return {name: torch.from_numpy(np.array(a, order="C")) for name, a in state.items()}
 
 
 def load_file(path: Path) -> Any:

@@ -68,11 +68,13 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        folder = path.is_dir()
+        return _load_folder(path) if path.is_dir() else _load_file(path)
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if not folder:
-        return _load_file(path)
+
+
+def _load_folder(path: Path) -> Weights:
+    """Of the newest good one of the folders that hold weights."""
     require_text(path)
     # Orbax takes seconds to import; files do without it.
     from drsformer_jax.checkpoints.orbax_folder import folders_of, read_folder

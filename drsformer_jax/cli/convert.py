@@ -13,9 +13,9 @@ from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.paths import is_one_of, local_path, require_text
 
 if TYPE_CHECKING:
+    from drsformer_jax.basicsr.network import Network
     from drsformer_jax.basicsr.workdir_import import Conversion
     from drsformer_jax.checkpoints.weights import Weights
-    from drsformer_jax.models.config import DRSformerConfig
 
 STATE_SUFFIX = ".state"
 
@@ -134,8 +134,6 @@ def _check_destination(path: Path, force: bool) -> None:
 
 
 def _report(source: Path, destination: Path, weights: Weights) -> str:
-    from drsformer_jax.checkpoints.names import sizes_of
-
     metadata = weights.metadata
     # The strings stay with the weights: those of an earlier conversion are not about this source.
     keys = ("container", "step", "parameters")
@@ -143,7 +141,7 @@ def _report(source: Path, destination: Path, weights: Weights) -> str:
     origin = ", ".join(f"{key} {metadata[key]}" for key in keys if fresh and key in metadata)
     lines = [
         f"{source}" + (f" ({origin})" if origin else ""),
-        *_network_lines(weights.config, sizes_of(weights.params)),
+        *_network_lines(weights),
     ]
     kept = metadata.get("notes", "")
     notes = [kept, *(note for note in weights.notes if note not in kept)]
@@ -154,10 +152,10 @@ def _report(source: Path, destination: Path, weights: Weights) -> str:
 
 
 def _run_report(done: Conversion, workdir: Path | None = None) -> str:
-    average = "with" if done.ema else "without"
+    average = "without" if done.network.ema is None else "with"
     lines = [
         done.source,
-        *_network_lines(done.config, done.sizes),
+        *_network_lines(done.network),
         f"  step {done.step:,}: parameters and AdamW's moments, {average} a moving average",
         *(f"  note: {note}" for note in done.notes),
         f"-> {done.destination}",
@@ -167,6 +165,8 @@ def _run_report(done: Conversion, workdir: Path | None = None) -> str:
     return "\n".join(map(one_line, lines))
 
 
-def _network_lines(config: DRSformerConfig, sizes: tuple[int, int]) -> list[str]:
-    tensors, parameters = sizes
-    return [f"  {config.summary()}", f"  {tensors} tensors, {parameters:,} parameters"]
+def _network_lines(network: Weights | Network) -> list[str]:
+    from drsformer_jax.checkpoints.names import sizes_of
+
+    tensors, parameters = sizes_of(network.params)
+    return [f"  {network.config.summary()}", f"  {tensors} tensors, {parameters:,} parameters"]

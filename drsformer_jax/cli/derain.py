@@ -125,11 +125,8 @@ def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: in
             except UserError as error:
                 failures.append(str(error))
                 continue
-            except FloatingPointError as error:
-                failures.append(f"{source}: {error}")
-                continue
-            except MemoryError as error:
-                failures.append(f"{source}: {error or 'not enough memory'}")
+            except (FloatingPointError, MemoryError) as error:
+                failures.append(f"{source}: {str(error) or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
             tqdm.tqdm.write(f"{one_line(destination)}  {width} x {height}  {seconds:.1f} s")

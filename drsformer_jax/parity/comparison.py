@@ -10,7 +10,7 @@ import numpy as np
 
 from drsformer_jax.models.attention import branch_sizes
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.parity.recording import Probe, Recording, probes_of
+from drsformer_jax.parity.recording import Place, Recording, probes_of
 
 # Of values; a gradient passes every operation twice and is summed over all pixels: ten times that.
 TOLERANCES = {"float32": 1e-5, "float64": 1e-11}
@@ -133,7 +133,7 @@ def compare_modules(
     return [_compare(probe, ours, reference, tolerance) for probe in probes_of(config)]
 
 
-def _compare(probe: Probe, ours: Recording, reference: Recording, tolerance: float) -> ModuleResult:
+def _compare(probe: Place, ours: Recording, reference: Recording, tolerance: float) -> ModuleResult:
     value, other = ours.outputs[probe.name], reference.outputs.get(probe.name)
     name, kind, shape = probe.name, probe.kind, value.shape
     if other is None:

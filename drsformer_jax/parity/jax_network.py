@@ -18,6 +18,7 @@ from drsformer_jax.models.drsformer import DRSformer
 from drsformer_jax.parity.recording import (
     RESTORED,
     Recording,
+    SignFlips,
     decisions_of,
     loss_weights,
     probes_of,
@@ -35,34 +36,6 @@ from drsformer_jax.parity.replay import (
 CompilerOptions = tuple[tuple[str, Any], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class SignFlips:
-    """Values in front of ReLUs whose sign is another one than the other program's.
-
-    Attributes:
-      count, total: how many, and of how many values.
-      largest: of them in any layer, relative to the largest value of that layer.
-      layer: PyTorch's name of the layer where it is.
-    """
-
-    count: int
-    total: int
-    largest: float
-    layer: str
-
-
-@dataclasses.dataclass
-class OwnRecording(Recording):
-    """Ours; `chosen` is the network's own choice, even where another one was followed.
-
-    Attributes:
-      flips: how its signs in front of ReLUs differ from those it was given with gradients; None
-        without any.
-    """
-
-    flips: SignFlips | None = None
-
-
 def record(
     config: DRSformerConfig,
     params: Params,
@@ -71,8 +44,10 @@ def record(
     *,
     tolerance: float = 0.0,
     compiler_options: CompilerOptions = (),
-) -> OwnRecording:
+) -> Recording:
     """Runs the network on an image and keeps the value at every probe.
+
+    What is kept of top-k choices are the network's own, even where others were followed.
 
     Args:
       config: of the network; `precision` "highest" for parity.
@@ -87,7 +62,7 @@ def record(
     decisions = {} if other is None else decision_tree(Recording(chosen=other.chosen), config)
     program = _forward(config, compiler_options)
     restored, captured = program(params, decisions, image, tolerance)
-    recording = OwnRecording()
+    recording = Recording()
     for probe in probes_of(config):
         if probe.name == RESTORED:
             recording.outputs[RESTORED] = np.asarray(restored)
@@ -100,7 +75,7 @@ def record(
 
 
 def record_gradients(
-    recording: OwnRecording,
+    recording: Recording,
     config: DRSformerConfig,
     params: Params,
     image: np.ndarray,
@@ -117,7 +92,7 @@ def record_gradients(
     config = dataclasses.replace(config, unroll=False, remat=True)
     program = _gradient(config, compiler_options)
     weights = np.asarray(loss_weights(image.shape), image.dtype)
-    tree, captured = program(params, decision_tree(other, config), image, tolerance, weights)
+    tree, captured = program(params, weights, decision_tree(other, config), image, tolerance)
     recording.gradients = from_tree(jax.tree.map(np.asarray, tree), config)
     recording.flips = _sign_flips(captured, config, other)
 
@@ -151,10 +126,20 @@ def _sign_flips(captured: Params, config: DRSformerConfig, other: Recording) -> 
     return SignFlips(sum(number for _, number, _ in found), total, largest_flip, layer)
 
 
-def _apply(
-    config: DRSformerConfig, params: Params, decisions: Params, image: jax.Array, **options: Any
-) -> Any:
-    return DRSformer(config).apply({"params": params, DECISIONS: decisions}, image, **options)
+def _restore(
+    config: DRSformerConfig,
+    params: Params,
+    decisions: Params,
+    image: jax.Array,
+    tolerance: jax.Array,
+    **capture: Any,
+) -> tuple[jax.Array, Params]:
+    """The restored image and the intermediates, decisions followed."""
+    with nn.intercept_methods(follow_decisions(tolerance)):
+        residual, captured = DRSformer(config).apply(
+            {"params": params, DECISIONS: decisions}, image, mutable=["intermediates"], **capture
+        )
+    return image + residual, captured["intermediates"]
 
 
 @functools.lru_cache(maxsize=4)
@@ -165,30 +150,16 @@ def _forward(config: DRSformerConfig, options: CompilerOptions) -> Callable[...,
     def is_probed(module: nn.Module, method: str) -> bool:
         return method == "__call__" and tuple(module.path) in probed
 
-    def forward(
-        params: Params, decisions: Params, image: jax.Array, tolerance: jax.Array
-    ) -> tuple[jax.Array, Params]:
-        capture = {"capture_intermediates": is_probed, "mutable": ["intermediates"]}
-        with nn.intercept_methods(follow_decisions(tolerance)):
-            residual, captured = _apply(config, params, decisions, image, **capture)
-        return image + residual, captured["intermediates"]
-
+    forward = functools.partial(_restore, config, capture_intermediates=is_probed)
     return jax.jit(forward, compiler_options=dict(options))
 
 
 @functools.lru_cache(maxsize=4)
 def _gradient(config: DRSformerConfig, options: CompilerOptions) -> Callable[..., Any]:
-    """(params, decisions, image, tolerance, weights) -> gradient of the loss, intermediates."""
+    """(params, weights, decisions, image, tolerance) -> gradient of the loss, intermediates."""
 
-    def loss(
-        params: Params,
-        decisions: Params,
-        image: jax.Array,
-        tolerance: jax.Array,
-        weights: jax.Array,
-    ) -> tuple[jax.Array, Params]:
-        with nn.intercept_methods(follow_decisions(tolerance)):
-            residual, captured = _apply(config, params, decisions, image, mutable=["intermediates"])
-        return jnp.sum((image + residual) * weights), captured["intermediates"]
+    def loss(params: Params, weights: jax.Array, *others: Any) -> tuple[jax.Array, Params]:
+        restored, captured = _restore(config, params, *others)
+        return jnp.sum(restored * weights), captured
 
     return jax.jit(jax.grad(loss, has_aux=True), compiler_options=dict(options))

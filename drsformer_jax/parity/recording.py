@@ -5,29 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Literal, TypeVar
 
 import numpy as np
 
 from drsformer_jax.checkpoints.torch_names import torch_names
 from drsformer_jax.models.config import DRSformerConfig
 
-Kind = Literal[
-    "convolution",
-    "gate",
-    "MEFC step",
-    "LN",
-    "TKSA",
-    "MSFN",
-    "down-sampling",
-    "up-sampling",
-    "image",
-]
-DecisionKind = Literal["top-k", "ReLU"]
-
 # Of a module that is compared, (one of its tensors, the module being the group; its kind; how many
 # keys at the end of our tensor's path lead on from the module).
-_PROBED: tuple[tuple[str, Kind, int], ...] = (
+_PROBED = (
     (r"(.+\.norm\d)\.body\.weight", "LN", 1),
     (r"(.+\.attn)\.temperature", "TKSA", 1),
     (r"(.+\.ffn)\.project_in\.weight", "MSFN", 2),
@@ -41,7 +27,7 @@ _PROBED: tuple[tuple[str, Kind, int], ...] = (
 )
 # Likewise of a module that decides something. (Where MEFC adds two values behind ReLUs, none is
 # left open. That of a separable expert is behind its first pair of convolutions.)
-_DECIDING: tuple[tuple[str, DecisionKind, int], ...] = (
+_DECIDING = (
     (r"(.+\.attn)\.temperature", "top-k", 1),
     (r"(.+\.ffn\.dwconv\w+)\.weight", "ReLU", 1),
     (r"(.+\.ca_fc\.0)\.weight", "ReLU", 1),
@@ -50,69 +36,67 @@ _DECIDING: tuple[tuple[str, DecisionKind, int], ...] = (
     (r"(.+\._ops\.\d\._out\.0)\.weight", "ReLU", 2),
 )
 
-K = TypeVar("K")
-
 BRANCHES = 4
 RESTORED = "restored image"
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
-    """A place in the network whose value is compared.
+class Place:
+    """A module of the network, in both programs.
 
     Attributes:
-      name: as PyTorch names the module; of a MEFC step it is the state after it that counts, of
-        the gate its logits, of `RESTORED` the sum of output and input.
-      kind: what the module is.
+      name: as PyTorch names it.
+      kind: what is compared or decided there, as in the tables above; "image" of the result.
       path: of the same module in our parameter tree.
       index: in the stack of a level's blocks or of a MEFC's steps; None where nothing is stacked.
     """
 
     name: str
-    kind: Kind
+    kind: str
     path: tuple[str, ...]
     index: int | None = None
 
 
-def probes_of(config: DRSformerConfig) -> tuple[Probe, ...]:
-    """All probes of a network, in the order in which it computes them."""
-    found = _modules(config, _PROBED)
-    return (*(Probe(*module) for module in found), Probe(RESTORED, "image", ()))
+def probes_of(config: DRSformerConfig) -> tuple[Place, ...]:
+    """Where values are compared, in the order in which the network computes them.
+
+    Of a MEFC step it is the state after it, of the gate its logits, of `RESTORED` the sum of output
+    and input.
+    """
+    return (*_places(config, _PROBED), Place(RESTORED, "image", ()))
 
 
-def _modules(
-    config: DRSformerConfig, table: tuple[tuple[str, K, int], ...]
-) -> Iterator[tuple[str, K, tuple[str, ...], int | None]]:
-    """(PyTorch's name, kind, path, index) of the network's modules in a table."""
+def decisions_of(config: DRSformerConfig) -> tuple[Place, ...]:
+    """Where the network decides which logits to keep, or which side of zero a value is on.
+
+    There its result or its gradient jumps, and two correct programs may decide differently where
+    rounding does. In front of a ReLU it is the layer, or the module with the method `mix`. In the
+    order of the network.
+    """
+    return tuple(_places(config, _DECIDING))
+
+
+def _places(config: DRSformerConfig, table: tuple[tuple[str, str, int], ...]) -> Iterator[Place]:
     for name, spec in torch_names(config).items():
         for pattern, kind, below in table:
             if match := re.fullmatch(pattern, name):
-                yield match[1], kind, spec.path[:-below], spec.index
+                yield Place(match[1], kind, spec.path[:-below], spec.index)
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
-    """A place where the network decides: which logits to keep, or which side of zero a value is on.
-
-    There its result or its gradient jumps, and two correct programs may decide differently where
-    rounding does.
+class SignFlips:
+    """Values in front of ReLUs whose sign is another one than the other program's.
 
     Attributes:
-      name: of the PyTorch module: of an attention, or of the layer in front of a ReLU.
-      kind: what is decided.
-      path: of our module, or of the one whose method `mix` stands in front of the ReLU.
-      index: in the stack of a level's blocks or of a MEFC's steps; None where nothing is stacked.
+      count, total: how many, and of how many values.
+      largest: of them in any layer, relative to the largest value of that layer.
+      layer: PyTorch's name of the layer where it is.
     """
 
-    name: str
-    kind: DecisionKind
-    path: tuple[str, ...]
-    index: int | None = None
-
-
-def decisions_of(config: DRSformerConfig) -> tuple[Decision, ...]:
-    """All decisions of a network, in the order in which it makes them."""
-    return tuple(Decision(*module) for module in _modules(config, _DECIDING))
+    count: int
+    total: int
+    largest: float
+    layer: str
 
 
 @dataclasses.dataclass
@@ -127,6 +111,8 @@ class Recording:
       gradients: by PyTorch's parameter name and in its layout, or None if none were asked for.
       active: by the name of the layer in front of a ReLU, where its output is positive; bool, kept
         with gradients.
+      flips: how signs in front of ReLUs differ from those of the program that was followed, kept
+        with gradients; None where none was, or it does not show them.
     """
 
     outputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -134,6 +120,7 @@ class Recording:
     logits: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     gradients: dict[str, np.ndarray] | None = None
     active: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    flips: SignFlips | None = None
 
 
 def loss_weights(shape: tuple[int, ...]) -> np.ndarray:

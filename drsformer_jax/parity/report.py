@@ -13,7 +13,7 @@ from drsformer_jax.parity.comparison import (
     ModuleResult,
     beyond,
 )
-from drsformer_jax.parity.jax_network import SignFlips
+from drsformer_jax.parity.recording import SignFlips
 from drsformer_jax.tables import aligned
 
 _PACKAGES = ("drsformer_jax", "jax", "jaxlib", "flax", "numpy", "torch")

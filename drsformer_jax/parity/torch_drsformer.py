@@ -4,18 +4,17 @@ It computes what the authors' released program computes (CVPR 2023, arXiv 2303.1
 tensor names of their state_dict, so that a state_dict made here stands for one of their
 checkpoints. Written to be read, not to be fast. Images are B C H W here; both float32 and float64
 work. Modules are declared in the order in which the authors' module yields its parameters,
-because an optimizer's state refers to parameters by that order.
+because an optimizer's state refers to parameters by that order. The file stands alone: it needs
+PyTorch and nothing of this package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.parity.random_weights import random_tensors
 
 NORM_EPSILON = 1e-5
 MEFC_STEPS = 4
@@ -339,8 +338,8 @@ class DRSformer(nn.Module):
         return self.output(self.refinement(x)) + image
 
 
-def network(config: DRSformerConfig) -> DRSformer:
-    """A network of that architecture, float32, as PyTorch initialises it."""
+def network(config: Any) -> DRSformer:
+    """A network of the architecture that a `DRSformerConfig` has, float32, freshly initialised."""
     return DRSformer(
         config.in_channels,
         config.out_channels,
@@ -352,13 +351,3 @@ def network(config: DRSformerConfig) -> DRSformer:
         config.layer_norm_type,
         config.use_mefc,
     )
-
-
-@torch.no_grad()
-def perturb(module: nn.Module, seed: int) -> nn.Module:
-    """Gives every parameter a random value that is not its initial one; returns `module`."""
-    shapes = [(name, tuple(p.shape)) for name, p in module.named_parameters()]
-    values = random_tensors(shapes, seed)
-    for name, parameter in module.named_parameters():
-        parameter.copy_(torch.from_numpy(values[name]))
-    return module

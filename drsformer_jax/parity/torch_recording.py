@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.recording import (
     BRANCHES,
     RESTORED,
-    Probe,
+    Place,
     Recording,
     decisions_of,
     loss_weights,
@@ -79,7 +79,7 @@ def record(module: nn.Module, config: DRSformerConfig, image: np.ndarray) -> Rec
     with contextlib.ExitStack() as hooks:
         for probe in probes_of(config):
             for hook in _value_hooks(module, probe, recording.outputs, watch):
-                hooks.callback(hook.remove)
+                hooks.enter_context(hook)
         with torch.no_grad(), watch:
             restored = _run(module, source)
     recording.outputs[RESTORED] = restored.numpy()
@@ -144,8 +144,11 @@ def record_gradients(
     module.to(source.dtype).zero_grad(set_to_none=True)
     weights = torch.from_numpy(loss_weights(image.shape)).to(source.dtype)
     with contextlib.ExitStack() as hooks:
-        for hook in _sign_hooks(module, config, recording.active):
-            hooks.callback(hook.remove)
+        for decision in decisions_of(config):
+            if decision.kind == "ReLU":
+                keep = functools.partial(_keep_signs, recording.active, decision.name)
+                part = module.get_submodule(decision.name)
+                hooks.enter_context(part.register_forward_hook(keep))
         with _recomputed_blocks(module, config):
             (_run(module, source) * weights).sum().backward()
     recording.gradients = {
@@ -162,7 +165,7 @@ def _shows_choice(kept: list[Tensor]) -> bool:
 
 
 def _value_hooks(
-    module: nn.Module, probe: Probe, outputs: dict[str, np.ndarray], watch: _TopKWatch
+    module: nn.Module, probe: Place, outputs: dict[str, np.ndarray], watch: _TopKWatch
 ) -> Iterator[RemovableHandle]:
     """Hooks that put one probe's value into `outputs`."""
 
@@ -199,22 +202,12 @@ def _value_hooks(
     yield part.register_forward_hook(lambda _, inputs, output: keep(output))
 
 
-def _sign_hooks(
-    module: nn.Module, config: DRSformerConfig, active: dict[str, np.ndarray]
-) -> Iterator[RemovableHandle]:
-    """Hooks that keep where the value in front of each ReLU is positive."""
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                active[name] = (output > 0).numpy()
-
-        return hook
-
-    for decision in decisions_of(config):
-        if decision.kind == "ReLU":
-            part = module.get_submodule(decision.name)
-            yield part.register_forward_hook(keep(decision.name))
+def _keep_signs(
+    active: dict[str, np.ndarray], name: str, part: nn.Module, inputs: Any, output: Any
+) -> None:
+    """A hook that keeps where the value in front of a ReLU is positive."""
+    if isinstance(output, Tensor):
+        active[name] = (output > 0).numpy()
 
 
 def _run(module: nn.Module, source: Tensor) -> Tensor:

@@ -4,26 +4,30 @@ What it does at each iteration is that of their program (CVPR 2023, section 4.1;
 the loop they released): the rate of the schedule, L1 loss, gradient clipped by
 `torch.nn.utils.clip_grad_norm_`, AdamW. Only PyTorch's own parts are used. The schedule is written
 here a second time, so that an error in ours is not compared with itself.
+
+It imports PyTorch: import it late. JAX is not imported, so that a process that measures PyTorch's
+memory holds PyTorch alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import network
-from drsformer_jax.parity.torch_update import adamw, update
-from drsformer_jax.parity.trajectory import Batch, Dtype, TrainingRecord
-from drsformer_jax.training.optimizer import OptimizerOptions
+from drsformer_jax.parity.trajectory_report import Batch, Dtype, TrainingRecord
+
+if TYPE_CHECKING:
+    from drsformer_jax.training.optimizer import OptimizerOptions
 
 _DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
@@ -34,6 +38,43 @@ def initial_tensors(config: DRSformerConfig, seed: int) -> dict[str, np.ndarray]
         torch.manual_seed(seed)
         module = network(config)
     return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
+
+
+def adamw(module: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
+    """AdamW on every parameter."""
+    return torch.optim.AdamW(
+        module.parameters(),
+        lr=options.learning_rate,
+        betas=(options.b1, options.b2),
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+    )
+
+
+def update(
+    network: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    rainy: Tensor,
+    clean: Tensor,
+    clip_norm: float,
+) -> tuple[Tensor, Tensor]:
+    """L1 loss, its gradient, clipped, and a step of the optimizer.
+
+    Args:
+      network: its parameters are the optimizer's.
+      rainy, clean: B C H W in [0, 1].
+      clip_norm: of the gradient over all parameters; 0: no clipping.
+
+    Returns:
+      The loss before the step, and the gradient's norm before clipping.
+    """
+    optimizer.zero_grad()
+    loss = F.l1_loss(network(rainy), clean)
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)
+    optimizer.step()
+    return loss.detach(), norm
 
 
 def held_then_cosine(
@@ -72,14 +113,7 @@ def torch_trajectory(
     with torch.random.fork_rng(devices=[]):  # its own initialisation, which is overwritten
         module = network(config).to(_DTYPES[dtype])
     module.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-    optimizer = adamw(
-        module,
-        learning_rate=options.learning_rate,
-        b1=options.b1,
-        b2=options.b2,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-    )
+    optimizer = adamw(module, options)
     scheduler = held_then_cosine(optimizer, options)
 
     def channels_first(images: np.ndarray) -> Tensor:

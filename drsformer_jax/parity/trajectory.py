@@ -1,49 +1,40 @@
-"""The course of training: a list of batches, and the records of the program that train.py runs.
+"""The course of training: one start, one list of batches, and both programs on them.
 
-`torch_training` makes the same records with PyTorch, `trajectory_report` compares them.
+Ours is the program that train.py runs; PyTorch's is `torch_training`; `trajectory_report` compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from drsformer_jax.checkpoints.names import from_tree, to_tree
+from drsformer_jax.checkpoints.pytorch_file import require_torch
 from drsformer_jax.data.synthetic.rain import add_rain, sample_rain
 from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.parity.trajectory_report import (
+    FLOAT64,
+    FOLLOWING,
+    OURS,
+    PYTORCH,
+    Batch,
+    ComparedStep,
+    Dtype,
+    TrainingRecord,
+    compare_runs,
+)
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import make_mesh, shard_batch, state_sharding
 from drsformer_jax.training.state import TrainState
 from drsformer_jax.training.step import compile_train_step
 
-Dtype = Literal["float32", "float64"]
-Batch = dict[str, np.ndarray]
-
 # A photograph in the place of a real one: this many waves, none shorter than 1/4 of the picture.
 _WAVES = 6
 _HIGHEST_FREQUENCY = 4.0
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What one step was and what it left behind.
-
-    Attributes:
-      loss: of the batch, before the update.
-      gradient_norm: L2 norm over all parameters, before clipping.
-      learning_rate: of this step.
-      tensors: all parameters after the update, by PyTorch's names, in its layout.
-    """
-
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-    tensors: dict[str, np.ndarray]
 
 
 def shortened_recipe(steps: int, warmup_steps: int = 0) -> OptimizerOptions:
@@ -127,3 +118,50 @@ def jax_trajectory(
                 tensors=from_tree(state.params, config),
             )
         yield record
+
+
+def train_both(
+    config: DRSformerConfig,
+    options: OptimizerOptions,
+    batches: Sequence[Batch],
+    dtype: Dtype,
+    seed: int,
+) -> Iterator[ComparedStep]:
+    """Trains a network in both programs and compares every step, one a batch.
+
+    PyTorch is left with one thread: its threads and XLA's, in turns, would wait for one another.
+
+    Args:
+      config: the network; matrix products are computed at full precision whatever it says.
+      options: of optimiser and schedule.
+      batches: as for `jax_trajectory`.
+      dtype: of all numbers.
+      seed: of PyTorch's initialisation.
+
+    Raises:
+      UserError: PyTorch is not installed.
+    """
+    require_torch("the comparison with PyTorch's training")
+    from drsformer_jax.parity import torch_training as torch_side
+
+    torch_side.torch.set_num_threads(1)
+    # Blocks in loops, as in the recipes.
+    config = dataclasses.replace(config, dtype="float32", precision="highest", unroll=False)
+    tensors = torch_side.initial_tensors(config, seed)
+
+    def in_torch(dtype: Dtype) -> Iterator[TrainingRecord]:
+        return torch_side.torch_trajectory(config, options, tensors, batches, dtype)
+
+    ours = jax_trajectory(config, options, tensors, batches, dtype)
+    if dtype == "float64":
+        return compare_runs({PYTORCH: in_torch("float64"), OURS: ours})
+    decisions = torch_side.Decisions()
+    following = torch_side.within(torch_side.Decisions(follow=decisions), in_torch("float32"))
+    return compare_runs(
+        {
+            FLOAT64: torch_side.within(decisions, in_torch("float64")),
+            PYTORCH: in_torch("float32"),
+            OURS: ours,
+            FOLLOWING: following,
+        }
+    )

@@ -1,4 +1,4 @@
-"""What a comparison of two courses of training found, and when it is good enough.
+"""Two programs train from one start: how far apart every step is, and when that is near enough.
 
 In float64 they must agree: only rounding in the sixteenth digit separates them, and the course of
 training does not make much of it.
@@ -18,18 +18,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-from drsformer_jax.parity.trajectory import Dtype
-from drsformer_jax.parity.trajectory_comparison import (
-    FOLLOWING,
-    OURS,
-    PYTORCH,
-    QUANTITIES,
-    ComparedStep,
-    Difference,
-)
+import numpy as np
+
+Dtype = Literal["float32", "float64"]
+# "input" and "target", B H W C in [0, 1].
+Batch = dict[str, np.ndarray]
+
+# The runs, in the order in which they are computed and shown, and what they are called.
+FLOAT64, PYTORCH, OURS = "pytorch_float64", "pytorch", "jax"
+FOLLOWING = "pytorch_with_float64_decisions"
+_RUNS = {
+    PYTORCH: "PyTorch's float32",
+    OURS: "JAX's float32",
+    FOLLOWING: "PyTorch's float32 with float64's decisions",
+}
+
+# What is judged.
+SCALARS = ("loss", "gradient_norm", "learning_rate")
+_NAMES = {
+    "loss": "loss",
+    "gradient_norm": "gradient norm",
+    "learning_rate": "learning rate",
+    "relative_l2": "parameters (L2)",
+    "of_travel": "parameters (of travel)",
+}
 
 # float64: the largest relative difference. float32: how many times PyTorch's own distance from
 # float64 ours may be.
@@ -41,6 +56,129 @@ FLOAT32_FLOOR = 1e-5
 FLOAT32_RATE_TOLERANCE = 1e-4
 # Before that, it may be chance that one program has met an open decision and the other has not.
 FLOAT32_STEPS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRecord:
+    """What one step was and what it left behind.
+
+    Attributes:
+      loss: of the batch, before the update.
+      gradient_norm: L2 norm over all parameters, before clipping.
+      learning_rate: of this step.
+      tensors: all parameters after the update, by PyTorch's names, in its layout.
+    """
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    tensors: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDifference:
+    """How far a step is from the same step of another run.
+
+    Attributes:
+      loss, gradient_norm, learning_rate: relative.
+      max_abs: of all elements of all parameters after the step.
+      relative_l2: ||difference|| / ||parameter||, of the tensor where it is largest.
+      of_travel: root mean square of the difference / sum of the learning rates so far, of the
+        tensor where it is largest. AdamW moves an element by about one learning rate a step.
+      tensor: where that is, by PyTorch's name.
+    """
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    max_abs: float
+    relative_l2: float
+    of_travel: float
+    tensor: str
+
+
+def _ratio(difference: float, reference: float) -> float:
+    if difference == 0:
+        return 0.0
+    return difference / reference if reference else math.inf
+
+
+def _relative(value: float, expected: float) -> float:
+    return _ratio(abs(value - expected), abs(expected))
+
+
+def difference(record: TrainingRecord, reference: TrainingRecord, travel: float) -> StepDifference:
+    """Compares one step of two runs, in float64.
+
+    Args:
+      record, reference: with the same tensors.
+      travel: sum of the learning rates up to this step.
+    """
+    max_abs = relative_l2 = of_travel = 0.0
+    worst = ""
+    for name, array in reference.tensors.items():
+        expected = array.astype(np.float64)
+        error = record.tensors[name].astype(np.float64) - expected
+        distance = float(np.linalg.norm(error))
+        if math.isnan(distance):
+            max_abs, relative_l2, of_travel, worst = math.nan, math.nan, math.nan, name
+            break
+        max_abs = max(max_abs, float(np.abs(error).max()))
+        relative_l2 = max(relative_l2, _ratio(distance, float(np.linalg.norm(expected))))
+        share = distance / math.sqrt(error.size) / travel
+        if not worst or share > of_travel:
+            of_travel, worst = share, name
+    return StepDifference(
+        loss=_relative(record.loss, reference.loss),
+        gradient_norm=_relative(record.gradient_norm, reference.gradient_norm),
+        learning_rate=_relative(record.learning_rate, reference.learning_rate),
+        max_abs=max_abs,
+        relative_l2=relative_l2,
+        of_travel=of_travel,
+        tensor=worst,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedStep:
+    """One step of both programs.
+
+    Attributes:
+      step: from 1.
+      pytorch, jax: "loss", "gradient_norm" and "learning_rate" of each.
+      difference: of JAX from PyTorch, in the same dtype.
+      from_float64: in float32, the difference of each run from PyTorch's float64 run.
+    """
+
+    step: int
+    pytorch: dict[str, float]
+    jax: dict[str, float]
+    difference: StepDifference
+    from_float64: dict[str, StepDifference]
+
+
+def compare_runs(runs: Mapping[str, Iterable[TrainingRecord]]) -> Iterator[ComparedStep]:
+    """Compares runs of equal length as they go on; one step of each is in memory.
+
+    Args:
+      runs: `PYTORCH` and `OURS`; in float32 also `FLOAT64` and whatever is to be compared with it.
+        Of every step they are asked in this order.
+    """
+    travel = 0.0
+    for step, records in enumerate(zip(*runs.values(), strict=True), start=1):
+        found = dict(zip(runs, records, strict=True))
+        exact = found.pop(FLOAT64, None)
+        travel += found[PYTORCH].learning_rate
+        scalars = {
+            run: {name: getattr(found[run], name) for name in SCALARS} for run in (PYTORCH, OURS)
+        }
+        yield ComparedStep(
+            step,
+            pytorch=scalars[PYTORCH],
+            jax=scalars[OURS],
+            difference=difference(found[OURS], found[PYTORCH], travel),
+            from_float64={n: difference(found[n], exact, travel) for n in found} if exact else {},
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +210,7 @@ class TrainingReport:
         for step in self.steps:
             beyond = [
                 f"step {step.step}: {_told(name, step.difference)}, tolerance {self.tolerance:g}"
-                for name in QUANTITIES
+                for name in _NAMES
                 # Also where it is not a number.
                 if not getattr(step.difference, name) <= self.tolerance
             ]
@@ -82,7 +220,7 @@ class TrainingReport:
 
     def _far_from_float64(self) -> list[str]:
         failures = []
-        for name in QUANTITIES:
+        for name in _NAMES:
             worst, pytorchs = self._worst(OURS, name), self._worst(PYTORCH, name)
             limit = max(FLOAT32_FLOOR, self.tolerance * getattr(pytorchs, name))
             if name == "learning_rate":
@@ -93,7 +231,7 @@ class TrainingReport:
                 )
         return failures
 
-    def _worst(self, run: str, name: str) -> Difference:
+    def _worst(self, run: str, name: str) -> StepDifference:
         """The step's difference from the float64 run in which a quantity is worst."""
         found = [step.from_float64[run] for step in self.steps]
         return max(
@@ -105,12 +243,11 @@ class TrainingReport:
         lines = []
         if self.dtype == "float64":
             worst = {
-                name: max(getattr(step.difference, name) for step in self.steps)
-                for name in QUANTITIES
+                name: max(getattr(step.difference, name) for step in self.steps) for name in _NAMES
             }
             lines.append("Largest differences: " + _listed(worst))
         for run, words in _RUNS.items() if self.dtype == "float32" else ():
-            worst = {name: getattr(self._worst(run, name), name) for name in QUANTITIES}
+            worst = {name: getattr(self._worst(run, name), name) for name in _NAMES}
             lines.append(f"{words}, farthest from float64: {_listed(worst)}")
         failures = self.failures()
         if failures:
@@ -132,21 +269,7 @@ class TrainingReport:
         }
 
 
-_NAMES = {
-    "loss": "loss",
-    "gradient_norm": "gradient norm",
-    "learning_rate": "learning rate",
-    "relative_l2": "parameters (L2)",
-    "of_travel": "parameters (of travel)",
-}
-_RUNS = {
-    PYTORCH: "PyTorch's float32",
-    OURS: "JAX's float32",
-    FOLLOWING: "PyTorch's float32 with float64's decisions",
-}
-
-
-def _told(name: str, found: Difference) -> str:
+def _told(name: str, found: StepDifference) -> str:
     where = f" in {found.tensor}" if name == "of_travel" else ""
     return f"{_NAMES[name]} off by {getattr(found, name):.1e}{where}"
 
@@ -170,10 +293,10 @@ def table_header(dtype: Dtype) -> str:
 
 def table_row(step: ComparedStep) -> str:
     """One step: PyTorch's numbers, how far JAX is from them, and in float32 both from float64."""
-    theirs, found = step.pytorch, step.difference
+    (loss, norm, rate), found = step.pytorch.values(), step.difference
     line = (
-        f"{step.step:>4}  {theirs.loss:>11.8f}  {theirs.gradient_norm:>11.8f}  "
-        f"{theirs.learning_rate:>11.5e}  {found.loss:>8.1e}  {found.gradient_norm:>9.1e}  "
+        f"{step.step:>4}  {loss:>11.8f}  {norm:>11.8f}  {rate:>11.5e}  "
+        f"{found.loss:>8.1e}  {found.gradient_norm:>9.1e}  "
         f"{found.learning_rate:>8.1e}  {found.max_abs:>8.1e}  {found.relative_l2:>8.1e}  "
         f"{found.of_travel:>9.1e}"
     )

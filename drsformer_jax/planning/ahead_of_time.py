@@ -137,27 +137,45 @@ def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) 
 
 
 def compile_training(
+    config: DRSformerConfig, mesh: Mesh, batch: int, size: int, **settings: Any
+) -> Program:
+    """`training_step` of images size x size, compiled."""
+    return _compile(*training_step(config, mesh, batch, (size, size), **settings))
+
+
+def training_step(
     config: DRSformerConfig,
     mesh: Mesh,
     batch: int,
-    size: int,
+    size: tuple[int, int],
     *,
     optimizer_options: OptimizerOptions | None = None,
     accumulation_steps: int = 1,
     ema_decay: float = 0.0,
     compiler_options: dict[str, int | bool] | None = None,
-) -> Program:
-    """The training step, as train.py compiles it.
+) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """The training step as train.py jits it, and the shapes of its arguments: state and batch.
 
     Args:
-      batch: global, images size x size.
+      batch: global.
+      size: rows and columns of the images.
       optimizer_options: by default the paper's.
     """
-    step, state, images = _training(
-        config, mesh, batch, (size, size), optimizer_options, accumulation_steps, ema_decay,
-        compiler_options,
-    )  # fmt: skip
-    return _compile(step, state, images)
+    optimizer_options = optimizer_options or OptimizerOptions()
+    state = training_state(config, optimizer_options, ema=ema_decay > 0)
+    shape = (batch, *size, config.in_channels)
+    step = compile_train_step(
+        state,
+        config,
+        make_optimizer(optimizer_options),
+        optimizer_options,
+        mesh,
+        accumulation_steps=accumulation_steps,
+        ema_decay=ema_decay,
+        compiler_options=compiler_options,
+    )
+    images = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in ("input", "target")}
+    return step, state, images
 
 
 def training_state(
@@ -170,11 +188,7 @@ def training_state(
 
 
 def training_flops(
-    config: DRSformerConfig,
-    batch: int,
-    size: tuple[int, int],
-    optimizer_options: OptimizerOptions | None = None,
-    ema_decay: float = 0.0,
+    config: DRSformerConfig, batch: int, size: tuple[int, int], **settings: Any
 ) -> float:
     """Floating point operations of a training step on one device, by XLA's count.
 
@@ -187,41 +201,12 @@ def training_flops(
     Args:
       batch: images of the device.
       size: rows and columns of its part of an image.
+      settings: of `training_step`.
     """
     config = dataclasses.replace(config, platform="cpu", unroll=True, dtype="float32")
     mesh = make_mesh(devices=jax.devices("cpu")[:1])
-    step, state, images = _training(
-        config, mesh, batch, size, optimizer_options, 1, ema_decay, None
-    )
+    step, state, images = training_step(config, mesh, batch, size, **settings)
     return float(step.lower(state, images).cost_analysis()["flops"])
-
-
-def _training(
-    config: DRSformerConfig,
-    mesh: Mesh,
-    batch: int,
-    size: tuple[int, int],
-    optimizer_options: OptimizerOptions | None,
-    accumulation_steps: int,
-    ema_decay: float,
-    compiler_options: dict[str, int | bool] | None,
-) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
-    """The jitted step, and the shapes of its arguments."""
-    optimizer_options = optimizer_options or OptimizerOptions()
-    state = training_state(config, optimizer_options, ema=ema_decay > 0)
-    shape = (batch, *size, config.in_channels)
-    images = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in ("input", "target")}
-    step = compile_train_step(
-        state,
-        config,
-        make_optimizer(optimizer_options),
-        optimizer_options,
-        mesh,
-        accumulation_steps=accumulation_steps,
-        ema_decay=ema_decay,
-        compiler_options=compiler_options,
-    )
-    return step, state, images
 
 
 def _compile(program: Any, *arguments: Any) -> Program:

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-COLLECTIVES = (
+_COLLECTIVES = (
     "all-reduce",
     "reduce-scatter",
     "all-gather",
@@ -21,11 +21,11 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 
-BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
+_BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
 _ENTRY = re.compile(r"^ENTRY %?([\w.\-]+) \(.*\) -> .*\{$", re.MULTILINE)
-INSTRUCTION = re.compile(
+_INSTRUCTION = re.compile(
     r"^  (?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>.*?) (?P<opcode>[a-z][\w\-]*)\("
 )
 _ARRAY = re.compile(r"\b(?P<dtype>pred|token|opaque|bf16|[fsuc]\d+\w*)\[(?P<sizes>[\d,]*)\]")
@@ -52,7 +52,6 @@ class Operation:
       runs: how often a run of the program runs it.
       cycles: the compiler's estimate for one run; 0 where it gives none.
       bytes: size of its result.
-      computation: the one in whose text it stands.
       chain: names the one communication that several fusions advance between other work (TPU), or
         "".
     """
@@ -63,7 +62,6 @@ class Operation:
     runs: int
     cycles: int
     bytes: int
-    computation: str = ""
     chain: str = ""
 
     @property
@@ -75,7 +73,7 @@ class Operation:
     def collective(self) -> str | None:
         """The kind of communication between devices that it starts, or None."""
         kind = self.opcode.removesuffix("-start")
-        return kind if kind in COLLECTIVES else None
+        return kind if kind in _COLLECTIVES else None
 
 
 def operations(text: str) -> list[Operation]:
@@ -87,7 +85,7 @@ def operations(text: str) -> list[Operation]:
     Raises:
       ValueError: the text is no compiled program, or a loop does not say how often it runs.
     """
-    found_computations = computations(text)
+    found_computations = _computations(text)
     entry = _ENTRY.search(text)
     if entry is None:
         raise ValueError("no ENTRY computation: this is not the text of a compiled XLA program")
@@ -102,7 +100,7 @@ def operations(text: str) -> list[Operation]:
     return kept
 
 
-def computations(text: str) -> dict[str, list[str]]:
+def _computations(text: str) -> dict[str, list[str]]:
     """The lines of all computations, by name: one line an operation."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
@@ -117,11 +115,11 @@ def computations(text: str) -> dict[str, list[str]]:
 
 def _run(computations: dict[str, list[str]], name: str, runs: int) -> Iterator[Operation]:
     for line in computations[name]:
-        match = INSTRUCTION.match(line)
+        match = _INSTRUCTION.match(line)
         if match is None:
             continue
         opcode = match["opcode"]
-        yield _operation(line, match, runs, name)
+        yield _operation(line, match, runs)
         if opcode == "fusion":
             yield from _communication_inside(computations, line, runs)
         elif opcode == "while":
@@ -145,12 +143,12 @@ def _communication_inside(
 ) -> Iterator[Operation]:
     for called in _CALLED.findall(fusion):
         for line in computations.get(called, []):
-            match = INSTRUCTION.match(line)
+            match = _INSTRUCTION.match(line)
             if match is None:
                 continue
             if match["opcode"] == "fusion":
                 yield from _communication_inside(computations, line, runs)
-            operation = _operation(line, match, runs, called)
+            operation = _operation(line, match, runs)
             if operation.collective:
                 chain = _CHAIN.search(line)
                 yield dataclasses.replace(operation, cycles=0, chain=chain[1] if chain else "")
@@ -170,7 +168,7 @@ def _trips(computations: dict[str, list[str]], loop: str) -> int | None:
     return None
 
 
-def _operation(line: str, match: re.Match[str], runs: int, computation: str) -> Operation:
+def _operation(line: str, match: re.Match[str], runs: int) -> Operation:
     cycles, source = _CYCLES.search(line), _SOURCE.search(line)
     return Operation(
         match["name"],
@@ -178,17 +176,16 @@ def _operation(line: str, match: re.Match[str], runs: int, computation: str) -> 
         source[1] if source else "",
         runs,
         int(cycles[1]) if cycles else 0,
-        bytes_of(match["shape"]),
-        computation,
+        _bytes_of(match["shape"]),
     )
 
 
-def bytes_of(shape: str) -> int:
+def _bytes_of(shape: str) -> int:
     """Of an array or a tuple of arrays, as XLA writes it: `f32[2,3]{1,0}`."""
     total = 0
     for array in _ARRAY.finditer(shape):
         dtype = array["dtype"]
-        bits = BITS.get(dtype) or (int(re.findall(r"\d+", dtype)[0]) if dtype not in BITS else 0)
+        bits = _BITS.get(dtype) or (int(re.findall(r"\d+", dtype)[0]) if dtype not in _BITS else 0)
         count = 1
         for size in filter(None, array["sizes"].split(",")):
             count *= int(size)

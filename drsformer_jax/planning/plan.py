@@ -69,13 +69,13 @@ class Plan:
       stage: that was planned: of several the one with most pixels a batch.
       stages: how many there are.
       program: None: the compiler found that it does not fit.
-      needed_bytes: a device, where the compiler said so when it did not fit.
+      bytes_per_chip: that a device needs; None: more than it has, and nobody knows how much.
+      state_bytes: of `bytes_per_chip` parameters, moments and average, without padding.
+      flops: on one device; see `ahead_of_time.training_flops`.
       larger: images at a time on a device, and bytes that they need, of a batch beyond the memory
         (TPU only); None where there is none.
       larger_without_remat: bytes that the same batch needs where nothing is computed again in the
         backward pass; None where it was not asked.
-      state_bytes: of `bytes_per_chip` parameters, moments and average, without padding.
-      flops: on one device; see `ahead_of_time.training_flops`.
     """
 
     options: TrainingOptions
@@ -84,16 +84,11 @@ class Plan:
     stage: Stage
     stages: int
     program: Program | None
-    needed_bytes: int | None
-    larger: tuple[int, int] | None
-    larger_without_remat: int | None
+    bytes_per_chip: int | None
     state_bytes: int
     flops: float
-
-    @property
-    def bytes_per_chip(self) -> int | None:
-        """Memory that a device needs; None: more than it has, and nobody knows how much."""
-        return self.program.memory_bytes if self.program else self.needed_bytes
+    larger: tuple[int, int] | None = None
+    larger_without_remat: int | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -247,14 +242,16 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     rows = stage.patch_size // mesh.shape[SPATIAL]
     images = stage.batch_size // (mesh.shape[DATA] * mesh.shape[FSDP])
     flops = training_flops(
-        model, images, (rows, stage.patch_size), options.optimizer, options.ema_decay
+        model,
+        images,
+        (rows, stage.patch_size),
+        optimizer_options=options.optimizer,
+        ema_decay=options.ema_decay,
     )
     compiled = functools.partial(_compiled, options, mesh, stage)
     program, needed = compiled(model, stage.batch_size)
-    plan = Plan(
-        options, model, target, stage, len(options.stages), program, needed, None,
-        None, state_bytes(options, mesh), flops,
-    )  # fmt: skip
+    state = state_bytes(options, mesh)
+    plan = Plan(options, model, target, stage, len(options.stages), program, needed, state, flops)
     hbm = target.hbm_bytes
     if program is None or target.platform != "tpu" or hbm is None:
         return plan

@@ -67,7 +67,8 @@ def test_everything_arrives_to_the_bit(tmp_path: Path) -> None:
         authors.step()
     path = authors.save(tmp_path)
     done = import_run(path, None, tmp_path / "run", force=False)
-    assert (done.step, done.ema, done.notes) == (3, True, [])
+    assert (done.step, done.notes) == (3, [])
+    assert done.network.ema is not None
 
     config = theirs(total_steps=3, ema_decay=0.9)
     state = run(config, tmp_path / "run")  # resumes, and has nothing to do

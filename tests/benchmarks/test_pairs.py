@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from benchmarks.pairs import (
     ratio,
     relative_difference,
     take_turns,
-    warm_up,
 )
 from drsformer_jax.errors import UserError
 
@@ -66,7 +66,7 @@ def test_programs_are_warmed_up_and_held_against_what_is_expected() -> None:
         Worker(trivial_programs.sleeper, seconds=0, result=2.0) as b,
     ):
         workers = {"a": a, "b": b}
-        assert warm_up(workers)["a"] >= 0.1
+        assert take_turns(workers, 1)["a"][0] >= 0.1
         found = check(workers, EXPECTED, "the book", {"a": 0.02})  # b is not held
         assert found == {"a": pytest.approx(0.01), "b": pytest.approx(1.0)}
         with pytest.raises(UserError, match="b disagrees with the book: relative difference 1, at"):
@@ -84,16 +84,16 @@ def test_a_value_that_is_no_number_disagrees() -> None:
 def test_errors_come_back() -> None:
     with pytest.raises(UserError, match="no such network"):
         Worker(trivial_programs.mistaken)
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: while building"):
+    with pytest.raises(ZeroDivisionError, match="while building"):
         Worker(trivial_programs.broken)
     with (
         Worker(trivial_programs.breaks_later) as worker,
-        pytest.raises(RuntimeError, match="ZeroDivisionError: while running"),
+        pytest.raises(ZeroDivisionError, match="while running"),
     ):
         worker.run()
     with (
         Worker(trivial_programs.dies) as worker,
-        pytest.raises(RuntimeError, match="exit code 7"),
+        pytest.raises(BrokenProcessPool, match="terminated abruptly"),
     ):
         worker.run()
 

@@ -67,14 +67,17 @@ def dies() -> Program:
     return Program(lambda: os._exit(7))
 
 
-def on_an_accelerator(result: float, cache: str | None = None, **settings: Any) -> Program:
-    """As one of ours on a GPU tells of itself."""
+def restored(result: float = 1.0, seconds: float = 0.5, **settings: Any) -> Program:
+    """As a network's program tells of itself."""
     return Program(
-        lambda: 0.5,
-        lambda: {"restored": np.array([result])},
-        {"compile_seconds": 1.0, "traffic_bytes": 10**9},
+        lambda: seconds, lambda: {"restored": np.array([result])}, {"compile_seconds": 1.0}
     )
 
 
-def of_pytorch(result: float, variant: str, **settings: Any) -> Program:
-    return Program(lambda: 1.0, lambda: {"restored": np.array([result])})
+def pytorchs(result: float, variant: str, **settings: Any) -> Program:
+    return restored(1.0, 1.0)
+
+
+def product(dtype: str, precision: str, device: str) -> Program:
+    """A matrix product of 10 GFLOP in 2 seconds."""
+    return Program(lambda: 2.0, facts={"size": 1000, "flops": 10**10})

@@ -10,7 +10,7 @@ from drsformer_jax.errors import UserError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from drsformer_jax.checkpoints.containers import select_weights  # noqa: E402
+from drsformer_jax.checkpoints.foreign_names import select_weights  # noqa: E402
 from drsformer_jax.checkpoints.pytorch_file import read_pytorch  # noqa: E402
 
 PATH = Path("x.pth")

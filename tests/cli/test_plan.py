@@ -38,7 +38,7 @@ assert main([*common, "--batch=12"]) == 2
 assert main([*common, "--batch=32", f"--json={sys.argv[1]}/data.json"]) == 0
 from drsformer_jax.planning import plan
 from drsformer_jax.training import step
-plan.training_flops = lambda *args: 0.0
+plan.training_flops = lambda *args, **settings: 0.0
 step.restore = lambda config, params, x: x * sum(map(jax.numpy.sum, jax.tree.leaves(params)))
 assert main([*common, "--config.mesh.fsdp=2", f"--json={sys.argv[1]}/fsdp.json"]) == 0
 """

@@ -20,12 +20,13 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
+from reference.perturbed import perturb
 from reference.small import on_image, quick_jit
 
 from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
 from drsformer_jax.ops.attention_map import cosines_between, l2_norm
 from drsformer_jax.ops.image import Image
-from drsformer_jax.parity.torch_drsformer import Attention, perturb
+from drsformer_jax.parity.torch_drsformer import Attention
 
 
 @pytest.mark.parametrize(

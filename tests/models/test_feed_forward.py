@@ -16,10 +16,11 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
+from reference.perturbed import perturb
 from reference.small import on_image
 
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.parity.torch_drsformer import FeedForward, perturb
+from drsformer_jax.parity.torch_drsformer import FeedForward
 
 
 # Odd hidden sizes: one pair of the grouped convolutions straddles the seam of the concatenation.

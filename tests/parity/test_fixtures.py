@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from fixture_files import load_fixture, save_fixture
 from reference.small import QUICK
 
 from drsformer_jax.checkpoints.names import to_tree
-from drsformer_jax.errors import UserError
 from drsformer_jax.parity import jax_network
 from drsformer_jax.parity.comparison import (
     TOLERANCES,
@@ -21,7 +21,6 @@ from drsformer_jax.parity.comparison import (
     compare_modules,
     difference,
 )
-from drsformer_jax.parity.fixtures import load_fixture, save_fixture
 from drsformer_jax.parity.recording import RESTORED, decisions_of
 
 FOLDER = Path(__file__).parent / "fixtures"
@@ -95,12 +94,3 @@ def test_a_fixture_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (copy.config, copy.made_with) == (fixture.config, fixture.made_with)
     trees = [(f.tensors, f.image, vars(f.recording)) for f in (copy, fixture)]
     jax.tree.map(np.testing.assert_array_equal, *trees)
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_damaged_fixtures(tmp_path: Path, content: bytes | None) -> None:
-    whole = (FOLDER / "bare.npz").read_bytes()
-    path = tmp_path / "bad.npz"
-    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(UserError, match=r"bad.npz is no parity fixture"):
-        load_fixture(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drsformer_jax.files import write_json
 from drsformer_jax.parity.comparison import Difference, ModuleResult, SelectionDifference
-from drsformer_jax.parity.jax_network import SignFlips
+from drsformer_jax.parity.recording import SignFlips
 from drsformer_jax.parity.report import ParityReport
 
 FINE = Difference(max_abs=2e-7, relative_l2=1e-7, scale=2.0)

@@ -6,7 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from drsformer_jax.parity.torch_drsformer import DRSformer, perturb  # noqa: E402
+from reference.perturbed import perturb  # noqa: E402
+
+from drsformer_jax.parity.torch_drsformer import DRSformer  # noqa: E402
 
 TINY = {"dim": 8, "num_blocks": (1, 1, 1, 1), "heads": (1, 2, 4, 8)}
 

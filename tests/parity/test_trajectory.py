@@ -17,17 +17,18 @@ from drsformer_jax.parity.torch_training import (  # noqa: E402
     torch_trajectory,
 )
 from drsformer_jax.parity.trajectory import (  # noqa: E402
-    TrainingRecord,
     jax_trajectory,
     rainy_batches,
     shortened_recipe,
 )
-from drsformer_jax.parity.trajectory_comparison import (  # noqa: E402
+from drsformer_jax.parity.trajectory_report import (  # noqa: E402
     OURS,
     PYTORCH,
+    TOLERANCES,
+    TrainingRecord,
+    TrainingReport,
     compare_runs,
 )
-from drsformer_jax.parity.trajectory_report import TOLERANCES, TrainingReport  # noqa: E402
 from drsformer_jax.training.optimizer import OptimizerOptions  # noqa: E402
 
 CONFIG = DRSformerConfig(

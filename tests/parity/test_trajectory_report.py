@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 from drsformer_jax.files import write_json
-from drsformer_jax.parity.trajectory import TrainingRecord
-from drsformer_jax.parity.trajectory_comparison import (
+from drsformer_jax.parity.trajectory_report import (
     FLOAT64,
     FOLLOWING,
     OURS,
     PYTORCH,
+    TrainingRecord,
+    TrainingReport,
     compare_runs,
     difference,
+    table_header,
+    table_row,
 )
-from drsformer_jax.parity.trajectory_report import TrainingReport, table_header, table_row
 
 
 def record(change: float = 0.0, *, loss: float = 0.5, rate: float = 1e-3) -> TrainingRecord:

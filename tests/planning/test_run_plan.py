@@ -56,7 +56,7 @@ def one_chip(monkeypatch: pytest.MonkeyPatch, compiled: Any) -> Target:
         return compiled
 
     monkeypatch.setattr(plan, "compile_training", compile_training)
-    monkeypatch.setattr(plan, "training_flops", lambda *args: 2e12)
+    monkeypatch.setattr(plan, "training_flops", lambda *args, **settings: 2e12)
     mesh = make_mesh(devices=jax.devices()[:1])
     return Target("v5e:1x1", "tpu", mesh, int(15.75 * GIB), chip_of("v5e:1x1"))
 

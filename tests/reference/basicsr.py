@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.parity.torch_drsformer import network, perturb
+from drsformer_jax.parity.torch_drsformer import network
+from reference.perturbed import perturb
 
 # One block a level and few channels: quick to write.
 SMALLEST = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 2, 2, 4), use_mefc=False)

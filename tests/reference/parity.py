@@ -11,7 +11,8 @@ import torch
 
 from drsformer_jax.checkpoints.names import to_tree
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.parity.torch_drsformer import Attention, DRSformer, network, perturb
+from drsformer_jax.parity.torch_drsformer import Attention, DRSformer, network
+from reference.perturbed import perturb
 from reference.small import quick_jit
 
 Tree = dict[str, Any]

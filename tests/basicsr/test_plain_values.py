@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from drsformer_jax.checkpoints.plain_values import from_json, to_json
+from drsformer_jax.basicsr.plain_values import from_json, to_json
 from drsformer_jax.errors import UserError
 
 
