@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from drsformer_jax.page.server import Options
 
 DEFAULT_PORT = 7860
+LAST_PORT = 65535
 DEFAULT_MEGABYTES = 100
 DEFAULT_PIXELS = 50_000_000
 # As many characters as nobody tries out.
@@ -89,13 +90,15 @@ def run(args: argparse.Namespace) -> int:
             raise missing_extra(package, "serve", "`drsformer serve`")
     if args.token is not None and len(args.token) < SHORTEST_TOKEN:
         raise UserError(f"--token: at least {SHORTEST_TOKEN} characters are needed")
+    if not 0 <= args.port <= LAST_PORT:
+        raise UserError(f"--port must be 0 to {LAST_PORT}, not {args.port}")
     for flag, value in (("--max-upload", args.max_upload), ("--max-pixels", args.max_pixels)):
         if value < 1:
             raise UserError(f"{flag} must be positive, not {value}")
     options = _options(args)
     with _listening(args.host, args.port) as listener:
         from drsformer_jax.page.guard import Guard
-        from drsformer_jax.page.running import serve
+        from drsformer_jax.page.running import make_server
         from drsformer_jax.page.server import Page
 
         address, port = listener.getsockname()[:2]
@@ -103,8 +106,9 @@ def run(args: argparse.Namespace) -> int:
         token = args.token or (None if is_private else secrets.token_urlsafe())
         page = Page(load_derainer(args), options)
         guard = Guard(page.app, host=args.host, port=port, token=token)
+        announcement = _announcement(address, port, token, is_private)
         try:
-            serve(guard, page.jobs, listener, _announcement(address, port, token, is_private))
+            make_server(guard, page.jobs, announcement).run(sockets=[listener])
         except KeyboardInterrupt:
             if page.jobs.is_working:
                 # A forward cannot be interrupted, and Python must not end around it.
@@ -138,7 +142,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"--host {host} --port {port}: cannot be listened at ({reason}); another port: --port P"

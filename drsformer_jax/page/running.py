@@ -36,13 +36,14 @@ def _is_fault(record: logging.LogRecord) -> bool:
     return error is not None and not isinstance(error, asyncio.CancelledError)
 
 
-def serve(app: ASGIApp, jobs: JobQueue, listener: socket.socket, announcement: str) -> None:
-    """Serves until SIGINT, which is then raised as KeyboardInterrupt, or SIGTERM.
+def make_server(app: ASGIApp, jobs: JobQueue, announcement: str) -> uvicorn.Server:
+    """A server of an ASGI application, to be run on a socket that listens.
+
+    Its `run` returns after SIGINT, which is raised as KeyboardInterrupt, or ends with SIGTERM.
 
     Args:
-      app: the ASGI application.
+      app: the application.
       jobs: what it does; cancelled at the end.
-      listener: a socket that listens.
       announcement: printed when requests are answered.
     """
     # With its traceback, for whoever reports it.
@@ -63,4 +64,4 @@ def serve(app: ASGIApp, jobs: JobQueue, listener: socket.socket, announcement: s
         # Clients that are slow to send are not waited for.
         timeout_graceful_shutdown=2,
     )
-    _Server(config, announcement, jobs).run(sockets=[listener])
+    return _Server(config, announcement, jobs)

@@ -55,6 +55,7 @@ async def read_uploads(request: Request, max_bytes: int) -> dict[str, Upload]:
         for field, file in form.items()
         if isinstance(file, UploadFile)
     }
+    await form.close()
     if "image" not in files or files.keys() - {"image", "target"}:
         raise HTTPException(400, "the fields are 'image', a file, and 'target', if there is one")
     return files

@@ -85,15 +85,19 @@ export class Compare {
 
   // Changes the scale; the point under the pointer, or in the middle, stays where it is.
   #zoom(scale, event) {
-    const view = this.scroll.getBoundingClientRect();
+    const point = () => {
+      const { left, top } = this.scroll.getBoundingClientRect();
+      const { clientWidth, clientHeight } = this.scroll;
+      return event ? [event.clientX, event.clientY] : [left + clientWidth / 2, top + clientHeight / 2];
+    };
     const before = this.box.getBoundingClientRect();
-    const x = event?.clientX ?? view.left + view.width / 2;
-    const y = event?.clientY ?? view.top + view.height / 2;
-    const [across, down] = [(x - before.left) / before.width, (y - before.top) / before.height];
+    const [across, down] = [
+      (point()[0] - before.left) / before.width, (point()[1] - before.top) / before.height,
+    ];
     this.#scale = scale;
     this.#layOut();
-    const after = this.box.getBoundingClientRect();
-    this.scroll.scrollBy(after.left + across * after.width - x, after.top + down * after.height - y);
+    const { left, top, width, height } = this.box.getBoundingClientRect();
+    this.scroll.scrollBy(left + across * width - point()[0], top + down * height - point()[1]);
     this.#draw();
   }
 
