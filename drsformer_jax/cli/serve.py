@@ -5,26 +5,23 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.derain import add_restoring_arguments, load_derainer
 from drsformer_jax.errors import UserError, missing_extra
 from drsformer_jax.inference.tiles import check_tiling
 from drsformer_jax.paths import local_path
 
-if TYPE_CHECKING:
-    from drsformer_jax.page.server import Options
-
 DEFAULT_PORT = 7860
 LAST_PORT = 65535
 DEFAULT_MEGABYTES = 100
 DEFAULT_PIXELS = 50_000_000
-# As many characters as nobody tries out.
-SHORTEST_TOKEN = 16
+# As long as nobody tries out, and the same in addresses and cookies.
+TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 # As cli.main has it.
 EXIT_INTERRUPTED = 130
 
@@ -52,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--token",
-        metavar="T",
+        metavar="TOKEN",
         help="ask for this token, at 127.0.0.1 as well (default: none there, else a random one)",
     )
     parser.add_argument(
@@ -88,19 +85,28 @@ def run(args: argparse.Namespace) -> int:
     for package in ("starlette", "uvicorn", "python_multipart"):
         if find_spec(package) is None:
             raise missing_extra(package, "serve", "`drsformer serve`")
-    if args.token is not None and len(args.token) < SHORTEST_TOKEN:
-        raise UserError(f"--token: at least {SHORTEST_TOKEN} characters are needed")
+    if args.token is not None and not TOKEN.fullmatch(args.token):
+        raise UserError("--token must be 16 or more letters, digits, - and _")
     if not 0 <= args.port <= LAST_PORT:
         raise UserError(f"--port must be 0 to {LAST_PORT}, not {args.port}")
     for flag, value in (("--max-upload", args.max_upload), ("--max-pixels", args.max_pixels)):
         if value < 1:
             raise UserError(f"{flag} must be positive, not {value}")
-    options = _options(args)
-    with _listening(args.host, args.port) as listener:
-        from drsformer_jax.page.guard import Guard
-        from drsformer_jax.page.running import make_server
-        from drsformer_jax.page.server import Page
+    from drsformer_jax.checkpoints.catalogue import DEFAULT
+    from drsformer_jax.page.evaluation import evaluated_sets
+    from drsformer_jax.page.guard import Guard
+    from drsformer_jax.page.running import make_server
+    from drsformer_jax.page.server import Options, Page
 
+    options = Options(
+        weights=DEFAULT if args.weights is None else args.weights.name,
+        tile=args.tile,
+        overlap=args.overlap,
+        max_bytes=args.max_upload * 1_000_000,
+        max_pixels=args.max_pixels,
+        evaluation=() if args.evaluation is None else evaluated_sets(args.evaluation),
+    )
+    with _listening(args.host, args.port) as listener:
         address, port = listener.getsockname()[:2]
         is_private = ipaddress.ip_address(address.partition("%")[0]).is_loopback
         token = args.token or (None if is_private else secrets.token_urlsafe())
@@ -116,21 +122,6 @@ def run(args: argparse.Namespace) -> int:
                 os._exit(EXIT_INTERRUPTED)
             raise
     return 0
-
-
-def _options(args: argparse.Namespace) -> Options:
-    from drsformer_jax.checkpoints.catalogue import DEFAULT
-    from drsformer_jax.page.evaluation import evaluated_sets
-    from drsformer_jax.page.server import Options
-
-    return Options(
-        weights=DEFAULT if args.weights is None else args.weights.name,
-        tile=args.tile,
-        overlap=args.overlap,
-        max_bytes=args.max_upload * 1_000_000,
-        max_pixels=args.max_pixels,
-        evaluation=() if args.evaluation is None else evaluated_sets(args.evaluation),
-    )
 
 
 def _listening(host: str, port: int) -> socket.socket:

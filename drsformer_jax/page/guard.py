@@ -37,11 +37,6 @@ HEADERS = {
 }
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an IP address is reached from this machine only."""
-    return ipaddress.ip_address(address).is_loopback
-
-
 class Guard:
     """An ASGI application around another one."""
 

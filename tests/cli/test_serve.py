@@ -38,7 +38,8 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "complaint"),
     [
         (["--tile", "12"], "--tile must be a positive multiple of 8"),
-        (["--token", "short"], "--token: at least 16 characters"),
+        (["--token", "short"], "--token must be 16 or more"),
+        (["--token", "with spaces & signs"], "--token must be 16 or more"),
         (["--max-upload", "0"], "--max-upload must be positive"),
         (["--max-pixels", "-1"], "--max-pixels must be positive"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 7860: cannot be"),

@@ -2,7 +2,7 @@
 
 const SCALES = [0.125, 0.25, 0.5, 1, 2, 4, 8];
 const LARGEST_FIT = 2;
-const HIGHEST = 0.6; // of the window
+const HIGHEST = 0.56; // of the window
 
 export class Compare {
   #pictures = [];

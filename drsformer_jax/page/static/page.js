@@ -21,7 +21,7 @@ class Photograph {
     this.item = element("queue-item").content.cloneNode(true).firstElementChild;
     this.item.querySelector(".name").textContent = file.name;
     const image = this.item.querySelector("img");
-    image.addEventListener("error", () => image.removeAttribute("src"));
+    image.addEventListener("error", () => { image.src = "icon.svg"; }, { once: true });
     image.src = this.before;
     this.item.querySelector(".show").addEventListener("click", () => select(this));
     this.item.querySelector(".act").addEventListener("click", () => this.act());
@@ -44,7 +44,7 @@ class Photograph {
     else bar.value = progress;
     const act = this.item.querySelector(".act");
     act.hidden = state === "done";
-    act.textContent = ["waiting", "working"].includes(state) ? "Cancel" : "Try again";
+    act.textContent = ["waiting", "working"].includes(state) ? "Cancel" : "Retry";
     this.item.querySelector(".remove").hidden = state === "working";
     act.setAttribute("aria-label", `${act.textContent}: ${this.file.name}`);
     if (news) element("news").textContent = `${this.file.name}: ${status}`;
