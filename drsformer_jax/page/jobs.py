@@ -15,7 +15,7 @@ class Cancelled(Exception):
 
 
 class QueueFull(Exception):
-    """So many jobs wait that another one is refused."""
+    """No other job is taken: so many wait, or the queue is closed."""
 
 
 class Job:
@@ -61,7 +61,7 @@ class JobQueue:
         return bool(self._jobs)
 
     def check_room(self) -> None:
-        """Raises QueueFull if there is no place for another job."""
+        """Raises QueueFull if no other job is taken."""
         if len(self._jobs) >= self._capacity:
             raise QueueFull
 
@@ -90,7 +90,9 @@ class JobQueue:
             del self._jobs[name]
             job.work = None  # and the photograph that it holds
 
-    def cancel_all(self) -> None:
+    def close(self) -> None:
+        """Cancels all jobs and takes no more."""
+        self._capacity = 0
         for name in list(self._jobs):
             self.cancel(name)
 

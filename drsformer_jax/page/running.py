@@ -26,7 +26,7 @@ class _Server(uvicorn.Server):
         print(self._announcement, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._jobs.cancel_all()
+        self._jobs.close()
         await super().shutdown(sockets)
 
 

@@ -270,7 +270,7 @@ _ERRORS: dict[Any, Any] = {
     FloatingPointError: _answering(500, str),
     QueueFull: _answering(
         503,
-        lambda error: "too many photographs wait here: try again later",
+        lambda error: "no more photographs are taken at the moment: try again later",
         **{"Retry-After": "60"},
     ),
     # Starlette raises it again, so that the server's console has it.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
+
+# What is wrong with a form is told to who sent it.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 # Without a byte for so many seconds, a client is given up.
 PATIENCE = 30.0
@@ -48,8 +53,8 @@ async def read_uploads(request: Request, max_bytes: int) -> dict[str, Upload]:
         form = await _InMemory(
             request.headers, _limited(request, max_bytes), max_files=2, max_fields=0
         ).parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}") from None
+    except (MultiPartException, FormParserError) as error:
+        raise HTTPException(400, f"the form cannot be read: {error}") from None
     files = {
         field: Upload(_file_name(file), await file.read())
         for field, file in form.items()

@@ -141,7 +141,10 @@ def test_names_are_words_and_nothing_else(client: TestClient, tmp_path: Path) ->
         ({"content": b"x"}, 415, "multipart/form-data"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
         (
-            {"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+            {
+                "content": b"--other\r\n",
+                "headers": {"Content-Type": "multipart/form-data; boundary=b"},
+            },
             400,
             "cannot be read",
         ),

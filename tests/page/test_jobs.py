@@ -126,9 +126,11 @@ def test_who_is_cancelled_at_work_ends_before_the_next_tile(gate: threading.Even
 def test_all_are_cancelled_at_the_end(gate: threading.Event) -> None:
     jobs = JobQueue(5)
     added = [jobs.add(f"job-{i}", waiting_for(gate, str)) for i in range(3)]
-    jobs.cancel_all()
+    jobs.close()
     assert all(job.answer.cancelled() for job in added)
     assert jobs.is_working  # the first one cannot be interrupted
+    with pytest.raises(QueueFull):
+        jobs.add("late", str)
     gate.set()
     wait_until(lambda: not jobs.is_working)
 

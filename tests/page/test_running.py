@@ -134,8 +134,11 @@ def test_uploads_are_not_written_to_disk(
 
 def test_the_end_does_not_wait_for_the_queue(live: Live, half: Half) -> None:
     half.gate.clear()
-    connections = [send(live.port, form(png(pixels()))) for _ in range(2)]
-    assert half.begun.acquire(timeout=PATIENCE)
+    names = ("the-first", "the-second")
+    connections = [send(live.port, form(png(pixels())), job=name) for name in names]
+    for name in names:
+        job = f"{live.address}/api/jobs/{name}"
+        wait_until(lambda job=job: get(job)["state"] != "unknown")
     live.server.should_exit = True
     for connection in connections:
         status, data = answer_on(connection)
