@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -111,25 +110,14 @@ def test_the_work_is_cancelled_when_the_client_goes(live: Live, half: Half) -> N
     assert not half.begun.acquire(timeout=0)  # and none for the second
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are seen on Linux only")
 def test_uploads_are_not_written_to_disk(
-    live: Live, half: Half, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor to files without a name."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    half.gate.clear()
+    """Nor to files without a name: there is no folder for any."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     image = png(pixels(size=(700, 100)))
-    data = form(image + bytes(900_000 - len(image)))
-    connection = send(live.port, data)
-    assert half.begun.acquire(timeout=PATIENCE)
-    held = []
-    for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            held.append(os.readlink(link))
-    assert not [name for name in held if name.startswith(str(tmp_path))]
-    half.gate.set()
+    connection = send(live.port, form(image + bytes(900_000 - len(image))))
     assert answer_on(connection)[0] == 200
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_end_does_not_wait_for_the_queue(live: Live, half: Half) -> None:
