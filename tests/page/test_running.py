@@ -225,6 +225,6 @@ def test_a_real_network_gives_the_file_of_the_command_line(tmp_path: Path) -> No
         assert data == out.read_bytes()
         # Compiling cannot be interrupted, and is not waited for.
         larger = send(program.port, form(png(pixels(size=(104, 200)))), job="compiling")
-        wait_until(lambda: get(f"{program.address}/api/jobs/compiling")["tile"] == 1)
+        wait_until(lambda: get(f"{program.address}/api/jobs/compiling").get("tile") == 1)
         assert program.interrupt() == (130, "")
         larger.close()
