@@ -262,6 +262,26 @@ def test_several_photographs_and_a_zip(live: Live, browser: Browser, tmp_path: P
     assert [name.text for name in browser.all("#queue .name")] == ["a.png", "a.jpg"]
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})",
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})",
+    ],
+    ids=["drop", "paste"],
+)
+def test_dropped_and_pasted(event: str, live: Live, browser: Browser) -> None:
+    browser.open(live)
+    browser.script(
+        "const data = new DataTransfer();"
+        "data.items.add(new File([new Uint8Array(arguments[0])], 'given.png'));"
+        f"document.body.dispatchEvent({event});",
+        list(png(pixels())),
+    )
+    browser.until_done()
+    assert browser("#shown").text == "given.png"
+
+
 def test_files_that_cannot_be_restored(live: Live, browser: Browser, tmp_path: Path) -> None:
     browser.open(
         live,
@@ -495,8 +515,8 @@ def test_pictures_beside_the_scores(live: Live, browser: Browser, tmp_path: Path
     assert labels == ["restored", "rainy"]
 
 
-def test_a_second_set_of_marks_is_not_needed_for_the_dark(live: Live, browser: Browser) -> None:
-    """The page follows the system: dark on light, or light on dark."""
+def test_light_and_dark(live: Live, browser: Browser) -> None:
+    """The page follows the system."""
     browser.open(live)
     colours = []
     for scheme in ("light", "dark"):
