@@ -5,21 +5,19 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("starlette", reason="the extra serve is not installed")
-
-from reference.page import OPTIONS, PATIENCE, Half, Live, make_client
-from starlette.testclient import TestClient
-
-from drsformer_jax.page import running
-from drsformer_jax.page.guard import Guard
-from drsformer_jax.page.server import Options, Page
+if TYPE_CHECKING:
+    from reference.page import Half, Live
+    from starlette.testclient import TestClient
 
 
 @pytest.fixture
 def half() -> Iterator[Half]:
+    from reference.page import Half
+
     derainer = Half()
     yield derainer
     derainer.gate.set()
@@ -27,11 +25,19 @@ def half() -> Iterator[Half]:
 
 @pytest.fixture
 def client(half: Half) -> TestClient:
+    from reference.page import make_client
+
     return make_client(half)
 
 
 @pytest.fixture
 def live(half: Half, capsys: pytest.CaptureFixture[str]) -> Iterator[Live]:
+    from reference.page import OPTIONS, PATIENCE, Live
+
+    from drsformer_jax.page import running
+    from drsformer_jax.page.guard import Guard
+    from drsformer_jax.page.server import Options, Page
+
     page = Page(half, Options(**OPTIONS))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]

@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+
+import drsformer_jax
+
+pytest.importorskip("starlette", reason="the extra serve is not installed")
+
 from PIL import Image
 from reference.page import Half, jpeg, make_client, pixels, png, saved
 from starlette.testclient import TestClient
 
-import drsformer_jax
 from drsformer_jax.cli.main import main
 from drsformer_jax.data.decoding import decode_bytes, decode_image
 from drsformer_jax.inference.derainer import Derainer

@@ -6,6 +6,9 @@ import socket
 from typing import Any
 
 import pytest
+
+pytest.importorskip("starlette", reason="the extra serve is not installed")
+
 from reference.page import HOME, Half, make_client, pixels, png
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("starlette", reason="the extra serve is not installed")
+
 from reference.page import PATIENCE, Half, Live, pixels, png, saved
 
 from drsformer_jax.data.decoding import decode_bytes
