@@ -43,7 +43,7 @@ browser-test: $(STAMPS)/dev
 	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; } \
 	  || { echo "error: install Chromium and chromedriver, then try again" >&2; exit 1; }
-	DRSFORMER_BROWSER=required $(BIN)/python -m pytest tests/page/test_browser.py
+	DRSFORMER_BROWSER=required $(BIN)/python -m pytest tests/page/test_browser*.py
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff format --check .

@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from reference.browser import Browser
     from reference.page import Half, Live
+    from selenium import webdriver
     from starlette.testclient import TestClient
 
 
@@ -50,3 +53,32 @@ def live(half: Half, capsys: pytest.CaptureFixture[str]) -> Iterator[Live]:
     server.should_exit = True
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the browser keeps downloads in."""
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="session")
+def driver(downloads: Path) -> Iterator[webdriver.Chrome]:
+    from reference.browser import start_chromium
+
+    started = start_chromium(downloads)
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def browser(driver: webdriver.Chrome) -> Iterator[Browser]:
+    from reference.browser import Browser
+
+    window = Browser(driver)
+    window.size(1280, 860)
+    yield window
+    assert window.faults() == []
+    while len(driver.window_handles) > 1:
+        driver.close()
+        driver.switch_to.window(driver.window_handles[0])
+    driver.get("about:blank")

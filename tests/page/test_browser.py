@@ -1,146 +1,24 @@
-"""The page in a real browser: headless Chromium, driven by Selenium.
-
-`make browser-test` installs both where there is apt; DRSFORMER_BROWSER=required makes their
-absence a failure.
-"""
+"""The page in a real browser: photographs in, pictures compared and downloaded."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 
-from reference.page import PATIENCE, Half, Live, jpeg, make_client, pixels, png, saved
+from reference.browser import Browser
+from reference.page import Half, Live, jpeg, make_client, pixels, png, saved
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from drsformer_jax.data.decoding import decode_bytes
 from drsformer_jax.inference.derainer import Derainer
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-
-def _missing() -> str:
-    if not CHROMIUM or not DRIVER:
-        return "Chromium and its driver are not installed: make browser-test"
-    try:
-        import selenium  # noqa: F401
-    except ImportError:
-        return "Selenium is not installed: pip install 'drsformer_jax[dev]'"
-    return ""
-
-
-if reason := _missing():
-    if os.environ.get("DRSFORMER_BROWSER") == "required":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason, allow_module_level=True)
-
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
-from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
-
-
-class Browser:
-    """A window, and what a test does in it."""
-
-    def __init__(self, driver: webdriver.Chrome) -> None:
-        self.driver = driver
-
-    def __call__(self, selector: str) -> WebElement:
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def script(self, text: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(text, *arguments)
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, PATIENCE, 0.05).until(lambda _: condition())
-
-    def size(self, width: int, height: int, *, touch: bool = False) -> None:
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch},
-        )
-        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch})
-
-    def open(self, live: Live, *photographs: Path) -> None:
-        self.driver.get(live.address)
-        self.until(lambda: "half" in self("#about").text)
-        if photographs:
-            self("#files").send_keys("\n".join(map(str, photographs)))
-
-    def states(self) -> list[str]:
-        return [item.get_attribute("class") or "" for item in self.all("#queue li")]
-
-    def until_done(self, number: int = 1) -> None:
-        self.until(lambda: self.states().count("done") == number)
-        self.until(lambda: self.shown("after"))
-
-    def shown(self, label: str) -> bool:
-        """Whether a picture of that label is there, and loaded."""
-        return bool(
-            self.script(
-                "return [...document.querySelectorAll('#compare img')]"
-                ".some(i => i.alt === arguments[0] && i.complete && i.naturalWidth > 0)",
-                label,
-            )
-        )
-
-    def line(self) -> float:
-        """Where the line lies, from 0 to 1 of the picture; the left picture ends there."""
-        place, clipped = self.script(
-            "const box = document.querySelector('#compare .pictures').getBoundingClientRect();"
-            "const line = document.querySelector('#compare .line').getBoundingClientRect();"
-            "const clip = document.querySelector('#compare img.left').style.clipPath;"
-            "return [(line.left + line.width / 2 - box.left) / box.width,"
-            " 1 - parseFloat(clip.split(' ')[1] ?? 0) / box.width]"
-        )
-        assert place == pytest.approx(clipped, abs=0.01)
-        return float(place)
-
-    def faults(self) -> list[str]:
-        """What the console has, without answers that are errors by design."""
-        log = self.driver.get_log("browser")
-        return [one["message"] for one in log if "responded with a status" not in one["message"]]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{argument}")
-    folder = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
-    service = webdriver.ChromeService(str(DRIVER))
-    started = webdriver.Chrome(options=options, service=service)
-    started.downloads = folder  # type: ignore[attr-defined]
-    yield started
-    started.quit()
-
-
-@pytest.fixture
-def browser(driver: webdriver.Chrome) -> Iterator[Browser]:
-    window = Browser(driver)
-    window.size(1280, 860)
-    yield window
-    assert window.faults() == []
-    while len(driver.window_handles) > 1:
-        driver.close()
-        driver.switch_to.window(driver.window_handles[0])
-    driver.get("about:blank")
 
 
 @pytest.fixture
@@ -148,16 +26,16 @@ def photo(tmp_path: Path) -> Path:
     return saved(tmp_path / "rainy day.jpg", jpeg(pixels(size=(120, 160))))
 
 
-def downloaded(browser: Browser, name: str) -> bytes:
-    path = browser.driver.downloads / name
+def downloaded(browser: Browser, downloads: Path, name: str) -> bytes:
+    path = downloads / name
     browser.until(path.is_file)
     data = path.read_bytes()
     path.unlink()
-    return bytes(data)
+    return data
 
 
 def test_from_the_file_to_the_download(
-    live: Live, half: Half, browser: Browser, photo: Path, tmp_path: Path,
+    live: Live, half: Half, browser: Browser, photo: Path, tmp_path: Path, downloads: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from drsformer_jax.cli.main import main
@@ -169,7 +47,10 @@ def test_from_the_file_to_the_download(
     browser("#download").click()
     monkeypatch.setattr(Derainer, "load", staticmethod(lambda weights, devices: half))
     assert main(["derain", str(photo), "-o", str(tmp_path / "out")]) == 0
-    assert downloaded(browser, "rainy day.png") == (tmp_path / "out/rainy day.png").read_bytes()
+    assert (
+        downloaded(browser, downloads, "rainy day.png")
+        == (tmp_path / "out/rainy day.png").read_bytes()
+    )
     # Nothing was asked of anybody else.
     asked = browser.script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert len(asked) > 5
@@ -244,7 +125,9 @@ def test_zoom(live: Live, browser: Browser, photo: Path) -> None:
     assert browser("#compare output").text == "200 %"
 
 
-def test_several_photographs_and_a_zip(live: Live, browser: Browser, tmp_path: Path) -> None:
+def test_several_photographs_and_a_zip(
+    live: Live, browser: Browser, tmp_path: Path, downloads: Path
+) -> None:
     files = []
     for number, name in enumerate(("a.png", "b.jpg", "a.jpg")):
         make = png if name.endswith("png") else jpeg
@@ -254,7 +137,9 @@ def test_several_photographs_and_a_zip(live: Live, browser: Browser, tmp_path: P
     browser.until_done(3)
     assert browser("#count").text == "3 of 3 done"
     browser("#zip").click()
-    with zipfile.ZipFile(saved(tmp_path / "all.zip", downloaded(browser, "derained.zip"))) as all_:
+    with zipfile.ZipFile(
+        saved(tmp_path / "all.zip", downloaded(browser, downloads, "derained.zip"))
+    ) as all_:
         assert all_.testzip() is None
         assert all_.namelist() == ["a.png", "b.png", "a-2.png"]
         sizes = [decode_bytes(all_.read(name), "").samples.shape for name in all_.namelist()]
@@ -421,101 +306,6 @@ def touch(browser: Browser, kind: str, x: float, y: float) -> None:
     browser.driver.execute_cdp_cmd(
         "Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]}
     )
-
-
-EVALUATION = {
-    "protocol": "rain200",
-    "images": [
-        {"name": "good", "psnr": 35.5, "ssim": 0.97, "input_psnr": 27.25, "input_ssim": 0.8},
-        {"name": "same", "psnr": "inf", "ssim": 1.0, "input_psnr": 30.0, "input_ssim": 0.9},
-        {"name": "bad", "psnr": 25.0, "ssim": 0.9, "input_psnr": 26.0, "input_ssim": 0.7},
-    ],
-}
-COMPARISON = {
-    "score": ["niqe"],
-    "protocol": None,
-    "methods": [
-        {"name": "ours", "images": [{"name": "x", "niqe": 3.0}, {"name": "y", "niqe": 4.5}]},
-        {"name": "other", "images": [{"name": "x", "niqe": 5.0}, {"name": "y", "niqe": 4.0}]},
-    ],
-}
-DEMO = {
-    "protocol": "rain200",
-    "scores": {
-        "a": {"rainy": {"psnr": 27.0, "ssim": 0.8}, "demo": {"psnr": 30.0, "ssim": 0.9}},
-        "mean": {"rainy": {"psnr": 27.0, "ssim": 0.8}, "demo": {"psnr": 30.0, "ssim": 0.9}},
-    },
-}
-
-
-def open_scores(browser: Browser, path: Path) -> list[list[str]]:
-    """The table's rows after a file was opened."""
-    browser("nav a[href='#scores']").click()
-    browser("#scores-file").send_keys(str(path))
-    browser.until(lambda: path.name in browser("#scores-message").text)
-    return rows_of(browser)
-
-
-def rows_of(browser: Browser) -> list[list[str]]:
-    rows: list[list[str]] = browser.script(
-        "return [...document.querySelectorAll('#scores-table tbody tr')]"
-        ".map(row => [...row.cells].map(cell => cell.innerText))"
-    )
-    return rows
-
-
-def test_scores_image_by_image(live: Live, browser: Browser, tmp_path: Path) -> None:
-    browser.open(live)
-    path = saved(tmp_path / "scores.json", json.dumps(EVALUATION).encode())
-    rows = open_scores(browser, path)
-    assert rows == [
-        ["bad", "26.00", "25.00", "0.7000", "0.9000"],
-        ["good", "27.25", "35.50", "0.8000", "0.9700"],
-        ["same", "30.00", "identical", "0.9000", "1.0000"],
-    ]
-    assert [cell.text for cell in browser.all("#scores-table .best")] == [
-        "26.00", "0.9000", "35.50", "0.9700", "identical", "1.0000"
-    ]  # fmt: skip
-    assert browser("#scores-table tfoot").text.split() == [
-        "mean", "27.75", "identical", "0.8000", "0.9567"
-    ]  # fmt: skip
-    browser.all("#scores-table thead button")[0].click()
-    assert [row[0] for row in rows_of(browser)] == ["bad", "good", "same"]
-    browser.all("#scores-table thead button")[0].click()
-    assert [row[0] for row in rows_of(browser)] == ["same", "good", "bad"]
-    assert browser("[aria-sort]").get_attribute("aria-sort") == "descending"
-
-
-def test_scores_of_several_methods(live: Live, browser: Browser, tmp_path: Path) -> None:
-    browser.open(live)
-    rows = open_scores(browser, saved(tmp_path / "c.json", json.dumps(COMPARISON).encode()))
-    # Lower is better: the worst first is the highest.
-    assert rows == [["x", "3.000", "5.000"], ["y", "4.500", "4.000"]]
-    assert [cell.text for cell in browser.all("#scores-table .best")] == ["3.000", "4.000"]
-    rows = open_scores(browser, saved(tmp_path / "demo.json", json.dumps(DEMO).encode()))
-    assert rows == [["a", "27.00", "30.00", "0.8000", "0.9000"]]
-    for text in (b"{", b'{"a": 1}', b"[]", b"null", b'{"methods": []}'):
-        open_scores(browser, saved(tmp_path / "bad.json", text))
-        assert "error" in (browser("#scores-message").get_attribute("class") or "")
-
-
-def test_pictures_beside_the_scores(live: Live, browser: Browser, tmp_path: Path) -> None:
-    for folder in ("evaluation/restored", "rainy"):
-        (tmp_path / folder).mkdir(parents=True)
-        for name in ("good", "bad"):
-            saved(tmp_path / folder / f"{name}.png", png(pixels()))
-    saved(tmp_path / "evaluation" / "scores.json", json.dumps(EVALUATION).encode())
-    browser.open(live)
-    browser("nav a[href='#scores']").click()
-    browser("#scores-folder").send_keys(str(tmp_path / "evaluation"))
-    browser.until(lambda: "2 of 3 images have pictures" in browser("#scores-message").text)
-    browser("#scores-folder").send_keys(str(tmp_path / "rainy"))
-    browser.until(lambda: len(browser.all("#scores-compare select.right option")) == 2)
-    assert browser("#scores-shown").text == "bad"
-    browser.all("#scores-table tbody button")[1].click()
-    assert browser("#scores-shown").text == "good"
-    labels = [browser(f"#scores-compare .tag.{side}").text for side in ("left", "right")]
-    assert labels == ["restored", "rainy"]
 
 
 def test_light_and_dark(live: Live, browser: Browser) -> None:
