@@ -1,6 +1,7 @@
 # Everything is installed into .venv; nothing else is needed but Python 3.11 to 3.13 and a network.
 #   make demo               trains, scores and derains, pictures in demo/
 #   make test               linters, type checker and the whole test suite
+#   make browser-test       of it, what needs a browser: installs Chromium where apt can
 #   make PYTHON=python3.12 test    with another interpreter
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PACKAGES := pyproject.toml requirements.txt
 TEST_CACHE := $(VENV)/.jax-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test browser-test lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +24,7 @@ help:
 	@echo "            and derain with it: pictures and scores in demo/"
 	@echo "make test   formatter, linter, type checker and all tests"
 	@echo "make lint   the first three of them"
+	@echo "make browser-test   the page's tests in headless Chromium, installed by apt if it is missing"
 	@echo "make clean  remove .venv and what building and testing leave behind (not demo/, not runs/)"
 	@echo "Another interpreter than python3: make PYTHON=python3.12 demo"
 
@@ -33,6 +35,15 @@ test: lint
 	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(TEST_CACHE) \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5 \
 	$(BIN)/python -m pytest
+
+# In `make test` these tests skip where Chromium is missing; here that is an error.
+browser-test: $(STAMPS)/dev
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  echo "installing Chromium and its driver (apt packages chromium and chromium-driver)"; \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; } \
+	  || { echo "error: install Chromium and chromedriver, then try again" >&2; exit 1; }
+	DRSFORMER_BROWSER=required $(BIN)/python -m pytest tests/page/test_browser*.py
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff format --check .

@@ -51,6 +51,8 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r" --help$", RUN, ""),
     (r"^drsformer derain .*--devices", SLOW, "compiles the network for four devices"),
     (r"^drsformer derain ", RUN, ""),
+    (r"^drsformer serve ", READ, "serves until it is interrupted; tests/page"),
+    (r"^curl ", SKIP, "asks a server that a test must start; tests/page"),
     (r"^drsformer convert ", RUN, ""),
     (r"drsformer parity .*random:0", READ, "the paper's network takes minutes"),
     (r"^drsformer parity ", SLOW, "compiles two networks"),

@@ -67,6 +67,7 @@ MAY_IMPORT = {
     "scores": SHARED | {"data"},
     "training": SHARED | {"ops", "models", "data", "checkpoints", "inference", "scores"},
     # Not needed to understand the program.
+    "page": SHARED | {"data", "inference", "scores"},
     "evaluation": SHARED | {"models", "data", "checkpoints", "inference", "scores"},
     "datasets": SHARED | {"data", "scores"},
     "basicsr": SHARED | {"models", "data", "checkpoints", "training"},
@@ -76,7 +77,10 @@ MAY_IMPORT = {
 MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "ops"})
 
 # Slow to import, or optional: nowhere at the top of a module.
-LATE = {"tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"}
+LATE = {
+    *("tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"),
+    *("starlette", "uvicorn", "python_multipart"),
+}
 FLAG_PARSERS = {"argparse", "absl", "ml_collections"}
 FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensors", "orbax"}
 
@@ -207,13 +211,13 @@ def test_rooms_do_without(rooms: set[str], forbidden: set[str]) -> None:
 
 def test_slow_and_optional_packages_are_imported_late() -> None:
     def is_slow(found: Import) -> bool:
-        # Modules named torch_*.py are PyTorch programs, builders classes of TensorFlow Datasets:
-        # slow to import themselves.
-        slow_ones = r"drsformer_jax\.(parity\.torch_|datasets\.builders)"
+        # Modules named torch_*.py are PyTorch programs, builders classes of TensorFlow Datasets,
+        # page handlers of Starlette: slow to import themselves.
+        slow_ones = r"drsformer_jax\.(parity\.torch_|datasets\.builders|page\.)"
         return found.top in LATE or bool(re.match(slow_ones, found.what))
 
     def may_be_slow(file: Path) -> bool:
-        return file.name.startswith("torch_") or file.parent.name == "builders"
+        return file.name.startswith("torch_") or file.parent.name in ("builders", "page")
 
     wrong = [
         str(found)
@@ -316,6 +320,7 @@ def test_project_metadata() -> None:
     extras = {name: names_of(lines) for name, lines in project["optional-dependencies"].items()}
     assert extras["torch"] == {"torch"}
     assert extras["tensorboard"] == {"tensorflow", "tensorboard"}
+    assert extras["serve"] >= {"starlette", "uvicorn"}
     assert extras["demo"] >= {"scikit-image", "matplotlib"}
     assert extras["dev"] >= {"drsformer-jax", "pytest", "ruff", "mypy", "torch"}
 

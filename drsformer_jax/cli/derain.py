@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder to write to, made if missing (default: %(default)s); for a single image also "
         "the file, NAME.png",
     )
+    add_restoring_arguments(parser)
+
+
+def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what says how photographs are restored, and by which network."""
     parser.add_argument(
         "--weights",
         type=local_path,
@@ -82,7 +87,27 @@ def run(args: argparse.Namespace) -> int:
     """
     check_tiling(args.tile, args.overlap)
     jobs = plan_jobs(args.inputs, args.output)
+    derainer = load_derainer(args)
+    folder = jobs[0].destination.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
 
+    failures = _run_jobs(derainer, jobs, args.tile, args.overlap)
+    for message in failures:
+        print(f"error: {one_line(message)}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def load_derainer(args: argparse.Namespace) -> Derainer:
+    """The network that `add_restoring_arguments` names, on its devices.
+
+    Raises:
+      UserError: there is none, or it is none for photographs.
+    """
     from drsformer_jax.inference.derainer import Derainer
 
     if args.devices > 1:
@@ -96,18 +121,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.weights}: weights for images of {derainer.config.in_channels} channels; "
             "photographs need 3"
         )
-    folder = jobs[0].destination.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
-
-    failures = _run_jobs(derainer, jobs, args.tile, args.overlap)
-    for message in failures:
-        print(f"error: {one_line(message)}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
-    return 1 if failures else 0
+    return derainer
 
 
 def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: int) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -53,29 +55,39 @@ def decode_image(path: str | os.PathLike[str], *, max_pixels: int | None = None)
         it.
     """
     path = Path(path)
-    with _naming(path):
-        stored = _read(path, max_pixels)
-        if stored.space in (CMYK, LAB):
-            stored = in_srgb(stored)
-        samples = _upright(stored.samples, stored.orientation)
-        notes = stored.notes
-        if stored.frames > 1:
-            notes = (f"the first of {stored.frames} images only", *notes)
-        return Decoded(samples, stored.fitting_profile, stored.frames, notes)
+    with _naming(path), path.open("rb") as file:
+        return _decode(file, max_pixels)
 
 
-def _read(path: Path, max_pixels: int | None) -> Stored:
-    with path.open("rb") as file:
-        start = file.read(len(_TIFF[0]))
+def decode_bytes(data: bytes, name: str, *, max_pixels: int | None = None) -> Decoded:
+    """`decode_image` of a file that is in memory; messages call it `name`."""
+    with _naming(name):
+        return _decode(io.BytesIO(data), max_pixels)
+
+
+def _decode(file: BinaryIO, max_pixels: int | None) -> Decoded:
+    stored = _read(file, max_pixels)
+    if stored.space in (CMYK, LAB):
+        stored = in_srgb(stored)
+    samples = _upright(stored.samples, stored.orientation)
+    notes = stored.notes
+    if stored.frames > 1:
+        notes = (f"the first of {stored.frames} images only", *notes)
+    return Decoded(samples, stored.fitting_profile, stored.frames, notes)
+
+
+def _read(file: BinaryIO, max_pixels: int | None) -> Stored:
+    start = file.read(len(_TIFF[0]))
+    file.seek(0)
     if start in _TIFF:
         from drsformer_jax.data.formats.tiff import read_tiff
 
-        return read_tiff(path, max_pixels)
-    return read_with_pillow(path, max_pixels)
+        return read_tiff(file, max_pixels)
+    return read_with_pillow(file, max_pixels)
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path | str) -> Iterator[None]:
     """Turns whatever a decoder raises into a UserError that names the file."""
     try:
         yield

@@ -202,14 +202,29 @@ class Derainer:
         return quantise(self.restore_float(as_unit(image), tile=tile, overlap=overlap))
 
     def restore_float(
-        self, image: np.ndarray, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+        self,
+        image: np.ndarray,
+        *,
+        tile: int | None = None,
+        overlap: int = DEFAULT_OVERLAP,
+        on_tile: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """The same for a float32 image in [0, 1]; the result is clamped to [0, 1], not rounded."""
+        """The same for a float32 image in [0, 1]; the result is clamped to [0, 1], not rounded.
+
+        `on_tile`, if given, is called before each tile with the number of all tiles; what it
+        raises ends the work.
+        """
         self._check(image, np.float32)
         height, width = image.shape[:2]
         plan = self.plan(height, width, tile=tile, overlap=overlap)
         memory.check_fits(self.config, height, width, plan, overlap, self.devices)
-        restored = restore_in_tiles(plan, pad_to_multiple(image), self._restore_tile)
+
+        def restore(part: np.ndarray) -> np.ndarray:
+            if on_tile is not None:
+                on_tile(len(plan))
+            return self._restore_tile(part)
+
+        restored = restore_in_tiles(plan, pad_to_multiple(image), restore)
         if not np.isfinite(restored).all():
             raise FloatingPointError("the network's output is not finite: damaged weights?")
         return np.clip(restored[:height, :width], 0, 1)

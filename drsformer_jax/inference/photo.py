@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +34,13 @@ def restore_photo(
     *,
     tile: int | None = None,
     overlap: int = DEFAULT_OVERLAP,
+    on_tile: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Restores a decoded photograph (`drsformer_jax.data.decoding`) to one of the same kind.
 
     Colour is restored as it is; grey as RGB with equal channels, and its luma is taken after.
     Alpha passes through untouched. The bits a sample stay as many, and no rounding to 8 bits
-    lies in between.
+    lies in between. `tile`, `overlap` and `on_tile` are those of `Derainer.restore_float`.
 
     Raises:
       UserError: as the derainer does.
@@ -47,7 +50,7 @@ def restore_photo(
     colour, alpha = np.split(samples, [1 if grey else 3], axis=2)
     if grey:
         colour = np.repeat(colour, 3, axis=2)
-    restored = derainer.restore_float(as_unit(colour), tile=tile, overlap=overlap)
+    restored = derainer.restore_float(as_unit(colour), tile=tile, overlap=overlap, on_tile=on_tile)
     if grey:
         restored = (restored @ _LUMA)[..., None]
     restored = np.concatenate([quantise(restored, samples.dtype), alpha], axis=2)
@@ -60,18 +63,23 @@ def write_photo(path: str | os.PathLike[str], photo: Decoded) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    samples = np.ascontiguousarray(photo.samples)
     try:
         with atomic_path(path) as temporary:
-            if samples.dtype == np.uint16:
-                temporary.write_bytes(_deep_png(samples, photo.icc_profile))
-            else:
-                height, width, channels = samples.shape
-                Image.frombytes(
-                    _EIGHT_BIT_MODES[channels], (width, height), samples.tobytes()
-                ).save(temporary, format="PNG", icc_profile=photo.icc_profile)
+            temporary.write_bytes(png_bytes(photo))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def png_bytes(photo: Decoded) -> bytes:
+    """A PNG file with 8 or 16 bits a sample."""
+    samples = np.ascontiguousarray(photo.samples)
+    if samples.dtype == np.uint16:
+        return _deep_png(samples, photo.icc_profile)
+    height, width, channels = samples.shape
+    image = Image.frombytes(_EIGHT_BIT_MODES[channels], (width, height), samples.tobytes())
+    file = io.BytesIO()
+    image.save(file, format="PNG", icc_profile=photo.icc_profile)
+    return file.getvalue()
 
 
 def _deep_png(samples: np.ndarray, icc_profile: bytes | None) -> bytes:

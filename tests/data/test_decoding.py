@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from drsformer_jax.data.decoding import decode_image
+from drsformer_jax.data.decoding import decode_bytes, decode_image
 from drsformer_jax.errors import UserError
 
 ORIENTATION = 0x0112
@@ -211,3 +211,22 @@ def test_undecodable_files_are_users_errors_that_name_them(tmp_path: Path) -> No
             decode_image(tmp_path / name)
     with pytest.raises(UserError, match="folder"):
         decode_image(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp"])
+def test_a_file_in_memory_is_decoded_as_on_disk(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"image.{suffix}"
+    block = exif(6)
+    Image.fromarray(samples(3)).save(path, exif=block)
+    of_path, of_bytes = decode_image(path), decode_bytes(path.read_bytes(), "anything")
+    assert of_bytes.samples.shape == (WIDTH, HEIGHT, 3)
+    np.testing.assert_array_equal(of_bytes.samples, of_path.samples)
+    path.write_bytes(deep_png(samples(3, np.uint16)))
+    np.testing.assert_array_equal(
+        decode_bytes(path.read_bytes(), "anything").samples, samples(3, np.uint16)
+    )
+
+
+def test_a_damaged_file_in_memory_has_a_name() -> None:
+    with pytest.raises(UserError, match=r"^photo: not an image in a known format$"):
+        decode_bytes(b"hello", "photo")

@@ -200,6 +200,31 @@ def test_load_reads_weights_and_sets_the_execution(tmp_path: Any, params: Any) -
         Derainer.load(path, dtype="float16")
 
 
+def test_tiles_are_counted_before_they_are_restored() -> None:
+    log: list[Any] = []
+
+    def restore(_: Any, image: Any) -> Any:
+        jax.debug.callback(lambda: log.append("restored"))
+        return image
+
+    derainer = Derainer(TINY, {}, restore=restore)
+    unit = np.zeros((8, 24, 3), np.float32)
+    derainer.restore_float(unit, tile=8, overlap=0, on_tile=log.append)
+    jax.effects_barrier()
+    assert log.count(3) == log.count("restored") == 3
+    assert log[0] == 3
+
+    def stop(tiles: int) -> None:
+        log.append(tiles)
+        raise RuntimeError("enough")
+
+    log.clear()
+    with pytest.raises(RuntimeError, match="enough"):
+        derainer.restore_float(unit, tile=8, overlap=0, on_tile=stop)
+    jax.effects_barrier()
+    assert log == [3]
+
+
 def test_what_is_said_of_reading_the_weights_is_logged(
     tmp_path: Any, params: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ import functools
 import importlib
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -78,7 +78,7 @@ def without_pillows_limit() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = _limit_of_pillow
 
 
-def read_with_pillow(path: Path, max_pixels: int | None = None) -> Stored:
+def read_with_pillow(file: BinaryIO, max_pixels: int | None = None) -> Stored:
     """Reads the first image of a file.
 
     Raises:
@@ -86,11 +86,11 @@ def read_with_pillow(path: Path, max_pixels: int | None = None) -> Stored:
       Exception: Pillow's own, for damaged files and for what is no image.
     """
     lifted = without_pillows_limit() if max_pixels is None else contextlib.nullcontext()
-    with lifted, Image.open(path, formats=_picture_formats()) as image:
+    with lifted, Image.open(file, formats=_picture_formats()) as image:
         check_pixels(*image.size, max_pixels)
         frames = _frames(image)
         image.load()
-        samples, space = _deep_png(path, image) or _samples(image)
+        samples, space = _deep_png(file, image) or _samples(image)
         return Stored(
             samples,
             space,
@@ -119,16 +119,17 @@ def _notes(image: Image.Image) -> tuple[str, ...]:
     return ()
 
 
-def _deep_png(path: Path, image: Image.Image) -> tuple[np.ndarray, str] | None:
+def _deep_png(file: BinaryIO, image: Image.Image) -> tuple[np.ndarray, str] | None:
     """All bits of a PNG with 16 a sample, of which Pillow keeps 8 in colour; None for others."""
     if image.format != "PNG":
         return None
-    with path.open("rb") as file:
-        if file.read(_PNG_BIT_DEPTH_AT + 1)[-1] != 16:
-            return None
+    file.seek(_PNG_BIT_DEPTH_AT)
+    if file.read(1)[0] != 16:
+        return None
     import imagecodecs
 
-    samples = imagecodecs.png_decode(path.read_bytes())
+    file.seek(0)
+    samples = imagecodecs.png_decode(file.read())
     samples = samples.reshape(*samples.shape[:2], -1)
     return samples, GREY if samples.shape[2] <= 2 else RGB
 

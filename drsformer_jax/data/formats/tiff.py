@@ -6,7 +6,7 @@ tifffile reads them; Pillow knows some kinds only, and of some it makes other pi
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -40,17 +40,17 @@ _SPACES: dict[int, str] = {
 _CMYK_INKS = 1
 
 
-def read_tiff(path: Path, max_pixels: int | None = None) -> Stored:
+def read_tiff(file: BinaryIO, max_pixels: int | None = None) -> Stored:
     """Reads the first image of a TIFF file that is no preview of another one.
 
     Raises:
       ValueError: samples or colours that have no 8 or 16 bits; more than `max_pixels`.
       Exception: tifffile's and imagecodecs' own, for damaged files.
     """
-    with tifffile.TiffFile(path) as file:
+    with tifffile.TiffFile(file) as tiff:
         pages = [
             page
-            for page in file.pages
+            for page in tiff.pages
             # is_reduced: a smaller version of another image; is_mask: its transparency.
             if isinstance(page, tifffile.TiffPage) and not (page.is_reduced or page.is_mask)
         ]
@@ -64,7 +64,7 @@ def read_tiff(path: Path, max_pixels: int | None = None) -> Stored:
         orientation = page.tags.valueof("Orientation", 1)
         notes: tuple[str, ...] = ()
         if _is_for_libtiff(page):
-            samples = _by_libtiff(path, page.index, orientation)
+            samples = _by_libtiff(file, page.index, orientation)
         else:
             samples, notes = _in_space(page, space)
         return Stored(
@@ -95,9 +95,10 @@ def _is_for_libtiff(page: tifffile.TiffPage) -> bool:
     return old_jpeg or (is_ycbcr and page.compression != tifffile.COMPRESSION.JPEG)
 
 
-def _by_libtiff(path: Path, index: int, orientation: int) -> np.ndarray:
+def _by_libtiff(file: BinaryIO, index: int, orientation: int) -> np.ndarray:
     """uint8 `H W 3` of an image without transparency, as the file stores its rows."""
-    rgb: np.ndarray = imagecodecs.tiff_decode(path.read_bytes(), index=index, asrgb=True)[..., :3]
+    file.seek(0)
+    rgb: np.ndarray = imagecodecs.tiff_decode(file.read(), index=index, asrgb=True)[..., :3]
     # libtiff mirrors as the orientation says, but does not turn: undone, for all are turned alike.
     if orientation in (3, 4, 7, 8):
         rgb = rgb[::-1]

@@ -1,0 +1,1 @@
+"""A local web page that derains photographs, and its API."""
