@@ -25,7 +25,6 @@ PNG = b"\x89PNG"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     monkeypatch.setattr("benchmarks.pairs.PAUSE_SECONDS", 0)
 
 

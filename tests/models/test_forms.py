@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.small import TINY, on_image, quick_jit
+from reference.small import TINY, on_image
 
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
@@ -32,7 +32,7 @@ def assert_same(one: Any, other: Any, params: Any, x: jax.Array, tolerance: floa
         cotangent = np.random.default_rng(5).normal(size=y.shape)
         return y, pull_back(jnp.asarray(cotangent, y.dtype))
 
-    results = [quick_jit(functools.partial(run, function))(params, x) for function in (one, other)]
+    results = [jax.jit(functools.partial(run, function))(params, x) for function in (one, other)]
     for actual, expected in zip(*map(jax.tree.leaves, results), strict=True):
         assert actual.dtype == expected.dtype
         limit = tolerance * max(1, float(np.abs(expected).max()))
@@ -60,9 +60,9 @@ def test_attention(heads: int, use_bias: bool, channels: int, dtype: Any, tolera
 def test_attention_at_zero_has_finite_gradients() -> None:
     module = TopKSparseAttention(2)
     x = jnp.zeros((1, 8, 4, 4))
-    params = module.init(jax.random.key(0), Image(x))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), Image(x))["params"]
     apply = on_image(module, platform="tpu")
-    gradients = jax.grad(lambda p, x: jnp.sum(apply(p, x)), (0, 1))(params, x)
+    gradients = jax.jit(jax.grad(lambda p, x: jnp.sum(apply(p, x)), (0, 1)))(params, x)
     assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
 
 
@@ -79,7 +79,7 @@ def test_network() -> None:
     params = init_params(config, jax.random.key(0))
     image = np.random.default_rng(0).random((2, 16, 8, 3), np.float32)
     results = [
-        quick_jit(functools.partial(restore, dataclasses.replace(config, platform=platform)))(
+        jax.jit(functools.partial(restore, dataclasses.replace(config, platform=platform)))(
             params, image
         )
         for platform in ("cpu", "tpu")
@@ -92,6 +92,7 @@ def test_watched_values_are_those_of_modules() -> None:
     """Parity checks see every layer, also where the network would be computed in blocks."""
     module = TopKSparseAttention(2)
     x = Image(jnp.ones((1, 8, 4, 4)), Execution(platform="tpu"))
-    variables = module.init(jax.random.key(0), x)
-    _, captured = module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
+    apply = functools.partial(module.apply, capture_intermediates=True, mutable=["intermediates"])
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    _, captured = jax.eval_shape(apply, variables, x)
     assert "qkv_dwconv" in captured["intermediates"]
