@@ -15,6 +15,9 @@ PACKAGES := pyproject.toml requirements.txt
 # The tests compile the same small networks in many processes.
 TEST_CACHE := $(VENV)/.jax-cache
 
+# A worker a core, each with whole files, whose tests share what they compile; a worker takes 2 GB.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test browser-test lint clean
 .DELETE_ON_ERROR:
@@ -34,7 +37,7 @@ demo: $(STAMPS)/demo
 test: lint
 	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(TEST_CACHE) \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5 \
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # In `make test` these tests skip where Chromium is missing; here that is an error.
 browser-test: $(STAMPS)/dev

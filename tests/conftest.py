@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+# What tests compile runs for a moment, and optimising it takes three times as long as the rest of
+# compiling. Before JAX starts, and for the programs that tests start; whoever names others wins.
+# What users' compiler makes of the network is looked at in tests/models/test_drsformer.py.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from reference.programs import environment
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 LONGEST = 30  # lines of code
@@ -21,12 +21,10 @@ EXPECTED = {
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(example: Path, tmp_path: Path) -> None:
-    # Of what they print only that it is there: the compiler need not try hard.
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     run = subprocess.run(
         [sys.executable, str(example)],
         cwd=tmp_path,
-        env=os.environ | settings,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,

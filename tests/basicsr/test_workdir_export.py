@@ -16,7 +16,6 @@ from reference.toy_training import options_of, small_config
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from reference.basicsr import SMALLEST, AuthorsRun, assert_equal, saved_run  # noqa: E402
-from reference.small import quick_jit  # noqa: E402
 
 from drsformer_jax.basicsr.workdir_export import export_run  # noqa: E402
 from drsformer_jax.basicsr.workdir_import import import_run  # noqa: E402
@@ -126,7 +125,7 @@ def test_either_program_carries_on_the_run_of_the_other(tmp_path: Path) -> None:
     checkpoints.close()
     assert data == {"next_step": 3}
 
-    @quick_jit
+    @jax.jit
     def step(state: TrainState, gradients: Any) -> TrainState:
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -24,7 +24,6 @@ from drsformer_jax.parity import torch_drsformer
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     monkeypatch.setattr("benchmarks.pairs.PAUSE_SECONDS", 0)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from reference.programs import environment
 
 from drsformer_jax.checkpoints.fingerprint import fingerprint
 
-ROOT = Path(__file__).resolve().parents[2]
 DTYPES: list[Any] = [np.float32, np.float64, np.int32, np.uint8, ml_dtypes.bfloat16]
 
 PROGRAM = """
@@ -70,14 +68,9 @@ def test_arrays_of_jax_and_of_numpy_have_the_same() -> None:
 
 
 def test_the_layout_over_devices_does_not_count() -> None:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": str(ROOT),
-    }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env=environment,
+        env=environment(devices=4),
         capture_output=True,
         text=True,
         check=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from reference.programs import environment
 
 from drsformer_jax import Derainer
 from drsformer_jax.cli.main import main
 from drsformer_jax.inference import memory
 from drsformer_jax.models.config import PRESETS
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = PRESETS["tiny"]
 
 # The command first, for it is what makes the devices; 40 rows are 16, 16, 8 and none of them.
@@ -50,10 +49,9 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_four_devices_give_the_picture_of_one(photo: Path, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(photo), str(tmp_path / "out")],
-        env=environment | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

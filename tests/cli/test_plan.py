@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from reference.programs import environment
 
 from drsformer_jax.cli.main import main
 from drsformer_jax.planning import plan
@@ -42,20 +42,12 @@ plan.training_flops = lambda *args, **settings: 0.0
 step.restore = lambda config, params, x: x * sum(map(jax.numpy.sum, jax.tree.leaves(params)))
 assert main([*common, "--config.mesh.fsdp=2", f"--json={sys.argv[1]}/fsdp.json"]) == 0
 """
-OPTIMISE_NOTHING = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_parallel_codegen_split_count=1"
-)
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """A program of its own, whose XLA optimises nothing."""
-    environment = os.environ | {
-        "XLA_FLAGS": OPTIMISE_NOTHING,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
+    """A program of its own."""
     command = (sys.executable, *command)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

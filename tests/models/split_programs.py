@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
-from reference.small import TINY, on_image, quick_jit
+from reference.small import TINY, on_image
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import SparseTransformerBlock, init_params, restore
@@ -92,10 +92,10 @@ def compare(
     def cropped(y: jax.Array) -> np.ndarray:
         return np.take(np.asarray(y), np.arange(height), axis)
 
-    one, of_one = quick_jit(functools.partial(gradients, rows=None))(params, x, weights)
+    one, of_one = jax.jit(functools.partial(gradients, rows=None))(params, x, weights)
     # What stands in padding rows is nobody's business.
     filled = np.pad(x, padding, constant_values=7)
-    y, of_split = quick_jit(split)(params, filled, np.pad(weights, padding))
+    y, of_split = jax.jit(split)(params, filled, np.pad(weights, padding))
     assert np.abs(one).max() > 0.1
     found = {"value": difference(cropped(y), one), "gradients": 0.0}
     if differentiated:

@@ -21,7 +21,7 @@ from reference.parity import (
     weights_of,
 )
 from reference.perturbed import perturb
-from reference.small import on_image, quick_jit
+from reference.small import on_image
 
 from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
 from drsformer_jax.ops.attention_map import cosines_between, l2_norm
@@ -95,7 +95,7 @@ def test_map_of_bfloat16_is_computed_in_float32_from_the_first_step() -> None:
 def test_branch_weights_start_at_a_fifth_and_temperature_at_one() -> None:
     module = TopKSparseAttention(2)
     x = jnp.zeros((1, 8, 4, 4))
-    params = quick_jit(module.init)(jax.random.key(0), Image(x))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), Image(x))["params"]
     np.testing.assert_array_equal(params["temperature"], np.ones((2, 1, 1)))
     for branch in ("attn1", "attn2", "attn3", "attn4"):
         np.testing.assert_array_equal(params[branch], np.float32([0.2]))

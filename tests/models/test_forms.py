@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.small import TINY, on_image, quick_jit
+from reference.small import TINY, on_image
 
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import init_params, restore
+from drsformer_jax.models.drsformer import SparseTransformerBlock, init_params, restore
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
@@ -24,15 +24,15 @@ from drsformer_jax.ops.tpu import forms
 TOLERANCES = [(jnp.float64, 1e-12), (jnp.float32, 1e-5)]
 
 
+def value_and_gradients(function: Any, params: Any, x: jax.Array) -> Any:
+    y, pull_back = jax.vjp(function, params, x)
+    cotangent = np.random.default_rng(5).normal(size=y.shape)
+    return y, pull_back(jnp.asarray(cotangent, y.dtype))
+
+
 def assert_same(one: Any, other: Any, params: Any, x: jax.Array, tolerance: float) -> None:
-    """Values and gradients of two functions of (params, x)."""
-
-    def run(function: Any, params: Any, x: jax.Array) -> Any:
-        y, pull_back = jax.vjp(function, params, x)
-        cotangent = np.random.default_rng(5).normal(size=y.shape)
-        return y, pull_back(jnp.asarray(cotangent, y.dtype))
-
-    results = [quick_jit(functools.partial(run, function))(params, x) for function in (one, other)]
+    """Two functions of (params, x)."""
+    results = [jax.jit(function)(params, x) for function in (one, other)]
     for actual, expected in zip(*map(jax.tree.leaves, results), strict=True):
         assert actual.dtype == expected.dtype
         limit = tolerance * max(1, float(np.abs(expected).max()))
@@ -42,27 +42,43 @@ def assert_same(one: Any, other: Any, params: Any, x: jax.Array, tolerance: floa
 def check_module(
     module: nn.Module, shape: tuple[int, ...], dtype: Any, tolerance: float, **execution: Any
 ) -> None:
-    """A module on CPU and on TPU."""
+    """A module on CPU and on TPU: values and gradients; in float32, the gradients' dtypes alone."""
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
         params = jax.jit(module.init)(jax.random.key(0), Image(x))["params"]
         params = jax.tree.map(lambda value: value.astype(dtype), params)
-        plain, blocks = (on_image(module, platform=name, **execution) for name in ("cpu", "tpu"))
-        assert_same(blocks, plain, params, x, tolerance)
+        apply = [on_image(module, platform=name, **execution) for name in ("tpu", "cpu")]
+        both = [functools.partial(value_and_gradients, function) for function in apply]
+        assert_same(*(both if dtype == jnp.float64 else apply), params, x, tolerance)
+        blocks, plain = (jax.eval_shape(function, params, x) for function in both)
+        assert jax.tree.map(lambda leaf: leaf.dtype, blocks) == jax.tree.map(
+            lambda leaf: leaf.dtype, plain
+        )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize(("heads", "use_bias", "channels"), [(1, False, 6), (2, True, 8)])
-def test_attention(heads: int, use_bias: bool, channels: int, dtype: Any, tolerance: float) -> None:
+def test_attention(
+    heads: int,
+    use_bias: bool,
+    channels: int,
+    dtype: Any,
+    tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Whole blocks, and small ones.
+    if heads > 1:
+        by_blocks = functools.partial(forms.FORMS["TopKSparseAttention"], size=4)
+        monkeypatch.setitem(forms.FORMS, "TopKSparseAttention", by_blocks)
     check_module(TopKSparseAttention(heads, use_bias), (2, channels, 5, 6), dtype, tolerance)
 
 
 def test_attention_at_zero_has_finite_gradients() -> None:
     module = TopKSparseAttention(2)
     x = jnp.zeros((1, 8, 4, 4))
-    params = module.init(jax.random.key(0), Image(x))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), Image(x))["params"]
     apply = on_image(module, platform="tpu")
-    gradients = jax.grad(lambda p, x: jnp.sum(apply(p, x)), (0, 1))(params, x)
+    gradients = jax.jit(jax.grad(lambda p, x: jnp.sum(apply(p, x)), (0, 1)))(params, x)
     assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
 
 
@@ -74,12 +90,21 @@ def test_compensator(dtype: Any, tolerance: float, monkeypatch: pytest.MonkeyPat
     check_module(FeatureCompensator(), (2, 3, 6, 4), dtype, tolerance, unroll=False)
 
 
+@pytest.mark.parametrize("height", [8, 5])
+def test_block(height: int) -> None:
+    """What the forms are given by the network: MSFN's with squares of pixels, and without."""
+    config = DRSformerConfig(**TINY, bias=True)
+    shape = (2, config.channels[1], height, 4)
+    check_module(SparseTransformerBlock(config, 2), shape, jnp.float32, 1e-5)
+
+
+@pytest.mark.slow  # what it is made of is above
 def test_network() -> None:
     config = DRSformerConfig(**TINY | {"use_mefc": False}, unroll=False)
     params = init_params(config, jax.random.key(0))
     image = np.random.default_rng(0).random((2, 16, 8, 3), np.float32)
     results = [
-        quick_jit(functools.partial(restore, dataclasses.replace(config, platform=platform)))(
+        jax.jit(functools.partial(restore, dataclasses.replace(config, platform=platform)))(
             params, image
         )
         for platform in ("cpu", "tpu")
@@ -92,6 +117,7 @@ def test_watched_values_are_those_of_modules() -> None:
     """Parity checks see every layer, also where the network would be computed in blocks."""
     module = TopKSparseAttention(2)
     x = Image(jnp.ones((1, 8, 4, 4)), Execution(platform="tpu"))
-    variables = module.init(jax.random.key(0), x)
-    _, captured = module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
+    apply = functools.partial(module.apply, capture_intermediates=True, mutable=["intermediates"])
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    _, captured = jax.eval_shape(apply, variables, x)
     assert "qkv_dwconv" in captured["intermediates"]

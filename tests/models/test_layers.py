@@ -20,7 +20,7 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.small import on_image, quick_jit
+from reference.small import on_image
 
 from drsformer_jax.models.layers import (
     Convolution,
@@ -163,6 +163,6 @@ def test_biases_are_drawn_within_the_kernels_range() -> None:
         (DepthwiseConvolution(5, members=2, use_bias=True), 50),
     ]
     for layer, fan_in in cases:
-        params = quick_jit(layer.init)(jax.random.key(1), x)["params"]
+        params = jax.jit(layer.init)(jax.random.key(1), x)["params"]
         largest = np.abs(params["bias"]).max()
         assert 0.9 / math.sqrt(fan_in) < largest <= 1 / math.sqrt(fan_in)

@@ -22,7 +22,7 @@ from reference.parity import (
     value_and_gradients,
     weights_of,
 )
-from reference.small import TINY, on_image, quick_jit
+from reference.small import TINY, on_image
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.mefc import (
@@ -93,7 +93,7 @@ def test_written_out_or_recomputed_it_is_the_same(
     looped_results: Results, params: Any, example: Any
 ) -> None:
     for execution, loops in (({"unroll": True}, 0), ({"unroll": False, "remat": False}, 1)):
-        forward = quick_jit(on_image(FeatureCompensator(), **execution))
+        forward = jax.jit(on_image(FeatureCompensator(), **execution))
         with jax.enable_x64(True):
             lowered = forward.lower(params, example[0])
             y = lowered.compile()(params, example[0])
@@ -109,7 +109,7 @@ def test_gradients_of_steps_written_out(looped_results: Results, params: Any, ex
 
 def test_float32(params: Any, example: Any, looped_results: Results) -> None:
     module = FeatureCompensator()
-    forward = quick_jit(on_image(module, unroll=False))
+    forward = jax.jit(on_image(module, unroll=False))
     y = forward(jax.tree.map(np.float32, params), np.float32(example[0]))
     assert y.dtype == np.float32
     assert_trees_close(y, looped_results[0], 1e-5)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+from reference.programs import environment
 
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import restore
@@ -21,16 +21,9 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.fixture(scope="module")
 def differences() -> dict[str, dict[str, float]]:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # On a busy machine one device may wait long for another; XLA's limit is 40 seconds.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
-    }
     done = subprocess.run(
         [sys.executable, str(HERE / "split_programs.py")],
-        env=environment,
+        env=environment(devices=8),
         capture_output=True,
         text=True,
         check=False,

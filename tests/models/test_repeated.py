@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from reference.parity import network_tree, torch_network, weights_of
-from reference.small import TINY, quick_jit
+from reference.small import TINY
 
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import SparseTransformerBlock, restore
@@ -35,7 +35,7 @@ class TestBlocksApart:
         image = np.random.default_rng(4).uniform(size=(1, 16, 24, 3)).astype(np.float32)
         params = jax.tree.map(jnp.asarray, self.params())
         apart = blocks_apart(self.CONFIG, params)
-        forward = quick_jit(functools.partial(restore, self.CONFIG))
+        forward = jax.jit(functools.partial(restore, self.CONFIG))
         np.testing.assert_array_equal(forward(apart, image), forward(params, image))
 
     def test_no_array_holds_several_blocks(self) -> None:
@@ -66,7 +66,8 @@ def test_rows_are_part_of_what_is_traced() -> None:
     block = functools.partial(_outlined, SparseTransformerBlock, (PRESETS["tiny"], 1))
     assert block() is block()  # else it would be compiled for each use
     x = jnp.zeros((1, 8, 16, 8))
-    params = SparseTransformerBlock(*block.args[1]).init(jax.random.key(0), Image(x))["params"]
+    init = SparseTransformerBlock(*block.args[1]).init
+    params = jax.eval_shape(init, jax.random.key(0), Image(x))["params"]
     keys = [None, *(RowShards(axis, 4, height) for axis in "ab" for height in (32, 40))]
     axes = [("a", 4), ("b", 4)]
     programs = {

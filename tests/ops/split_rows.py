@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
-from reference.small import quick_jit
 
 from drsformer_jax.ops.attention_map import global_cosines
 from drsformer_jax.ops.rows import (
@@ -45,7 +44,7 @@ def on_devices(function: Callable[..., Any], rows: RowShards) -> Callable[..., A
         return jax.tree.map(lambda y: y[None], function(*(band[0] for band in bands)))
 
     each = PartitionSpec(AXIS)
-    return quick_jit(jax.shard_map(one, mesh=mesh, in_specs=each, out_specs=each, check_vma=False))
+    return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=each, out_specs=each, check_vma=False))
 
 
 def an_image(rows: RowShards, band: int, seed: int = 0) -> np.ndarray:

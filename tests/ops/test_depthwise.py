@@ -14,6 +14,8 @@ import pytest
 from drsformer_jax.ops import depthwise
 from drsformer_jax.ops.depthwise import depthwise_conv
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
 # kernel height, kernel width, dilation, channels, image height, image width
 CASES = [
     (1, 1, 1, 3, 5, 6),
@@ -28,9 +30,6 @@ CASES = [
     (5, 5, 1, 3, 2, 6),
     (5, 5, 1, 2, 1, 1),
 ]
-
-# Optimised code is not what is tested here, and unoptimised code is compiled sooner.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def definition(
@@ -105,7 +104,7 @@ def test_values_and_gradients(
     kernel = draw(kh, kw, channels)
     with jax.enable_x64(True):
         function = functools.partial(value_and_gradients, dilation=dilation, platform=platform)
-        actual = quick_jit(function)(x, kernel, cotangent)
+        actual = jax.jit(function)(x, kernel, cotangent)
     for result, expected in zip(actual, definition(x, kernel, dilation, cotangent), strict=True):
         assert_close(result, expected)
 
@@ -119,9 +118,23 @@ def test_kernel_gradient(
     rows, columns = (kh // 2) * dilation, (kw // 2) * dilation
     padded = np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
     with jax.enable_x64(True):
-        function = quick_jit(functools.partial(depthwise.kernel_gradient, dilation=dilation))
+        function = jax.jit(functools.partial(depthwise.kernel_gradient, dilation=dilation))
         result = function(padded, cotangent, kernel[:, :, None])
     assert_close(result[:, :, 0], definition(x, kernel, dilation, cotangent)[2])
+
+
+def draw_pairs(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, kernel and cotangent, with two input channels to an output."""
+    return draw(2, 6, 7, 5), draw(size, size, 2, 3), draw(2, 3, 7, 5)
+
+
+@functools.cache
+def without_borders(size: int) -> tuple[np.ndarray, ...]:
+    """The value by definition, and the gradients of the convolution without any border."""
+    x, kernel, cotangent = draw_pairs(size)
+    with jax.enable_x64(True):
+        gradients = jax.jit(lambda x, k, c: jax.vjp(depthwise_conv, x, k)[1](c))
+        return paired_definition(x, kernel), *map(np.asarray, gradients(x, kernel, cotangent))
 
 
 # before, after and padding, from what a convolution of its own needs to what MSFN and MEFC share
@@ -133,8 +146,7 @@ def test_kernel_gradient(
 def test_borders(borders: tuple[int, int, int], size: int, platform: str) -> None:
     """What they carry is zero; the inside is the convolution without any, and so its gradients."""
     before, after, padding = borders
-    x, kernel = draw(2, 6, 7, 5), draw(size, size, 2, 3)
-    cotangent = draw(2, 3, 7, 5)
+    x, kernel, cotangent = draw_pairs(size)
 
     def pad(image: np.ndarray, border: int) -> np.ndarray:
         return np.pad(image, ((0, 0), (0, 0), (border, border), (border, border)))
@@ -151,15 +163,13 @@ def test_borders(borders: tuple[int, int, int], size: int, platform: str) -> Non
         return (y, *pull_back(cotangent))
 
     with jax.enable_x64(True):
-        _, *expected = quick_jit(lambda x, k, c: (None, *jax.vjp(depthwise_conv, x, k)[1](c)))(
-            x, kernel, cotangent
-        )
-        y, x_gradient, kernel_gradient = quick_jit(results)(
+        y, x_gradient, kernel_gradient = jax.jit(results)(
             pad(x, before), kernel, pad(cotangent, after)
         )
-    assert_close(y, pad(paired_definition(x, kernel), after))
-    assert_close(crop(x_gradient, before), np.asarray(expected[0]))
-    assert_close(kernel_gradient, np.asarray(expected[1]))
+    expected = without_borders(size)
+    assert_close(y, pad(expected[0], after))
+    assert_close(crop(x_gradient, before), expected[1])
+    assert_close(kernel_gradient, expected[2])
 
 
 def test_gradient_against_central_differences() -> None:
@@ -170,8 +180,8 @@ def test_gradient_against_central_differences() -> None:
         return jnp.sum(weights * jnp.sin(of_each_channel(x, kernel, dilation=2)))
 
     with jax.enable_x64(True):
-        gradients = quick_jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
-        compiled = quick_jit(loss)
+        gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+        compiled = jax.jit(loss)
         for argument, gradient in enumerate(gradients):
             numeric = np.zeros(gradient.shape)
             for index in np.ndindex(gradient.shape):
@@ -188,7 +198,7 @@ def test_bfloat16_is_summed_in_float32() -> None:
     x = jnp.asarray(draw(2, 3, 9, 8), jnp.bfloat16)
     cotangent = jnp.asarray(draw(2, 3, 9, 8, seed=1), jnp.bfloat16)
     kernel = jnp.asarray(draw(5, 5, 3), jnp.float32)
-    y, x_gradient, kernel_gradient = quick_jit(value_and_gradients)(x, kernel, cotangent)
+    y, x_gradient, kernel_gradient = jax.jit(value_and_gradients)(x, kernel, cotangent)
     assert (y.dtype, x_gradient.dtype, kernel_gradient.dtype) == (
         jnp.bfloat16,
         jnp.bfloat16,
@@ -230,7 +240,7 @@ def test_form_is_chosen_by_platform(platform: str, differentiated: bool) -> None
 def test_paired_values(size: int, groups: int) -> None:
     x, kernel = draw(2, 2 * groups, 6, 5), draw(size, size, 2, groups)
     with jax.enable_x64(True):
-        result = quick_jit(depthwise_conv)(x, kernel)
+        result = jax.jit(depthwise_conv)(x, kernel)
     assert_close(result, paired_definition(x, kernel))
 
 
@@ -245,7 +255,7 @@ def test_paired_gradients() -> None:
 
     cotangent = draw(2, 3, 5, 4)
     with jax.enable_x64(True):
-        x_gradient, kernel_gradient = map(np.asarray, quick_jit(gradients)(x, kernel, cotangent))
+        x_gradient, kernel_gradient = map(np.asarray, jax.jit(gradients)(x, kernel, cotangent))
     for seed in range(20):
         other_x, other_kernel = draw(*x.shape, seed=seed), draw(*kernel.shape, seed=seed)
         along_x = np.sum(paired_definition(other_x, kernel) * cotangent)

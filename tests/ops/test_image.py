@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.small import quick_jit
 
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image, average_pool, convolved_in_groups, mixed, relu
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -55,7 +56,7 @@ def test_convolutions_that_look_around_together(platform: str, carry_zeros: bool
 
     with jax.enable_x64(True):
         apart, together = (
-            quick_jit(functools.partial(results, together=choice))(x) for choice in (False, True)
+            jax.jit(functools.partial(results, together=choice))(x) for choice in (False, True)
         )
     for a, b in zip(apart, together, strict=True):
         assert a.shape == x.shape

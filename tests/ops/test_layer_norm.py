@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +10,6 @@ import pytest
 from drsformer_jax.ops.layer_norm import layer_norm
 
 EPSILON = 1e-5
-
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def definition(
@@ -63,7 +59,7 @@ def test_values_and_gradients(
     given = [x, scale, bias] if with_bias else [x, scale]
     with jax.enable_x64(dtype == "float64"):
         arguments = [jnp.asarray(array, dtype) for array in (cotangent, *given)]
-        actual = quick_jit(value_and_gradients)(*arguments)
+        actual = jax.jit(value_and_gradients)(*arguments)
     expected = definition(x, scale, bias if with_bias else None, cotangent)
     for result, exact in zip(actual, expected, strict=True):
         assert result.dtype == dtype

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,27 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.small import quick_jit
+from reference.programs import environment
 
 from drsformer_jax.ops.convolution import _gradient_by_shifts, _library_gradient, convolution
 from drsformer_jax.ops.depthwise import Borders, depthwise_conv
 from drsformer_jax.ops.rows import RowShards, clear_padding, with_neighbours, without_neighbours
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 AXIS = "rows"
 HERE = Path(__file__).resolve().parent
 
 
 def test_exchanges_and_sums_on_eight_devices() -> None:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # On a busy machine one device may wait long for another; XLA's limit is 40 seconds.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
-    }
     done = subprocess.run(
         [sys.executable, str(HERE / "split_rows.py")],
-        env=environment,
+        env=environment(devices=8),
         capture_output=True,
         text=True,
         check=False,
@@ -70,7 +64,7 @@ def value_and_gradients(function: Callable[..., jax.Array], x: Any, kernel: Any)
         y, pull_back = jax.vjp(function, x, kernel)
         return y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-    return quick_jit(both)(x, kernel)
+    return jax.jit(both)(x, kernel)
 
 
 @pytest.mark.parametrize(("halo", "outputs"), [(1, 2), (1, 5), (3, 2)])
@@ -87,7 +81,7 @@ def test_convolution_between_neighbours(halo: int, outputs: int) -> None:
         actual = value_and_gradients(lambda x, k: convolution(x, k, None, halo), x, kernel)
         cotangent = rng.normal(size=actual[0].shape)
         gradients = [
-            form(x, kernel, cotangent, None, halo)
+            jax.jit(form, static_argnums=(3, 4))(x, kernel, cotangent, None, halo)
             for form in (_library_gradient, _gradient_by_shifts)
         ]
     for a, b in zip(actual, expected, strict=True):

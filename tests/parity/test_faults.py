@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from mutants import MUTANTS
-from reference.small import QUICK, TINY
+from reference.small import TINY
 
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.models.config import DRSformerConfig
@@ -24,7 +24,6 @@ from drsformer_jax.parity.torch_reference import build_reference
 
 CONFIG = DRSformerConfig(**TINY, precision="highest")
 WEIGHTS = random_weights(CONFIG, 0)
-OPTIONS = tuple(QUICK.items())
 
 
 def run_both(dtype: str, mutate: Callable[..., None] | None = None) -> tuple[Recording, Recording]:
@@ -37,9 +36,7 @@ def run_both(dtype: str, mutate: Callable[..., None] | None = None) -> tuple[Rec
     theirs = torch_recording.record(module, CONFIG, image)
     with jax.enable_x64(dtype == "float64"):
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), WEIGHTS.params)
-        ours = jax_network.record(
-            CONFIG, params, image, theirs, tolerance=TOLERANCES[dtype], compiler_options=OPTIONS
-        )
+        ours = jax_network.record(CONFIG, params, image, theirs, tolerance=TOLERANCES[dtype])
     return ours, theirs
 
 

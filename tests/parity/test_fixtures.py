@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from fixture_files import load_fixture, save_fixture
-from reference.small import QUICK
 
 from drsformer_jax.checkpoints.names import to_tree
 from drsformer_jax.parity import jax_network
@@ -42,14 +41,11 @@ def test_jax_agrees_with_the_fixture(name: str, dtype: str) -> None:
     assert gradients == ((name, dtype) == ("everything", "float64"))
     with jax.enable_x64(dtype == "float64"):
         params = to_tree({n: a.astype(dtype) for n, a in fixture.tensors.items()}, config)
-        image, options = fixture.image.astype(dtype), tuple(QUICK.items())
-        arguments = (config, params, image, fixture.recording)
+        arguments = (config, params, fixture.image.astype(dtype), fixture.recording)
         active = fixture.recording.active
-        ours = jax_network.record(*arguments, tolerance=TOLERANCES[dtype], compiler_options=options)
+        ours = jax_network.record(*arguments, tolerance=TOLERANCES[dtype])
         if gradients:
-            jax_network.record_gradients(
-                ours, *arguments, tolerance=TOLERANCES[dtype], compiler_options=options
-            )
+            jax_network.record_gradients(ours, *arguments, tolerance=TOLERANCES[dtype])
     assert ours.outputs[RESTORED].dtype == dtype
     results = compare_modules(config, ours, fixture.recording, TOLERANCES[dtype])
     assert worst(results) == []

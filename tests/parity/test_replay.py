@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from reference.small import QUICK, TINY
+from reference.small import TINY
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.comparison import difference
@@ -17,7 +17,6 @@ from drsformer_jax.parity.replay import decision_tree, with_signs
 
 CONFIG = DRSformerConfig(**TINY, precision="highest")
 WEIGHTS = random_weights(CONFIG, 0)
-OPTIONS = {"compiler_options": tuple(QUICK.items())}
 ATTENTION = "decoder_level2.1.attn"
 IMAGE = np.float32(built_in_image()[None, :16, :24].transpose(0, 3, 1, 2))
 
@@ -33,7 +32,7 @@ def test_signs_are_moved_just_across_zero_with_slope_one() -> None:
 
 @pytest.fixture(scope="module")
 def own() -> Recording:
-    return record(CONFIG, WEIGHTS.params, IMAGE, tolerance=0.5, **OPTIONS)
+    return record(CONFIG, WEIGHTS.params, IMAGE, tolerance=0.5)
 
 
 def other_choice(own: Recording) -> Recording:
@@ -48,7 +47,7 @@ def other_choice(own: Recording) -> Recording:
 
 def test_a_choice_within_tolerance_is_followed(own: Recording) -> None:
     other = other_choice(own)
-    followed = record(CONFIG, WEIGHTS.params, IMAGE, other, tolerance=0.5, **OPTIONS)
+    followed = record(CONFIG, WEIGHTS.params, IMAGE, other, tolerance=0.5)
     assert difference(followed.outputs[ATTENTION], own.outputs[ATTENTION]).max_abs > 1e-4
     # What is told is still the own choice.
     np.testing.assert_array_equal(followed.chosen[ATTENTION], own.chosen[ATTENTION])
@@ -56,7 +55,7 @@ def test_a_choice_within_tolerance_is_followed(own: Recording) -> None:
 
 def test_a_choice_beyond_tolerance_is_not(own: Recording) -> None:
     other = other_choice(own)
-    kept = record(CONFIG, WEIGHTS.params, IMAGE, other, tolerance=1e-9, **OPTIONS)
+    kept = record(CONFIG, WEIGHTS.params, IMAGE, other, tolerance=1e-9)
     assert difference(kept.outputs[RESTORED], own.outputs[RESTORED]).max_abs < 1e-6
 
 
@@ -64,7 +63,7 @@ def test_another_number_of_entries_is_not(own: Recording) -> None:
     chosen = {name: masks.copy() for name, masks in own.chosen.items()}
     chosen[ATTENTION][:] = True
     other = Recording(chosen=chosen)
-    kept = record(CONFIG, WEIGHTS.params, IMAGE, other, tolerance=0.5, **OPTIONS)
+    kept = record(CONFIG, WEIGHTS.params, IMAGE, other, tolerance=0.5)
     assert difference(kept.outputs[RESTORED], own.outputs[RESTORED]).max_abs < 1e-6
 
 

@@ -48,9 +48,7 @@ def tensors() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def ours(tensors: dict[str, np.ndarray]) -> list[TrainingRecord]:
     """Our float64 run: the one compilation of this file."""
-    options = {"xla_backend_optimization_level": 0}
-    run = jax_trajectory(CONFIG, OPTIONS, tensors, BATCHES, "float64", compiler_options=options)
-    return list(run)
+    return list(jax_trajectory(CONFIG, OPTIONS, tensors, BATCHES, "float64"))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from drsformer_jax.checkpoints.names import to_tree
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import Attention, DRSformer, network
 from reference.perturbed import perturb
-from reference.small import quick_jit
 
 Tree = dict[str, Any]
 
@@ -105,7 +104,7 @@ def value_and_gradients(function: Callable[[Any, Any], Any]) -> Callable[..., An
         y, pull_back = jax.vjp(function, params, x)
         return (y, *pull_back(cotangent))
 
-    return quick_jit(both)
+    return jax.jit(both)
 
 
 def assert_trees_close(actual: Any, expected: Any, tolerance: float) -> None:

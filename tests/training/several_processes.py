@@ -1,7 +1,8 @@
 """One of several processes of a training run, for tests: `python several_processes.py JSON`.
 
-The JSON document: workdir, process, processes, port, network ("toy", or the real one), float64,
-changes of the configuration (as in `small_config`), and fault: what goes wrong in process 1.
+The JSON document: process, processes, port, network ("toy", or the real one), float64, the runs,
+one after the other (workdir, and changes of the configuration as in `small_config`), and for each
+of them its fault: what goes wrong in process 1. The exit code is that of all runs.
 """
 
 from __future__ import annotations
@@ -67,28 +68,18 @@ def validate(params: Any, attempt: Any) -> loop.Validation:
     return loop.Validation({"psnr": total}, f"sum {total:.6f}", {})
 
 
-def main(run: dict[str, Any]) -> int:
-    show_only_python_output()
-    quiet_orbax()
-    if run["processes"] > 1:
-        processes.join(f"127.0.0.1:{run['port']}", run["processes"], run["process"], 60)
-    if run["network"] == "toy":
-        state.init_params, step.restore = toy_init_params, toy_restore
-    if run["float64"]:
-        in_float64()
-    fault = run.get("fault") if jax.process_index() == 1 else None
-    if run.get("fault") == "no room":
-        # A write beyond this size fails as one to a full disk does.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY))
+def train(run: dict[str, Any], fault: str | None) -> int:
+    """One run, and its exit code."""
+    fault_here = fault if jax.process_index() == 1 else None
     workdir = Path(run["workdir"])
-    if fault == "other folder":
+    if fault_here == "other folder":
         workdir = workdir.with_name("elsewhere")
     try:
         with processes.together():
-            if fault == "mistake":
+            if fault_here == "mistake":
                 raise UserError("pair.png: vanished")
         config = small_config(**run["changes"])
-        source = StopsProcessOne() if run.get("fault") == "SIGTERM" else RandomPairs()
+        source = StopsProcessOne() if fault == "SIGTERM" else RandomPairs()
         final = loop.train(config.to_dict(), options_of(config), source, workdir, validate)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -100,6 +91,22 @@ def main(run: dict[str, Any]) -> int:
     if processes.is_first():
         np.savez(workdir / "final.npz", *jax.tree.leaves(params))
     return 0
+
+
+def main(given: dict[str, Any]) -> int:
+    show_only_python_output()
+    quiet_orbax()
+    if given["processes"] > 1:
+        processes.join(f"127.0.0.1:{given['port']}", given["processes"], given["process"], 60)
+    if given["network"] == "toy":
+        state.init_params, step.restore = toy_init_params, toy_restore
+    if given["float64"]:
+        in_float64()
+    if given["faults"] == ["no room"]:
+        # A write beyond this size fails as one to a full disk does.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY))
+    codes = {train(*each) for each in zip(given["runs"], given["faults"], strict=True)}
+    return codes.pop() if len(codes) == 1 else 99
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference.programs import environment
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.training.processes import together
 from drsformer_jax.training.workdir_lock import WorkdirLock
 
-HERE = Path(__file__).resolve().parent
+PROGRAM = Path(__file__).with_name("several_processes.py")
 PATIENCE = 900  # seconds, for a machine that is busy with something else
 
 
@@ -29,36 +30,34 @@ def free_port() -> int:
 
 
 def train(
-    workdir: Path,
-    *,
+    *workdirs: Path,
     processes: int = 1,
     devices: int = 1,
     network: str = "toy",
     float64: bool = False,
-    fault: str | None = None,
+    faults: list[str | None] | None = None,
+    steps: list[int] | None = None,
     **changes: Any,
 ) -> list[tuple[int, str, str]]:
-    """Runs one program a process; for each its exit code, output and errors."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # What is compiled here runs for a moment: optimising it would take longer.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
-    }
-    run = {
-        "workdir": str(workdir),
+    """Runs one program a process; for each its exit code, output and errors.
+
+    A program imports JAX once, and trains in all workdirs, each with its own fault and steps.
+    """
+    runs = [{"workdir": str(workdir), "changes": dict(changes)} for workdir in workdirs]
+    for run, total_steps in zip(runs, steps or [], strict=steps is not None):
+        run["changes"]["total_steps"] = total_steps
+    given = {
+        "runs": runs,
         "processes": processes,
         "port": free_port(),
         "network": network,
         "float64": float64,
-        "fault": fault,
-        "changes": changes,
+        "faults": faults or [None] * len(runs),
     }
     started = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "several_processes.py"), json.dumps(run | {"process": i})],
-            env=environment,
+            [sys.executable, str(PROGRAM), json.dumps(given | {"process": i})],
+            env=environment(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,9 +75,9 @@ def train(
     return results
 
 
-def succeed(workdir: Path, **options: Any) -> list[str]:
-    """What the processes of a run that ends well print."""
-    results = train(workdir, **options)
+def succeed(*workdirs: Path, **options: Any) -> list[str]:
+    """What the processes of runs that end well print."""
+    results = train(*workdirs, **options)
     assert [code for code, _, _ in results] == [0] * len(results), results
     return [output for _, output, _ in results]
 
@@ -156,8 +155,7 @@ def test_in_float32_they_are_no_farther_apart_than_float32_is_from_float64(
 def test_a_run_goes_on_with_other_numbers_of_devices_and_processes(tmp_path: Path) -> None:
     options: dict[str, Any] = {"global_batch": 8, "mixup": True, "ema_decay": 0.9, "log_every": 1}
     whole, moved = tmp_path / "whole", tmp_path / "moved"
-    succeed(whole, devices=4, total_steps=8, **options)
-    succeed(moved, devices=4, total_steps=2, **options)
+    succeed(whole, moved, steps=[8, 2], devices=4, **options)
     succeed(moved, devices=1, processes=2, total_steps=5, **options)
     succeed(moved, devices=8, total_steps=8, **options)
     np.testing.assert_allclose(losses(moved), losses(whole), rtol=1e-5)
@@ -166,57 +164,46 @@ def test_a_run_goes_on_with_other_numbers_of_devices_and_processes(tmp_path: Pat
 
 
 def test_a_request_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"processes": 2, "total_steps": 40, "eval_every": 0}
+    options: dict[str, Any] = {
+        "processes": 2, "total_steps": 40, "checkpoint_every": 20, "eval_every": 0
+    }  # fmt: skip
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    results = train(stopped, fault="SIGTERM", **options)
+    results = train(stopped, faults=["SIGTERM"], **options)
     assert [code for code, _, _ in results] == [143, 143], results
     assert "stopped after step" in results[0][1]
-    succeed(stopped, **options)
-    succeed(whole, **options)
+    succeed(stopped, whole, **options)
     for a, b in zip(final(stopped), final(whole), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        ("mistake", ["process 1: pair.png: vanished", "pair.png: vanished"]),
-        (
-            "other folder",
-            ["process 1: --workdir .*elsewhere is not", "--workdir .*elsewhere is not"],
-        ),
-    ],
-)
-def test_what_one_process_cannot_do_ends_all(tmp_path: Path, fault: str, told: list[str]) -> None:
-    results = train(tmp_path / "run", processes=2, fault=fault)
-    for (code, _, errors), message in zip(results, told, strict=True):
-        assert code == 2, results
-        (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
-        assert re.match(f"error: {message}", line), line
-
-
-def test_all_processes_of_a_second_run_are_refused(tmp_path: Path) -> None:
-    lock = WorkdirLock(tmp_path)
-    results = train(tmp_path, processes=2)
+def test_what_one_process_cannot_do_ends_all(tmp_path: Path) -> None:
+    """A mistake, another workdir, and a workdir that is in use: one line each, in both."""
+    mistake, other, busy = (tmp_path / name for name in ("mistake", "other", "busy"))
+    busy.mkdir()
+    lock = WorkdirLock(busy)
+    results = train(mistake, other, busy, processes=2, faults=["mistake", "other folder", None])
     lock.release()
     for (code, _, errors), process in zip(results, ("", "process 0: "), strict=True):
         assert code == 2, results
-        (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
-        assert line.startswith(f"error: {process}{tmp_path} is in use by another run"), line
-    assert not list(tmp_path.iterdir())
+        lines = [line for line in errors.splitlines() if line.startswith("error:")]
+        assert lines[0] == f"error: {'process 1: ' if not process else ''}pair.png: vanished"
+        assert re.match("error: (process 1: )?--workdir .*elsewhere is not", lines[1])
+        assert ("process 1: " in lines[1]) == (not process)
+        assert lines[2].startswith(f"error: {process}{busy} is in use by another run")
+        assert len(lines) == 3, errors
+    assert not list(busy.iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(tmp_path: Path) -> None:
     options: dict[str, Any] = {"total_steps": 8, "log_every": 0, "eval_every": 0}
     whole, full = tmp_path / "whole", tmp_path / "full"
-    succeed(full, **(options | {"total_steps": 2}))
-    ((code, _, errors),) = train(full, fault="no room", **options)
+    succeed(full, whole, steps=[2, 8], **options)
+    ((code, _, errors),) = train(full, faults=["no room"], **options)
     assert code == 2
     assert errors.count("\n") == 1, errors
     assert "a checkpoint could not be written (File too large)" in errors
     assert f"the last good one is {full / 'checkpoints' / '2'}" in errors
     # With room again, it goes on as if nothing had been.
     succeed(full, **options)
-    succeed(whole, **options)
     for a, b in zip(final(full), final(whole), strict=True):
         np.testing.assert_array_equal(a, b)

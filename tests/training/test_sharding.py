@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference.programs import environment
 
 from drsformer_jax.training.sharding import MeshOptions, split_axis
-
-HERE = Path(__file__).resolve().parent
 
 # The toy network, for the loop and the layout of arrays are what is tested here.
 PROGRAM = """
@@ -34,76 +32,81 @@ from reference.toy_training import (
 )
 
 state.init_params, step.restore = toy_init_params, toy_restore
-out = sys.argv[1]
-config = small_config(**json.loads(sys.argv[2]))
-try:
-    final = train(config.to_dict(), options_of(config), RandomPairs(), Path(out), None)
-except UserError as error:
-    sys.exit(str(error))
-moments = final.opt_state[1][0].mu["table"]
-parts = [x.addressable_shards[0].data.shape for x in (final.params["table"], moments)]
-np.savez(Path(out) / "final.npz", devices=jax.device_count(), parts=parts, **final.params)
+refused = {}
+for name, changes in json.loads(sys.argv[2]).items():
+    out = Path(sys.argv[1]) / name
+    config = small_config(**changes)
+    try:
+        final = train(config.to_dict(), options_of(config), RandomPairs(), out, None)
+    except UserError as error:
+        refused[name] = str(error)
+        continue
+    moments = final.opt_state[1][0].mu["table"]
+    parts = [x.addressable_shards[0].data.shape for x in (final.params["table"], moments)]
+    np.savez(out / "final.npz", devices=jax.device_count(), parts=parts, **final.params)
+Path(sys.argv[1], "refused.json").write_text(json.dumps(refused))
 """
 
+# Changes of the configuration, and what each of four devices then holds of the table.
+DIVIDED: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "data": ({}, [64, 64]),
+    "accumulated": ({"accumulation_steps": 2}, [64, 64]),
+    "fsdp": ({"mesh__fsdp": 4}, [64, 16]),
+    "fsdp, accumulated": ({"mesh__fsdp": 2, "accumulation_steps": 2}, [64, 32]),
+}
+# And what is said of them.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "batch": ({"global_batch": 6}, "do not divide over 4 devices"),
+    "mesh": ({"mesh__fsdp": 3}, "cannot be made of 4 device"),
+    "rows": (
+        {"mesh__spatial": 4},
+        "config.patch_size: 8 rows do not divide over config.mesh.spatial",
+    ),
+}
+BASE = {"global_batch": 8, "ema_decay": 0.9}
 
-def train_on(devices: int, out: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(out), json.dumps(changes)],
-        env=environment,
+
+def train_on(devices: int, out: Path, cases: dict[str, dict[str, Any]]) -> Path:
+    """The folder with a workdir for each case; JAX starts once."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(out), json.dumps(cases)],
+        env=environment(devices),
         capture_output=True,
         text=True,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    out = tmp_path_factory.mktemp("one")
-    done = train_on(1, out, global_batch=8, ema_decay=0.9)
-    assert done.returncode == 0, done.stderr
-    return np.load(out / "final.npz")
+    return np.load(train_on(1, tmp_path_factory.mktemp("one"), {"one": BASE}) / "one/final.npz")
 
 
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({}, [64, 64]),
-        ({"accumulation_steps": 2}, [64, 64]),
-        ({"mesh__fsdp": 4}, [64, 16]),
-        ({"mesh__fsdp": 2, "accumulation_steps": 2}, [64, 32]),
-    ],
-)
-def test_four_devices_train_as_one(
-    tmp_path: Path, one: Any, changes: dict[str, Any], parts: list[int]
-) -> None:
-    done = train_on(4, tmp_path, global_batch=8, ema_decay=0.9, **changes)
-    assert done.returncode == 0, done.stderr
-    four = np.load(tmp_path / "final.npz")
-    assert (one["devices"], four["devices"]) == (1, 4)
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cases = {name: BASE | changes for name, (changes, _) in DIVIDED.items()}
+    cases |= {name: changes for name, (changes, _) in REFUSED.items()}
+    return train_on(4, tmp_path_factory.mktemp("four"), cases)
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_four_devices_train_as_one(one: Any, four: Path, name: str) -> None:
+    found, (_, parts) = np.load(four / name / "final.npz"), DIVIDED[name]
+    assert (one["devices"], found["devices"]) == (1, 4)
     # Of parameters and moments each device holds no more than its part.
-    assert four["parts"].tolist() == [parts, parts]
-    for name in ("mix", "offset", "table"):
-        np.testing.assert_allclose(four[name], one[name], rtol=0, atol=1e-6)
+    assert found["parts"].tolist() == [parts, parts]
+    for array in ("mix", "offset", "table"):
+        np.testing.assert_allclose(found[array], one[array], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"global_batch": 6}, "do not divide over 4 devices"),
-        ({"mesh__fsdp": 3}, "cannot be made of 4 device"),
-        ({"mesh__spatial": 4}, "config.patch_size: 8 rows do not divide over config.mesh.spatial"),
-    ],
-)
-def test_what_the_devices_do_not_divide_is_refused(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    done = train_on(4, tmp_path / "run", **changes)
-    assert message in done.stderr
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_devices_do_not_divide_is_refused(four: Path, name: str) -> None:
+    refused = json.loads((four / "refused.json").read_text())
+    assert refused.keys() == REFUSED.keys()
+    assert REFUSED[name][1] in refused[name]
+    assert not (four / name).exists()
 
 
 @pytest.mark.parametrize(

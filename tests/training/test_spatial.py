@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from reference.programs import environment
 
-TESTS = Path(__file__).resolve().parents[1]
 STEPS = 3
 
 # A network of two levels with one block, for gradients of the whole one take a minute to compile:
@@ -21,7 +19,7 @@ PROGRAM = """
 import json, sys
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 import drsformer_jax.training.step as step_module
-from reference.small import QUICK, TINY
+from reference.small import TINY
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import SparseTransformerBlock
 from drsformer_jax.models.layers import Convolution, Downsampling, Upsampling
@@ -64,7 +62,7 @@ def course(devices, accumulation, **sizes):
     state = jax.device_put(state, state_sharding(state, mesh))
     step = compile_train_step(
         state, config, optimizer, options, mesh,
-        accumulation_steps=accumulation, compiler_options=QUICK,
+        accumulation_steps=accumulation,
     )
     found = []
     for batch in batches:
@@ -84,16 +82,9 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def courses() -> Any:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # On a busy machine one device may wait long for another; XLA's limit is 40 seconds.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-    }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(STEPS)],
-        env=environment,
+        env=environment(devices=4),
         capture_output=True,
         text=True,
         check=False,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from reference.programs import environment
 
 # A network of one number, so that nothing takes time to compile. Prints what validation finds:
 # whole, and with process 1 asked to stop before it has its scores.
@@ -61,15 +58,10 @@ def validate(processes: int, devices: int) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-    }
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(i), str(processes), str(port)],
-            env=environment,
+            env=environment(devices),
             stdout=subprocess.PIPE,
             text=True,
         )

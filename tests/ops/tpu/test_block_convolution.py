@@ -25,8 +25,6 @@ from drsformer_jax.ops.tpu.block_convolution import (
     to_blocks,
 )
 
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def draw(*shape: int, seed: int = 0, dtype: type = np.float64) -> np.ndarray:
     return np.random.default_rng((seed, *shape)).normal(size=shape).astype(dtype)
@@ -41,7 +39,7 @@ def value_and_gradients(
         y, pull_back = jax.vjp(function, *arguments)
         return (y, *pull_back(jnp.asarray(draw(*y.shape, seed=9), y.dtype)))
 
-    return [np.asarray(result) for result in quick_jit(run)(*arguments)]
+    return [np.asarray(result) for result in jax.jit(run)(*arguments)]
 
 
 def assert_same(
