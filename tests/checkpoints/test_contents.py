@@ -56,7 +56,7 @@ def saved_array(save) -> bytes:
         (b"Entry not found", "is text that begins with 'Entry not found', not weights"),
         (b'{"error": "no access"}', "is text that begins with"),
         ("é".encode() * 4095, "is text that begins with"),
-        (gzip.compress(b"x"), "is gzip data, packed: unpack it"),
+        (gzip.compress(b"x", mtime=0), "is gzip data, packed: unpack it"),
         (tarred(), "is a tar archive, packed: unpack it"),
         (zipped(models__net_pth=b"x"), r"is a zip archive .* \(it holds models/net.pth\): unpack"),
         (zipped(a__data_pkl=b"x", a__constants_pkl=b"x"), "is a TorchScript program"),

@@ -1,0 +1,26 @@
+"""The packaged default weights: one small network for light and heavy rain, on two CPU cores.
+
+python train.py --config configs/rain_small.py --workdir runs/rain_small
+
+Starts from the weights for light rain (`rain100l_small`) and mixes rain anew for every patch, as
+`compact` does. docs/models.md has scores, curve and what the weights cannot do.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import compact
+
+
+def get_config() -> ConfigDict:
+    config = compact.get_config()
+    config.name = "rain_small"
+    config.model.preset = "small"
+    config.init = "rain100l_small"
+    config.total_steps = 5_000
+    config.progressive = ((4_400, 4, 64), (600, 2, 96))
+    config.optimizer.learning_rate = 6e-4
+    config.optimizer.hold_steps = 2_600
+    config.optimizer.decay_steps = 2_400
+    config.eval_every = 1_000
+    config.checkpoint_every = 250
+    return config
