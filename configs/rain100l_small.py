@@ -1,4 +1,4 @@
-"""The packaged default weights: a small network for light rain, trained on two CPU cores.
+"""Packaged weights, `rain100l_small`: a small network for light rain, trained on two CPU cores.
 
 python train.py --config configs/rain100l_small.py --workdir runs/rain100l_small
 python eval.py --config configs/rain100l_small.py --workdir runs/rain100l_small

@@ -3,7 +3,8 @@
 python train.py --config configs/rain_small.py --workdir runs/rain_small
 
 Starts from the weights for light rain (`rain100l_small`) and mixes rain anew for every patch, as
-`compact` does. docs/models.md has scores, curve and what the weights cannot do.
+`compact` does. The packaged file was trained in two runs of this kind: docs/models.md has both, the
+scores, the curve and what the weights cannot do.
 """
 
 from ml_collections import ConfigDict

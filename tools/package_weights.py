@@ -20,6 +20,8 @@ from drsformer_jax.errors import UserError
 # Folders of the machine that trained are nobody else's business.
 PRIVATE_KEYS = ("train", "val", "rain.light", "rain.heavy", "rain.streaks", "rain.pairs")
 
+MEANS = ("psnr", "ssim", "input_psnr", "input_ssim")
+
 
 def read_json(path: Path, how_to_make: str) -> dict[str, Any]:
     try:
@@ -49,14 +51,16 @@ def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
     for key in PRIVATE_KEYS:
         part, _, name = key.rpartition(".")
         (data.get(part, {}) if part else data).pop(name, None)
-    return recipe | {"data": data}
+    init = Path(recipe.get("init") or "").name  # of weights that have a name, that
+    return recipe | {"data": data, "init": init}
 
 
 def describe_score(scores: dict[str, Any]) -> str:
     """One line of what eval.py found."""
-    mean, images = scores["mean"], len(scores["images"])
+    # JSON has no infinity: clean photographs, put in as rainy ones, have "inf".
+    mean = {name: float(scores["mean"][name]) for name in MEANS}
     return (
-        f"{mean['psnr']:.2f} dB / {mean['ssim']:.4f} over {images} images (rainy: "
+        f"{mean['psnr']:.2f} dB / {mean['ssim']:.4f} over {len(scores['images'])} images (rainy: "
         f"{mean['input_psnr']:.2f} dB / {mean['input_ssim']:.4f}), protocol {scores['protocol']}"
     )
 

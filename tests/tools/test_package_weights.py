@@ -16,9 +16,9 @@ from drsformer_jax.parity.random_weights import random_weights
 SMALL = DRSformerConfig(dim=4, num_blocks=(1, 1, 1, 1), heads=(1, 1, 1, 1), use_mefc=False)
 
 
-def write_scores(folder: Path, psnr: float) -> None:
+def write_scores(folder: Path, psnr: float, rainy: float | str = 20.0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    mean = {"psnr": psnr, "ssim": 0.9, "input_psnr": 20.0, "input_ssim": 0.5}
+    mean = {"psnr": psnr, "ssim": 0.9, "input_psnr": rainy, "input_ssim": 0.5}
     scores = {"mean": mean, "images": [1, 2], "protocol": "rain200"}
     (folder / "scores.json").write_text(json.dumps(scores))
 
@@ -27,7 +27,8 @@ def write_scores(folder: Path, psnr: float) -> None:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rain = {"light": ["/secret/light"], "heavy": [], "streaks": [], "pairs": [], "mist": 0.1}
     data = {"train": "/secret/clean", "val": "/secret/val", "kind": "mixed", "rain": rain}
-    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "data": data}))
+    config = {"name": "x", "init": "/secret/first", "data": data}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     weights = random_weights(SMALL, 0)
     monkeypatch.setattr(
         package_weights, "load_weights", lambda path: Weights(SMALL, weights.params, {"step": "7"})
@@ -46,12 +47,15 @@ def test_scores_of_all_sets_and_the_recipe_without_folders(
 ) -> None:
     write_scores(run / "evaluation" / "rain100l", 34.0)
     write_scores(run / "evaluation" / "rain100h", 25.0)
+    write_scores(run / "evaluation" / "clean", 45.0, rainy="inf")
     assert package(run, monkeypatch) == 0
     told = load_weights(run / "w.safetensors").metadata
-    assert told["score"].startswith("rain100h 25.00 dB / 0.9000 over 2 images")
+    assert told["score"].startswith("clean 45.00 dB / 0.9000 over 2 images (rainy: inf dB")
+    assert "; rain100h 25.00 dB / 0.9000 over 2 images" in told["score"]
     assert "; rain100l 34.00 dB" in told["score"]
     assert (told["data"], told["licence"], told["step"]) == ("some", "free", "7")
     assert "secret" not in json.dumps(told)
+    assert json.loads(told["recipe"])["init"] == "first"
     assert json.loads(told["recipe"])["data"] == {"kind": "mixed", "rain": {"mist": 0.1}}
 
 
