@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 from importlib.util import find_spec
@@ -113,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         page = Page(load_derainer(args), options)
         guard = Guard(page.app, host=args.host, port=port, token=token)
         announcement = _announcement(address, port, token, is_private)
+        # A shell's background programs ignore SIGINT: its end is told alike there.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             make_server(guard, page.jobs, announcement).run(sockets=[listener])
         except KeyboardInterrupt:
