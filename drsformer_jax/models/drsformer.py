@@ -15,7 +15,7 @@ from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.models.layers import Convolution, Downsampling, LayerNorm, Upsampling
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.models.repeated import Params, repeated
-from drsformer_jax.ops.image import Image
+from drsformer_jax.ops.image import Image, inside_of
 
 SIZE_MULTIPLE = 8
 
@@ -44,11 +44,14 @@ class DRSformer(nn.Module):
     config: DRSformerConfig
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        """B C H W -> B C H W: the residual that `restore` adds to the image."""
+    def __call__(self, image: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+        """B C H W -> B C H W: the residual that `restore` adds to the image.
+
+        inside: B 1 H W, see `ops.image`.
+        """
         bias = self.config.bias
         c1, c2, c3, c4 = self.config.channels
-        x = Image(image, self.config.execution)
+        x = Image(image, self.config.execution, inside=inside)
         x = Convolution(c1, 3, name="patch_embed")(x)
         if self.config.use_mefc:
             x = FeatureCompensator(name="encoder_level0")(x)
@@ -89,7 +92,9 @@ def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:
     return init(rng, image)["params"]
 
 
-def restore(config: DRSformerConfig, params: Params, image: jax.Array) -> jax.Array:
+def restore(
+    config: DRSformerConfig, params: Params, image: jax.Array, extent: jax.Array | None = None
+) -> jax.Array:
     """Takes the rain out of images; a pure function of `params` and `image`.
 
     Args:
@@ -99,13 +104,17 @@ def restore(config: DRSformerConfig, params: Params, image: jax.Array) -> jax.Ar
         over devices, the call stands inside `jax.shard_map` (with check_vma=False), and image is
         this device's band of them, `config.rows.band` rows high. The result is that of the whole
         image; in padding rows it means nothing.
+      extent: int32 B 2, height and width of each picture, multiples of 8 and not larger than the
+        array. The picture lies at the top left, and beyond it the array may hold anything. The
+        result is that of the picture alone, sums rounded in another order; beyond it, it means
+        nothing. One program so serves many sizes. None: the picture fills the array.
 
     Returns:
       B H W C in the dtype of `image`, not clamped.
 
     Raises:
       ValueError: the image has another rank, number of channels or a size not divisible by 8, or
-        is no band of the rows.
+        is no band of the rows; an extent of an image whose rows are split.
     """
     if image.ndim != 4 or image.shape[-1] != config.in_channels:
         raise ValueError(f"expected images B H W {config.in_channels}, not {image.shape}")
@@ -113,8 +122,15 @@ def restore(config: DRSformerConfig, params: Params, image: jax.Array) -> jax.Ar
         raise ValueError(f"height and width must be multiples of 8, not {image.shape[1:3]}")
     if config.rows is not None and image.shape[1] != config.rows.band:
         raise ValueError(f"expected a band of {config.rows.band} rows, not {image.shape[1]}")
-    inside = jnp.transpose(image, (0, 3, 1, 2))
+    if config.rows is not None and extent is not None:
+        raise ValueError("an image whose rows are split over devices fills its array: no extent")
+    pixels = jnp.transpose(image, (0, 3, 1, 2))
     if config.dtype == "bfloat16":
-        inside = inside.astype(jnp.bfloat16)
-    residual: Any = DRSformer(config).apply({"params": params}, inside)
+        pixels = pixels.astype(jnp.bfloat16)
+    inside = None
+    if extent is not None:
+        within = inside_of(extent, *image.shape[1:3])
+        # Later it is multiplied: what is not a number would stay so.
+        pixels, inside = jnp.where(within, pixels, 0), within.astype(pixels.dtype)
+    residual: Any = DRSformer(config).apply({"params": params}, pixels, inside)
     return image + jnp.transpose(residual, (0, 2, 3, 1)).astype(image.dtype)

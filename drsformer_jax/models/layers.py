@@ -70,14 +70,14 @@ class Downsampling(Convolution):
     """B C H W -> B 4*features H/2 W/2: a convolution, then pixel-unshuffle."""
 
     def __call__(self, x: Image) -> Image:
-        return super().__call__(x).map(pixel_unshuffle)
+        return super().__call__(x).shuffled(pixel_unshuffle)
 
 
 class Upsampling(Convolution):
     """B C H W -> B features/4 2H 2W: a convolution, then pixel-shuffle."""
 
     def __call__(self, x: Image) -> Image:
-        return super().__call__(x).map(pixel_shuffle)
+        return super().__call__(x).shuffled(pixel_shuffle)
 
 
 class DepthwiseConvolution(nn.Module):
@@ -136,6 +136,9 @@ def is_watched(module: nn.Module) -> bool:
 def form_of(module: nn.Module, x: Image) -> Callable[..., Any] | None:
     """The form of a module that its platform has, in place of what is written there; or None.
 
-    In such a form one layer is not computed after the other: a module that is watched has none.
+    In such a form one layer is not computed after the other: a module that is watched has none. It
+    takes the picture to fill the array.
     """
-    return None if is_watched(module) else forms.find(type(module).__name__, x.how)
+    if is_watched(module) or x.inside is not None:
+        return None
+    return forms.find(type(module).__name__, x.how)

@@ -32,7 +32,9 @@ def cosines_between(query: Image, key: Image, heads: int) -> jax.Array:
 
     def vectors(image: Image) -> jax.Array:
         """B heads c N."""
-        array = image.array if how.rows is None else clear_padding(image.array, how.rows)
+        array = image.cleared().array
+        if how.rows is not None:
+            array = clear_padding(array, how.rows)
         batch, channels, height, width = array.shape
         split = array.reshape(batch, heads, channels // heads, height * width)
         return at_least_float32(split)

@@ -3,6 +3,9 @@
 What looks at neighbouring pixels needs some beyond the edge. Where the image ends these are zeros;
 where its rows are split over devices (`ops.rows`), they are rows of the neighbours. Either is seen
 to once for all convolutions to come: `look_around` is told how far they reach together.
+
+A picture may fill a part of its array only, so that one program serves many sizes. What lies beyond
+is then cleared wherever neighbours or sums over pixels are looked at, and may hold anything else.
 """
 
 from __future__ import annotations
@@ -25,19 +28,19 @@ from drsformer_jax.ops.rows import (
     positions,
     with_neighbours,
 )
-from drsformer_jax.ops.taps import accumulation_dtype, clear_border
+from drsformer_jax.ops.taps import accumulation_dtype, clear_border, with_border
 
 DEFAULT = Execution()
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["array"],
+    data_fields=["array", "inside"],
     meta_fields=["how", "margin", "padding", "carries_zeros"],
 )
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """An image within the network; all but the array is static.
+    """An image within the network; all but the arrays is static.
 
     Attributes:
       array: B C H W, the margin counted in.
@@ -47,6 +50,9 @@ class Image:
       padding: zeros that a convolution pads with at least where it pads anyway, so that all that
         look at this image share one padded copy.
       carries_zeros: a convolution writes the zeros that the next one needs, too.
+      inside: B 1 H W without the margin, 1 where the picture is and 0 beyond it. An array and no
+        comparison of coordinates, which would be repeated for every channel. None: the picture
+        fills the array.
     """
 
     array: jax.Array
@@ -54,6 +60,7 @@ class Image:
     margin: int = 0
     padding: int = 0
     carries_zeros: bool = False
+    inside: jax.Array | None = None
 
     @property
     def channels(self) -> int:
@@ -70,14 +77,26 @@ class Image:
             wide = with_neighbours(self.array, reach, self.how.rows)
             return dataclasses.replace(self, array=wide, margin=reach)
         carries_zeros = carry_zeros and self.how.target != TPU
-        return dataclasses.replace(self, padding=reach, carries_zeros=carries_zeros)
+        return dataclasses.replace(self.cleared(), padding=reach, carries_zeros=carries_zeros)
 
     def map(self, function: Callable[[jax.Array], jax.Array]) -> Image:
         """What works pixel by pixel."""
         return dataclasses.replace(self, array=function(self.array))
 
+    def shuffled(self, function: Callable[[jax.Array], jax.Array]) -> Image:
+        """What makes channels of 2x2 pixels, or pixels of the channels."""
+        array, inside = function(self.array), self.inside
+        if inside is not None and array.shape[2] < inside.shape[2]:
+            inside = inside[:, :, ::2, ::2]
+        elif inside is not None:
+            inside = jnp.repeat(jnp.repeat(inside, 2, axis=2), 2, axis=3)
+        return dataclasses.replace(self, array=array, inside=inside)
+
     def cleared(self) -> Image:
         """Zero beyond the picture, where the next convolution is to see zeros."""
+        if self.inside is not None:
+            inside = with_border(self.inside, 0, self.margin)
+            return self.map(lambda array: array * inside.astype(array.dtype))
         if self.margin == 0:
             return self
         if self.how.rows is None:
@@ -103,6 +122,9 @@ class Image:
     def mean(self) -> jax.Array:
         """Of the pixels of the whole image: B C in at least float32."""
         rows = self.how.rows
+        if self.inside is not None:
+            count = jnp.sum(at_least_float32(self.inside), axis=(2, 3))
+            return jnp.sum(at_least_float32(self.cleared().array), axis=(2, 3)) / count
         if rows is None:
             return jnp.mean(at_least_float32(self.array), axis=(2, 3))
         band, width = self.array.shape[2:]
@@ -137,11 +159,12 @@ def convolved(x: Image, kernel: jax.Array, bias: jax.Array | None = None) -> Ima
     """
     if kernel.shape[:2] == (1, 1):
         return mixed(x, kernel[0, 0], bias)
-    how, array, halo = x.how, x.array, 0
+    how, array, halo = x.how, x.cleared().array, 0
     if how.rows is not None:
         halo = kernel.shape[0] // 2
         array = with_neighbours(array, halo, how.rows)
-    return plus(Image(convolution(array, kernel, how.products, halo, how.platform), how), bias)
+    y = convolution(array, kernel, how.products, halo, how.platform)
+    return plus(Image(y, how, inside=x.inside), bias)
 
 
 def mixed(x: Image, weight: jax.Array, bias: jax.Array | None = None) -> Image:
@@ -174,9 +197,11 @@ def convolved_in_groups(
         has_halo=is_split,
         platform=how.platform,
     )
-    y = plus(Image(array, how, margin), bias)
-    # Without rows of neighbours and a bias, the convolution itself has left zeros.
-    return y.cleared() if is_split or bias is not None else y
+    y = plus(Image(array, how, margin, inside=x.inside), bias)
+    # Without rows of neighbours and a bias, the convolution itself has left zeros; but not inside
+    # the array beyond a picture, where they matter to a next convolution only.
+    is_spoilt = bias is not None if x.inside is None else keep > 0
+    return y.cleared() if is_split or is_spoilt else y
 
 
 def plus(x: Image, bias: jax.Array | None) -> Image:
@@ -191,8 +216,13 @@ def average_pool(x: Image) -> Image:
     ones = jnp.ones((3, 3, 1, x.channels), accumulation_dtype(x.array.dtype))
     total = convolved_in_groups(x.map(at_least_float32), ones).array
     height, width = total.shape[2:]
-    counts = pixels_around(x.how, height, width, total.dtype)
-    return Image((total / counts).astype(x.array.dtype), x.how)
+    if x.inside is None:
+        counts = pixels_around(x.how, height, width, total.dtype)
+    else:
+        inside = Image(at_least_float32(x.inside), x.how)
+        # Far from the picture there are none: what is not looked at stays finite.
+        counts = jnp.maximum(convolved_in_groups(inside, ones[..., :1]).array, 1)
+    return Image((total / counts).astype(x.array.dtype), x.how, inside=x.inside)
 
 
 def pixels_around(how: Execution, height: int, width: int, dtype: jnp.dtype) -> jax.Array:
@@ -210,3 +240,14 @@ def pixels_around(how: Execution, height: int, width: int, dtype: jnp.dtype) -> 
     else:
         row_counts = inside(positions(how.rows, height), how.rows.level_height(height))[:, None]
     return row_counts * inside(jnp.arange(width), width)
+
+
+def inside_of(extent: jax.Array, height: int, width: int) -> jax.Array:
+    """1 where pictures are in arrays of this size, and 0 beyond: B 1 H W bool.
+
+    Args:
+      extent: B 2, the height and width of each picture; it lies at the top left.
+    """
+    rows = jnp.arange(height) < extent[:, :1]
+    columns = jnp.arange(width) < extent[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
