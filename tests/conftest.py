@@ -12,6 +12,9 @@ import pytest
 # What users' compiler makes of the network is looked at in tests/models/test_drsformer.py.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+# Programs that tests start write nothing into the developer's cache folder.
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 
 @pytest.fixture(scope="session")

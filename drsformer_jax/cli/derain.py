@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.cache import add_cache_argument, keep_programs
 from drsformer_jax.cli.derain_jobs import Job, plan_jobs
+from drsformer_jax.cli.derain_progress import Tally, for_all_sizes
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.errors import UserError, one_line
-from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.inference.tiles import BLENDS, DEFAULT_BLEND, DEFAULT_OVERLAP, check_tiling
 from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
@@ -70,6 +72,13 @@ def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels that neighbouring tiles share (default: %(default)s)",
     )
     parser.add_argument(
+        "--blend",
+        choices=BLENDS,
+        default=DEFAULT_BLEND,
+        help="how tiles are joined where they overlap: by weights that fall towards the border of "
+        "each, or by the plain mean (default: %(default)s)",
+    )
+    parser.add_argument(
         "--devices",
         type=int,
         default=1,
@@ -77,6 +86,7 @@ def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
         help="share each image's rows, and the memory it takes, among N GPUs or TPU cores; on CPU, "
         "N parts of it (default: %(default)s)",
     )
+    add_cache_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
 
-    failures = _run_jobs(derainer, jobs, args.tile, args.overlap)
+    failures = _run_jobs(derainer, jobs, args)
     for message in failures:
         print(f"error: {one_line(message)}", file=sys.stderr)
     if failures:
@@ -115,6 +125,8 @@ def load_derainer(args: argparse.Namespace) -> Derainer:
 
         make_cpu_devices(args.devices)
     check_devices()
+    if not args.no_cache:
+        keep_programs()
     derainer = Derainer.load(args.weights, devices=args.devices)
     if derainer.config.in_channels != 3:
         raise UserError(
@@ -124,32 +136,35 @@ def load_derainer(args: argparse.Namespace) -> Derainer:
     return derainer
 
 
-def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: int) -> list[str]:
+def _run_jobs(derainer: Derainer, jobs: list[Job], args: argparse.Namespace) -> list[str]:
     """Restores all images, a line each; returns one message for each that failed."""
     import tqdm
 
     failures = []
+    tally = Tally(len(jobs))
+    derainer = for_all_sizes(derainer, [job.source for job in jobs], args.tile, args.overlap)
     # disable=None: a bar on terminals only, and none for a single image.
-    with tqdm.tqdm(jobs, unit="image", disable=True if len(jobs) == 1 else None) as bar:
+    bar = tqdm.tqdm(jobs, unit="image", disable=True if len(jobs) == 1 else None)
+    with tally.watching(), bar:
         for job in bar:
-            source, destination = job.source, job.destination
             start = time.perf_counter()
             try:
-                height, width = _derain_file(derainer, source, destination, tile, overlap)
+                height, width = _derain_file(derainer, job, args)
             except UserError as error:
                 failures.append(str(error))
                 continue
             except (FloatingPointError, MemoryError) as error:
-                failures.append(f"{source}: {str(error) or 'not enough memory'}")
+                failures.append(f"{job.source}: {str(error) or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
-            tqdm.tqdm.write(f"{one_line(destination)}  {width} x {height}  {seconds:.1f} s")
+            tally.restored(height, width)
+            tqdm.tqdm.write(f"{one_line(job.destination)}  {width} x {height}  {seconds:.1f} s")
+    if len(jobs) > 1:
+        print(tally.summary(len(failures)))
     return failures
 
 
-def _derain_file(
-    derainer: Derainer, source: Path, destination: Path, tile: int | None, overlap: int
-) -> tuple[int, int]:
+def _derain_file(derainer: Derainer, job: Job, args: argparse.Namespace) -> tuple[int, int]:
     """Restores one file; returns its height and width.
 
     Raises:
@@ -161,11 +176,14 @@ def _derain_file(
     from drsformer_jax.data.decoding import decode_image
     from drsformer_jax.inference.photo import restore_photo, write_photo
 
-    _check_name(source, destination)
-    photo = decode_image(source)
+    _check_name(job.source, job.destination)
+    photo = decode_image(job.source)
     for note in photo.notes:
-        tqdm.tqdm.write(one_line(f"{source}: {note}"), file=sys.stderr)
-    write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
+        tqdm.tqdm.write(one_line(f"{job.source}: {note}"), file=sys.stderr)
+    restored = restore_photo(
+        derainer, photo, tile=args.tile, overlap=args.overlap, blend=args.blend
+    )
+    write_photo(job.destination, restored)
     height, width = photo.samples.shape[:2]
     return height, width
 

@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         weights=DEFAULT if args.weights is None else args.weights.name,
         tile=args.tile,
         overlap=args.overlap,
+        blend=args.blend,
         max_bytes=args.max_upload * 1_000_000,
         max_pixels=args.max_pixels,
         evaluation=() if args.evaluation is None else evaluated_sets(args.evaluation),

@@ -130,7 +130,10 @@ def _restorer(derain: Derainer, options: Options) -> Restorer:
     """The function that restores numbered pairs."""
     import jax
 
-    tiling: dict[str, Any] = {"tile": options.tile, "overlap": options.overlap}
+    # In tiles as the authors' program joins them, so that scores stay comparable.
+    tiling: dict[str, Any] = {
+        "tile": options.tile, "overlap": options.overlap, "blend": "uniform",
+    }  # fmt: skip
     if options.ensemble:
         return partial(restore_one_by_one, partial(derain_eightfold, derain, **tiling))
     several = jax.local_device_count() > 1 or options.per_device > 1

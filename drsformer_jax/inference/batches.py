@@ -21,8 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import drsformer_jax.inference.memory as memory
 from drsformer_jax.data.sources import Pair
 from drsformer_jax.errors import UserError
-from drsformer_jax.inference.derainer import Derainer, quantise
+from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.inference.forward import compiled_for_inference
+from drsformer_jax.inference.samples import quantise
 from drsformer_jax.inference.tiles import pad_to_multiple, padded_size
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import restore

@@ -7,13 +7,16 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import drsformer_jax.inference.memory as memory
+from drsformer_jax.inference.process import check_process
+from drsformer_jax.inference.samples import as_unit, quantise
 from drsformer_jax.inference.tiles import (
+    DEFAULT_BLEND,
     DEFAULT_OVERLAP,
     TilePlan,
     check_tiling,
@@ -29,53 +32,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def quantise(image: np.ndarray, dtype: Any = np.uint8) -> np.ndarray:
-    """Clamps a float image to [0, 1] and rounds it to the range of an unsigned integer type.
-
-    Halves go to the even neighbour, as in the authors' test program.
-    """
-    # In place: of a large image every copy counts.
-    scaled = np.clip(image, 0, 1)
-    scaled *= np.float32(np.iinfo(dtype).max)
-    return np.rint(scaled, out=scaled).astype(dtype)
-
-
-def as_unit(image: np.ndarray) -> np.ndarray:
-    """An image of an unsigned integer type as float32 in [0, 1]."""
-    unit = image.astype(np.float32)
-    unit /= np.float32(np.iinfo(image.dtype).max)
-    return unit
-
-
-# The process that the first Derainer was made in.
-_process: int | None = None
-
-
-def check_process() -> None:
-    """That JAX, which a Derainer has started, is used in the process that it was started in.
-
-    Raises:
-      RuntimeError: this is a fork of that process. JAX's threads are not in it, and it would wait
-        for them for ever.
-    """
-    global _process
-    if _process is None:
-        _process = os.getpid()
-    if _process != os.getpid():
-        raise RuntimeError(
-            f"a Derainer was made in process {_process}, and this is a fork of it, in which JAX "
-            "would hang: start processes with multiprocessing.get_context('spawn') and make a "
-            "Derainer in each, or use threads"
-        )
-
-
 class Derainer:
     """A trained network that restores one image at a time.
 
         derain = Derainer.load("drsformer.safetensors")
         clean = derain(rainy)  # uint8 H W 3, RGB, of any size
 
-    The network is compiled once for each padded size; all tiles of an image share one. A forked
+    The network is compiled once for each padded size; all tiles of an image share one, and images
+    of many sizes do if they are told of before (`for_sizes`). A forked
     process can use neither the Derainers of the one that it was forked from nor, if there are any,
     make its own: that raises a RuntimeError. Threads may share one.
     """
@@ -113,7 +77,7 @@ class Derainer:
             if restore is not None:
                 raise ValueError("another function than the network's cannot be split over devices")
             split = SplitForward(config, devices)
-            self._forward: Callable[[Any, Any], Any] = split
+            self._forward: Callable[..., Any] = split
             self._params_sharding = split.params_sharding
         else:
             if restore is None:
@@ -122,6 +86,8 @@ class Derainer:
                 restore = functools.partial(network, config)
             self._forward = compiled_for_inference(restore)
         self._params = self._on_device(params)
+        # The size of the program that restores tiles of a size, where it is not that size itself.
+        self.programs: dict[tuple[int, int], tuple[int, int]] = {}
 
     def _on_device(self, params: Any) -> Any:
         import jax
@@ -176,8 +142,38 @@ class Derainer:
         other._params = self._on_device(params)
         return other
 
+    def for_sizes(
+        self,
+        sizes: Iterable[tuple[int, int]],
+        *,
+        tile: int | None = None,
+        overlap: int = DEFAULT_OVERLAP,
+    ) -> Derainer:
+        """The same network for images of these sizes, in as few programs as take the least time.
+
+        An image that shares a program is restored inside of a larger array. The result differs
+        from that without `for_sizes` by the rounding of sums. On several devices, on TPU and with
+        another function than the network's, each size has a program of its own.
+
+        Args:
+          sizes: height and width of each image; one that several have, as often.
+          tile, overlap: as for the call.
+        """
+        from drsformer_jax.inference.sizes import programs_for
+
+        plans = [self._plan(height, width, tile, overlap) for height, width in sizes]
+        takes_extents = self._is_network and self.devices == 1
+        other = copy.copy(self)
+        other.programs = programs_for(self.config, plans, are_shared=takes_extents)
+        return other
+
     def __call__(
-        self, image: np.ndarray, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+        self,
+        image: np.ndarray,
+        *,
+        tile: int | None = None,
+        overlap: int = DEFAULT_OVERLAP,
+        blend: str = DEFAULT_BLEND,
     ) -> np.ndarray:
         """Restores an 8-bit image.
 
@@ -187,19 +183,22 @@ class Derainer:
             the whole image, or tiles when it would not fit in memory (a warning is logged).
             The network's attention spans its whole view, so that tiles change the result a
             little.
-          overlap: pixels that neighbouring tiles share; the mean is taken there.
+          overlap: pixels that neighbouring tiles share.
+          blend: how they are joined there: "smooth", by a window that falls towards the border of
+            a tile, or "uniform", the plain mean, as in the authors' program.
 
         Returns:
           uint8, the shape of `image`.
 
         Raises:
           ValueError: `image` has another type or shape.
-          UserError: `tile` or `overlap` is out of its range.
+          UserError: `tile`, `overlap` or `blend` is out of its range.
           MemoryError: the image or the forward does not fit in memory; the message says what helps.
           FloatingPointError: the network's output is not finite.
         """
         self._check(image, np.uint8)
-        return quantise(self.restore_float(as_unit(image), tile=tile, overlap=overlap))
+        unit = self.restore_float(as_unit(image), tile=tile, overlap=overlap, blend=blend)
+        return quantise(unit)
 
     def restore_float(
         self,
@@ -207,6 +206,7 @@ class Derainer:
         *,
         tile: int | None = None,
         overlap: int = DEFAULT_OVERLAP,
+        blend: str = DEFAULT_BLEND,
         on_tile: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """The same for a float32 image in [0, 1]; the result is clamped to [0, 1], not rounded.
@@ -224,7 +224,7 @@ class Derainer:
                 on_tile(len(plan))
             return self._restore_tile(part)
 
-        restored = restore_in_tiles(plan, pad_to_multiple(image), restore)
+        restored = restore_in_tiles(plan, pad_to_multiple(image), restore, blend)
         if not np.isfinite(restored).all():
             raise FloatingPointError("the network's output is not finite: damaged weights?")
         return np.clip(restored[:height, :width], 0, 1)
@@ -238,40 +238,46 @@ class Derainer:
         overlap: int = DEFAULT_OVERLAP,
     ) -> TilePlan:
         """The tiles that an image of this size is restored in; arguments as for the call."""
-        check_tiling(tile, overlap)
-        height, width = padded_size(height), padded_size(width)
-        if tile is None:
-            tile = self._automatic_tile(height, width, overlap)
-        return plan_tiles(height, width, tile, overlap)
+        plan = self._plan(height, width, tile, overlap)
+        if tile is None and len(plan) > 1:
+            logger.warning(
+                "%d x %d pixels at once would take about %.1f GiB of memory%s and %.1f may be "
+                "used: restoring in tiles of %d (--tile 0 forces the whole image)",
+                padded_size(width),
+                padded_size(height),
+                memory.forward_bytes(self.config, height, width, self.devices) / 2**30,
+                "" if self.devices == 1 else " on each device",
+                memory.budget_bytes(self.devices) / 2**30,
+                plan.tile_height,
+            )
+        return plan
 
-    def _automatic_tile(self, height: int, width: int, overlap: int) -> int:
-        budget = memory.budget_bytes(self.devices)
-        needed = memory.forward_bytes(self.config, height, width, self.devices)
-        if needed <= budget:
-            return 0
-        tile = memory.largest_tile(self.config, budget, above=overlap, devices=self.devices)
-        logger.warning(
-            "%d x %d pixels at once would take about %.1f GiB of memory%s and %.1f may be used: "
-            "restoring in tiles of %d (--tile 0 forces the whole image)",
-            width,
-            height,
-            needed / 2**30,
-            "" if self.devices == 1 else " on each device",
-            budget / 2**30,
-            tile,
-        )
-        return tile
+    def _plan(self, height: int, width: int, tile: int | None, overlap: int) -> TilePlan:
+        check_tiling(tile, overlap)
+        if tile is None:
+            budget, devices = memory.budget_bytes(self.devices), self.devices
+            fits = memory.forward_bytes(self.config, height, width, devices) <= budget
+            tile = 0
+            if not fits:
+                tile = memory.largest_tile(self.config, budget, above=overlap, devices=devices)
+        return plan_tiles(padded_size(height), padded_size(width), tile, overlap)
 
     def _restore_tile(self, tile: np.ndarray) -> np.ndarray:
         import jax
 
         check_process()
+        height, width = tile.shape[:2]
+        program = self.programs.get((height, width), (height, width))
+        images = [tile[None]]
+        if program != (height, width):
+            larger = np.zeros((1, *program, tile.shape[2]), np.float32)
+            larger[0, :height, :width] = tile
+            images = [larger, np.array([[height, width]], np.int32)]
         try:
-            return np.asarray(self._forward(self._params, tile[None]))[0]
+            return np.asarray(self._forward(self._params, *images))[0, :height, :width]
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            height, width = tile.shape[:2]
             raise MemoryError(
                 f"no memory for {width} x {height} pixels at once: restore in smaller tiles "
                 f"(--tile {memory.smaller_tile(height, width)})"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drsformer_jax.data.transforms import dihedral
-from drsformer_jax.inference.derainer import quantise
-from drsformer_jax.inference.tiles import DEFAULT_OVERLAP
+from drsformer_jax.inference.samples import quantise
+from drsformer_jax.inference.tiles import DEFAULT_BLEND, DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
@@ -17,7 +17,12 @@ FLIPS = 8
 
 
 def derain_eightfold(
-    derain: Derainer, image: np.ndarray, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+    derain: Derainer,
+    image: np.ndarray,
+    *,
+    tile: int | None = None,
+    overlap: int = DEFAULT_OVERLAP,
+    blend: str = DEFAULT_BLEND,
 ) -> np.ndarray:
     """The mean of what the network makes of an image's eight flips and rotations, each turned back.
 
@@ -26,7 +31,7 @@ def derain_eightfold(
 
     Args:
       image: uint8 `H W 3`, RGB.
-      tile, overlap: as for `Derainer`.
+      tile, overlap, blend: as for `Derainer`.
 
     Returns:
       uint8, the shape of `image`.
@@ -38,7 +43,8 @@ def derain_eightfold(
     total = np.zeros_like(unit)
     for flip in range(FLIPS):
         flipped = np.ascontiguousarray(dihedral(unit, flip))
-        total += undone(derain.restore_float(flipped, tile=tile, overlap=overlap), flip)
+        restored = derain.restore_float(flipped, tile=tile, overlap=overlap, blend=blend)
+        total += undone(restored, flip)
     return quantise(total / np.float32(FLIPS))
 
 

@@ -26,8 +26,8 @@ _PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 _WHOLE, _BANDS = PartitionSpec(), PartitionSpec(None, AXIS)
 
 
-def compiled_for_inference(restore: Callable[[Any, Any], Any]) -> Any:
-    """jit of a function of (params, image).
+def compiled_for_inference(restore: Callable[..., Any]) -> Any:
+    """jit of a function of (params, image), and perhaps its extent.
 
     On CPU with LLVM's first level of optimisation: it vectorises what higher ones do, and the
     network runs as fast after compiling for a shorter time (benchmarks/README.md).

@@ -15,8 +15,8 @@ from PIL import Image
 from drsformer_jax.data.decoding import Decoded
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
-from drsformer_jax.inference.derainer import as_unit, quantise
-from drsformer_jax.inference.tiles import DEFAULT_OVERLAP
+from drsformer_jax.inference.samples import as_unit, quantise
+from drsformer_jax.inference.tiles import DEFAULT_BLEND, DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
@@ -34,13 +34,15 @@ def restore_photo(
     *,
     tile: int | None = None,
     overlap: int = DEFAULT_OVERLAP,
+    blend: str = DEFAULT_BLEND,
     on_tile: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Restores a decoded photograph (`drsformer_jax.data.decoding`) to one of the same kind.
 
     Colour is restored as it is; grey as RGB with equal channels, and its luma is taken after.
     Alpha passes through untouched. The bits a sample stay as many, and no rounding to 8 bits
-    lies in between. `tile`, `overlap` and `on_tile` are those of `Derainer.restore_float`.
+    lies in between. `tile`, `overlap`, `blend` and `on_tile` are those of
+    `Derainer.restore_float`.
 
     Raises:
       UserError: as the derainer does.
@@ -50,7 +52,9 @@ def restore_photo(
     colour, alpha = np.split(samples, [1 if grey else 3], axis=2)
     if grey:
         colour = np.repeat(colour, 3, axis=2)
-    restored = derainer.restore_float(as_unit(colour), tile=tile, overlap=overlap, on_tile=on_tile)
+    restored = derainer.restore_float(
+        as_unit(colour), tile=tile, overlap=overlap, blend=blend, on_tile=on_tile
+    )
     if grey:
         restored = (restored @ _LUMA)[..., None]
     restored = np.concatenate([quantise(restored, samples.dtype), alpha], axis=2)

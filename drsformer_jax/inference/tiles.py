@@ -7,6 +7,7 @@ must be multiples of 8.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,6 +16,8 @@ from drsformer_jax.errors import UserError
 
 SIZE_MULTIPLE = 8
 DEFAULT_OVERLAP = 32
+BLENDS = ("smooth", "uniform")
+DEFAULT_BLEND = BLENDS[0]
 
 
 def padded_size(length: int) -> int:
@@ -99,14 +102,60 @@ def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
 
 
 def restore_in_tiles(
-    plan: TilePlan, image: np.ndarray, restore: Callable[[np.ndarray], np.ndarray]
+    plan: TilePlan,
+    image: np.ndarray,
+    restore: Callable[[np.ndarray], np.ndarray],
+    blend: str = DEFAULT_BLEND,
 ) -> np.ndarray:
-    """Restores every tile of an `H W C` float image; the mean where tiles overlap."""
+    """Restores every tile of an `H W C` float image and joins them.
+
+    Args:
+      plan: the tiles.
+      image: float32.
+      restore: of one tile.
+      blend: "uniform", the mean where tiles overlap; "smooth", weights that fall towards the
+        border of a tile, for there the network has seen least of what is around. They sum to one.
+
+    Raises:
+      UserError: another blend.
+    """
+    if blend not in BLENDS:
+        raise UserError(f"--blend must be {' or '.join(BLENDS)}, not {blend}")
     if len(plan) == 1:
         return restore(image)
     total = np.zeros(image.shape, np.float32)
+    if blend == "smooth":
+        weights = itertools.product(
+            _windows(plan.tops, plan.tile_height), _windows(plan.lefts, plan.tile_width)
+        )
+        for (rows, columns), (down, across) in zip(plan, weights, strict=True):
+            tile = restore(image[rows, columns]) * down[:, None, None]
+            total[rows, columns] += np.multiply(tile, across[:, None], out=tile)
+        return total
     coverage = np.zeros((*image.shape[:2], 1), np.float32)
     for rows, columns in plan:
         total[rows, columns] += restore(image[rows, columns])
         coverage[rows, columns] += 1
     return np.divide(total, coverage, out=total)
+
+
+def _windows(starts: tuple[int, ...], length: int) -> list[np.ndarray]:
+    """Weights of the rows (or columns) of each tile, float32; over all tiles they sum to one.
+
+    Over each overlap a half-wave of the sine squared, from 0 at the border of the tile; where a
+    tile ends with the image, 1.
+    """
+    windows = [np.ones(length) for _ in starts]
+    for i, (start, following) in enumerate(itertools.pairwise(starts)):
+        shared = start + length - following
+        rise = np.sin(np.pi / 2 * (np.arange(shared) + 0.5) / max(shared, 1)) ** 2
+        windows[i + 1][:shared] *= rise
+        windows[i][length - shared :] *= rise[::-1]
+    # One that is shifted inwards may overlap with more than its neighbour.
+    total = np.zeros(starts[-1] + length)
+    for start, window in zip(starts, windows, strict=True):
+        total[start : start + length] += window
+    return [
+        (window / total[start : start + length]).astype(np.float32)
+        for start, window in zip(starts, windows, strict=True)
+    ]

@@ -27,6 +27,7 @@ from drsformer_jax.data.decoding import Decoded, decode_bytes
 from drsformer_jax.data.images import as_rgb
 from drsformer_jax.errors import UserError, one_line, out_of_memory
 from drsformer_jax.inference.photo import png_bytes, restore_photo
+from drsformer_jax.inference.tiles import DEFAULT_BLEND
 from drsformer_jax.page.evaluation import EvaluatedSet
 from drsformer_jax.page.jobs import Job, JobQueue, QueueFull
 from drsformer_jax.page.uploads import Upload, read_uploads
@@ -55,7 +56,7 @@ class Options:
 
     Attributes:
       weights: what the network's weights are called.
-      tile, overlap: as for `Derainer`.
+      tile, overlap: as for `Derainer`, and so is `blend`.
       max_bytes: of an upload.
       max_pixels: of an image.
       evaluation: what can be looked at.
@@ -66,6 +67,7 @@ class Options:
     overlap: int
     max_bytes: int
     max_pixels: int
+    blend: str = DEFAULT_BLEND
     evaluation: tuple[EvaluatedSet, ...] = ()
 
 
@@ -214,6 +216,7 @@ class Page:
             photo,
             tile=self._options.tile,
             overlap=self._options.overlap,
+            blend=self._options.blend,
             on_tile=job.on_tile,
         )
         if target is not None:

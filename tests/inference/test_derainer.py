@@ -20,8 +20,8 @@ from drsformer_jax import Derainer
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference import memory
-from drsformer_jax.inference.derainer import quantise
 from drsformer_jax.inference.forward import compiled_for_inference
+from drsformer_jax.inference.samples import quantise
 from drsformer_jax.inference.tiles import pad_to_multiple
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import init_params, restore

@@ -7,6 +7,7 @@ import functools
 import importlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -99,6 +100,18 @@ def read_with_pillow(file: BinaryIO, max_pixels: int | None = None) -> Stored:
             frames=frames,
             notes=_notes(image),
         )
+
+
+def size_in_header(path: Path) -> tuple[int, int] | None:
+    """Height and width of an upright image without decoding it; None where that does not work."""
+    try:
+        with without_pillows_limit(), Image.open(path, formats=_picture_formats()) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:
+        # Decoding will say what is wrong.
+        return None
+    return (width, height) if is_turned else (height, width)
 
 
 def _frames(image: Image.Image) -> int:

@@ -1,0 +1,89 @@
+"""Compiled programs are kept from one start of `drsformer` to the next."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import platform
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+# Bytes; of the compiled programs of one machine the oldest are removed above it.
+LARGEST = 500_000_000
+_SUFFIX = "-cache"
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares the flag that `keep_programs` is called by."""
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="keep no compiled programs for the next start, and use none",
+    )
+
+
+def keep_programs() -> None:
+    """Has JAX keep what it compiles in the user's cache folder, and find it there.
+
+    Where JAX_COMPILATION_CACHE_DIR is set, that folder and all that JAX is told beside it hold; so
+    does JAX_ENABLE_COMPILATION_CACHE=false. A folder that cannot be written is told, and does no
+    harm. It has to come before JAX compiles.
+    """
+    import jax
+
+    is_enabled = jax.config.read("jax_enable_compilation_cache")
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not is_enabled:
+        return
+    folder = _user_folder()
+    try:
+        if not folder.exists():
+            # Whoever writes there has programs run by this user.
+            folder.mkdir(mode=0o700, parents=True)
+            logger.warning("compiled programs are kept in %s (--no-cache: they are not)", folder)
+        programs = folder / _machine()
+        programs.mkdir(mode=0o700, exist_ok=True)
+        _remove_oldest(programs)
+        if not os.access(programs, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+    except OSError as error:
+        logger.warning("%s: compiled programs cannot be kept (%s)", folder, error.strerror)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(programs))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _user_folder() -> Path:
+    """As the XDG base directory specification has it: a relative path does not count."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return base / "drsformer_jax"
+
+
+def _machine() -> str:
+    """A name for what programs for the CPU are compiled for: its features and number of cores.
+
+    JAX does not tell such programs apart, and a home folder may be that of several machines.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    features = [platform.machine(), str(cores)]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        features.append(platform.processor())
+    else:
+        names = ("flags", "Features", "model name")  # the second on Arm
+        features += sorted({line for line in lines if line.startswith(names)})
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:16]
+
+
+def _remove_oldest(programs: Path) -> None:
+    """Keeps the newest programs, `LARGEST` bytes of them."""
+    found = [(path, path.stat()) for path in programs.glob(f"*{_SUFFIX}")]
+    size = 0
+    for path, status in sorted(found, key=lambda pair: pair[1].st_mtime, reverse=True):
+        size += status.st_size
+        if size > LARGEST:
+            path.unlink(missing_ok=True)
