@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 # Bytes; of the compiled programs of one machine the oldest are removed above it.
 LARGEST = 500_000_000
 _SUFFIX = "-cache"
+_SETTINGS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +29,13 @@ def add_cache_argument(parser: argparse.ArgumentParser) -> None:
 def keep_programs() -> None:
     """Has JAX keep what it compiles in the user's cache folder, and find it there.
 
-    Where JAX_COMPILATION_CACHE_DIR is set, that folder and all that JAX is told beside it hold; so
-    does JAX_ENABLE_COMPILATION_CACHE=false. A folder that cannot be written is told, and does no
+    Where the user has told JAX by its own variables whether and where it is to keep programs, that
+    holds. A folder that cannot be written is told, and does no
     harm. It has to come before JAX compiles.
     """
     import jax
 
-    is_enabled = jax.config.read("jax_enable_compilation_cache")
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not is_enabled:
+    if any(map(os.environ.get, _SETTINGS)):
         return
     folder = _user_folder()
     try:

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from drsformer_jax.inference.memory import budget_bytes, forward_bytes
+import drsformer_jax.inference.memory as memory
 from drsformer_jax.inference.tiles import TilePlan
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.ops.execution import CPU, TPU
@@ -44,11 +44,11 @@ def programs_for(
     if not are_shared or config.target == TPU:
         return {size: size for size in tiles}
     faster = 1 if config.target == CPU else _TIMES_FASTER_THAN_CPU
-    budget = budget_bytes()
+    budget = memory.budget_bytes()
     return shared_sizes(
         tiles,
         worth=_PIXELS_A_PROGRAM * faster / config.dim,
-        fits=lambda height, width: forward_bytes(config, height, width) <= budget,
+        fits=lambda height, width: memory.forward_bytes(config, height, width) <= budget,
     )
 
 

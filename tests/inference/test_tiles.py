@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_mean_weights_sum_to_one(overlap: int) -> None:
     numbers = iter(range(100))
     image = np.zeros((104, 136, 1), np.float32)
     restored = tiles.restore_in_tiles(
-        plan, image, lambda tile: np.full_like(tile, float(next(numbers)))
+        plan, image, lambda tile: np.full_like(tile, float(next(numbers))), "uniform"
     )
     expected = np.zeros_like(image)
     for row in range(104):
@@ -89,8 +90,48 @@ def test_mean_weights_sum_to_one(overlap: int) -> None:
             ]
             expected[row, column] = np.mean(inside)
     np.testing.assert_allclose(restored, expected, rtol=1e-6)
-    ones = tiles.restore_in_tiles(plan, image, np.ones_like)
+    ones = tiles.restore_in_tiles(plan, image, np.ones_like, "uniform")
     np.testing.assert_array_equal(ones, 1)
+
+
+@pytest.mark.parametrize("overlap", [0, 5, 32, 40])
+def test_smooth_weights_sum_to_one_and_fall_towards_inner_borders(overlap: int) -> None:
+    plan = tiles.plan_tiles(104, 136, 64, overlap)
+    image = np.zeros((104, 136, 3), np.float32)
+    ones = tiles.restore_in_tiles(plan, image, np.ones_like)
+    np.testing.assert_allclose(ones, 1, rtol=1e-6)
+    weights = np.zeros((len(plan), 104, 136), np.float32)
+    for number, (weight, (rows, columns)) in enumerate(zip(weights, plan, strict=True)):
+        calls = itertools.count()
+
+        def only_this(tile: np.ndarray, calls: Any = calls, number: int = number) -> np.ndarray:
+            return np.full_like(tile, float(next(calls) == number))
+
+        weight[:] = tiles.restore_in_tiles(plan, image, only_this)[..., 0]
+        assert weight.min() >= 0
+        assert weight.sum() == pytest.approx(weight[rows, columns].sum())
+        if overlap:
+            inner = [edge for edge in (rows.start, rows.stop - 1) if edge not in (0, 103)]
+            assert weight[inner].max() < 0.12
+    # Where nothing overlaps, and so at the image's border.
+    assert weights[0, 0, 0] == weights[-1, -1, -1] == 1
+
+
+def test_smooth_tiles_have_no_step() -> None:
+    """Two neighbours that are one apart meet in a ramp over the overlap."""
+    plan = tiles.plan_tiles(64, 96, 64, 32)
+    numbers = iter([0.0, 1.0])
+    image = np.zeros((64, 96, 1), np.float32)
+    ramp = tiles.restore_in_tiles(plan, image, lambda tile: np.full_like(tile, next(numbers)))
+    steps = np.diff(ramp[0, :, 0])
+    assert (steps >= 0).all()
+    assert steps.max() < 1.6 / 32
+    np.testing.assert_allclose(ramp[:, ::-1], 1 - ramp, atol=1e-6)
+
+
+def test_another_blend_is_a_users_error() -> None:
+    with pytest.raises(UserError, match="--blend must be smooth or uniform"):
+        tiles.restore_in_tiles(tiles.plan_tiles(8, 8, 0, 0), np.zeros((8, 8, 3)), abs, "mean")
 
 
 @pytest.mark.parametrize(

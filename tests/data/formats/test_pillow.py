@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from drsformer_jax.data.decoding import decode_image
-from drsformer_jax.data.formats.pillow import without_pillows_limit
+from drsformer_jax.data.formats.pillow import size_in_header, without_pillows_limit
 from drsformer_jax.data.images import read_rgb
 from drsformer_jax.errors import UserError
 
@@ -35,6 +35,20 @@ def test_pillows_limit_does_not_hold_for_named_files(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PILLOWS_LIMIT)
     with pytest.raises(UserError, match=r"large.*64 x 64 pixels are more than the 4,095 allowed"):
         decode_image(path, max_pixels=4095)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_size_in_the_header_is_that_of_the_upright_image(orientation: int, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (21, 13)).save(path, exif=exif)
+    assert size_in_header(path) == decode_image(path).samples.shape[:2]
+    # Nothing is decoded; and what is no image is left to the decoder.
+    path.write_bytes(path.read_bytes()[:-20])
+    assert size_in_header(path) is not None
+    path.write_bytes(b"broken")
+    assert size_in_header(path) is None
 
 
 def test_180_megapixels(tmp_path: Path) -> None:

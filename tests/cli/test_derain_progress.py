@@ -1,0 +1,65 @@
+"""What is told of a whole folder: programs, a summary, an interruption."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from drsformer_jax.cli import derain
+from drsformer_jax.cli.main import main
+from drsformer_jax.data.images import write_png
+from drsformer_jax.inference.derainer import Derainer
+from drsformer_jax.models.config import PRESETS
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three pictures of two padded sizes, and a function in the place of the network."""
+    derainer = Derainer(PRESETS["tiny"], {}, restore=lambda _, image: image)
+    monkeypatch.setattr(Derainer, "load", staticmethod(lambda *_, **__: derainer))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, size in (("a", (21, 13)), ("b", (13, 21)), ("c", (20, 13))):
+        write_png(folder / f"{name}.png", np.zeros((*size, 3), np.uint8))
+    return folder
+
+
+def test_a_folder_is_planned_and_summed_up(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "d.png").write_bytes(b"broken")
+    assert main(["derain", str(photos), "-o", str(tmp_path / "out")]) == 1
+    first, *lines, last = capsys.readouterr().out.splitlines()
+    # Another function than the network's has no program that sizes could share.
+    assert first == "2 programs for 2 sizes"
+    assert len(lines) == 3
+    summary = r"3 images, 1 failed, 0\.0 megapixels in [0-9.]+ s, of which [0-9.]+ s compiling"
+    assert re.fullmatch(summary, last)
+    assert not last.endswith("which 0.0 s compiling")
+
+
+def test_one_image_is_told_in_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["derain", str(photos / "a.png"), "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_an_interruption_says_what_is_done(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(derainer: Any, job: Any, args: Any) -> tuple[int, int]:
+        if job.source.name == "b.png":
+            raise KeyboardInterrupt
+        return 13, 21
+
+    monkeypatch.setattr(derain, "_derain_file", interrupted)
+    assert main(["derain", str(photos), "-o", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "interrupted: 1 of 3 images are done\n"
