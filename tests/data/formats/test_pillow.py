@@ -45,7 +45,7 @@ def test_size_in_the_header_is_that_of_the_upright_image(orientation: int, tmp_p
     Image.new("RGB", (21, 13)).save(path, exif=exif)
     assert size_in_header(path) == decode_image(path).samples.shape[:2]
     # Nothing is decoded; and what is no image is left to the decoder.
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(path.read_bytes()[:-5])
     assert size_in_header(path) is not None
     path.write_bytes(b"broken")
     assert size_in_header(path) is None
