@@ -88,6 +88,7 @@ class Derainer:
         self._params = self._on_device(params)
         # The size of the program that restores tiles of a size, where it is not that size itself.
         self.programs: dict[tuple[int, int], tuple[int, int]] = {}
+        self._told: set[tuple[int, int]] = set()  # sizes that memory is too short for
 
     def _on_device(self, params: Any) -> Any:
         import jax
@@ -239,7 +240,8 @@ class Derainer:
     ) -> TilePlan:
         """The tiles that an image of this size is restored in; arguments as for the call."""
         plan = self._plan(height, width, tile, overlap)
-        if tile is None and len(plan) > 1:
+        if tile is None and len(plan) > 1 and (height, width) not in self._told:
+            self._told.add((height, width))
             logger.warning(
                 "%d x %d pixels at once would take about %.1f GiB of memory%s and %.1f may be "
                 "used: restoring in tiles of %d (--tile 0 forces the whole image)",
@@ -248,7 +250,7 @@ class Derainer:
                 memory.forward_bytes(self.config, height, width, self.devices) / 2**30,
                 "" if self.devices == 1 else " on each device",
                 memory.budget_bytes(self.devices) / 2**30,
-                plan.tile_height,
+                max(plan.tile_height, plan.tile_width),
             )
         return plan
 
