@@ -21,8 +21,8 @@ from drsformer_jax.ops.execution import CPU, TPU
 Size = tuple[int, int]
 
 # The pixels that a network restores in the time that its program takes to compile, times its
-# channels and its blocks. Measured on two cores of a CPU as 1.5 million pixels with 8 channels and 4
-# blocks, 1.0 with 16 and 4, 0.1 with 48 and 24. Others are taken to restore a hundred times as fast.
+# channels and its blocks. Measured on two cores of a CPU as 1.5 million pixels with 8 channels and
+# 4 blocks, 1.0 with 16 and 4, 0.1 with 48 and 24. Others are taken to be a hundred times as fast.
 _PIXELS_A_PROGRAM = 64e6
 _TIMES_FASTER_THAN_CPU = 100
 
