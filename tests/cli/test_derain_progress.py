@@ -6,14 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from drsformer_jax.cli import derain
+from drsformer_jax.cli.derain_progress import Tally
 from drsformer_jax.cli.main import main
 from drsformer_jax.data.images import write_png
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import PRESETS
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @pytest.fixture
@@ -39,7 +43,22 @@ def test_a_folder_is_planned_and_summed_up(
     assert len(lines) == 3
     summary = r"3 images, 1 failed, 0\.0 megapixels in [0-9.]+ s, of which [0-9.]+ s compiling"
     assert re.fullmatch(summary, last)
-    assert not last.endswith("which 0.0 s compiling")
+
+
+def test_compiling_is_counted_while_it_is_watched() -> None:
+    def record(seconds: float) -> None:
+        jax.monitoring.record_event_duration_secs(COMPILED, seconds)
+        jax.monitoring.record_event_duration_secs("/jax/another", seconds)
+
+    tally = Tally(2)
+    record(100.0)
+    with tally.watching():
+        tally.restored(1000, 1500)
+        record(2.0)
+        record(0.5)
+    record(100.0)
+    assert tally.summary(0).startswith("1 images, 1.5 megapixels in ")
+    assert tally.summary(0).endswith(" s, of which 2.5 s compiling")
 
 
 def test_one_image_is_told_in_one_line(
