@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from drsformer_jax.models.drsformer import init_params
 
 TINY = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 1, 1, 1), use_mefc=False)
 FORMS = ("stablehlo", "onnx")
+SIZE = (16, 24)
 
 # What somebody runs who has JAX and not this package.
 CONSUMER = """
@@ -39,13 +40,16 @@ def network(config: DRSformerConfig) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with weights, and with what `drsformer export` makes of them."""
     folder = tmp_path_factory.mktemp("exported")
     save_weights(folder / "w.safetensors", network(TINY))
-    for form in FORMS:
-        assert cli.main(["export", str(folder / "w.safetensors"), str(folder / f"w.{form}")]) == 0
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checked, "SIZES", (SIZE,))  # another one is tried below
+        for form in FORMS:
+            names = [str(folder / f"w.{suffix}") for suffix in ("safetensors", form)]
+            assert cli.main(["export", *names]) == 0
+        yield folder
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -57,16 +61,10 @@ def test_photographs_of_any_size_are_those_of_the_network(exported: Path, form: 
         ours.restore_float(image / np.float32(255)),
         atol=1e-6,
     )
-    assert (
-        np.abs(
-            theirs(image, tile=16, overlap=8).astype(int) - ours(image, tile=16, overlap=8)
-        ).max()
-        <= 1
-    )
 
 
 def test_a_program_runs_where_only_jax_is(exported: Path, tmp_path: Path) -> None:
-    image = np.random.default_rng(1).random((1, 24, 16, 3), np.float32)
+    image = np.random.default_rng(1).random((1, 24, 40, 3), np.float32)
     np.save(tmp_path / "in.npy", image)
     files = [exported / "w.stablehlo", tmp_path / "in.npy", tmp_path / "out.npy"]
     subprocess.run([sys.executable, "-c", CONSUMER, *map(str, files)], check=True)
@@ -96,7 +94,7 @@ def test_what_computes_something_else_is_not_written(
 
     monkeypatch.setitem(programs.WRITERS, ".stablehlo", write_other)
     with pytest.raises(UserError, match=r"w\.stablehlo: not written: it would differ by"):
-        checked.export_network(tmp_path / "w.stablehlo", network(TINY), (16, 8))
+        checked.export_network(tmp_path / "w.stablehlo", network(TINY), SIZE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,7 +149,7 @@ def test_mistakes(
 
 def test_one_size_alone_refuses_others(tmp_path: Path) -> None:
     weights = network(TINY)
-    found = checked.export_network(tmp_path / "w.stablehlo", weights, (16, 24))
+    found = checked.export_network(tmp_path / "w.stablehlo", weights, SIZE)
     assert list(found) == ["16x24"]
     derain = Derainer.load(tmp_path / "w.stablehlo")
     assert derain(np.zeros((15, 20, 3), np.uint8)).shape == (15, 20, 3)
