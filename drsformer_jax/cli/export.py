@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write the network with its weights as one file: .stablehlo, which jax.export reads, for "
         "CPUs, GPUs and TPUs, with a .json beside it that says what it is; or .onnx, for "
         "onnxruntime. The file is run and compared with our network before it gets its name. "
-        "`drsformer derain --weights OUT` and Derainer.load(OUT) take either."
+        "`drsformer derain` and Derainer.load take either as weights."
     )
     parser.add_argument(
         "weights", type=local_path, metavar="W", help="weights, as `drsformer derain` takes them"
