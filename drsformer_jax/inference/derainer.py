@@ -8,13 +8,16 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import drsformer_jax.inference.memory as memory
+from drsformer_jax.errors import UserError
+from drsformer_jax.inference.exported import Exported, is_exported, open_exported
 from drsformer_jax.inference.process import check_process
-from drsformer_jax.inference.samples import as_unit, quantise
+from drsformer_jax.inference.samples import as_unit, check_image, quantise
 from drsformer_jax.inference.tiles import (
     DEFAULT_BLEND,
     DEFAULT_OVERLAP,
@@ -51,6 +54,7 @@ class Derainer:
         *,
         restore: Callable[[Any, Any], Any] | None = None,
         devices: int = 1,
+        compiled: bool = True,
     ) -> None:
         """Takes the parameters as they are in memory; `Derainer.load` reads them from a file.
 
@@ -61,6 +65,7 @@ class Derainer:
             the place of the network's forward; on one device.
           devices: how many of this process's devices share each image (or tile), a band of its
             rows on each. The result is that of one device, rounded otherwise in places.
+          compiled: whether `restore` is compiled by JAX; else it is called as it is.
 
         Raises:
           UserError: there are not so many devices.
@@ -71,7 +76,7 @@ class Derainer:
         check_process()
         self.config = config
         self.devices = devices
-        self._is_network = restore is None
+        self._is_network, self._is_compiled = restore is None, compiled
         self._params_sharding = None
         if devices != 1:
             if restore is not None:
@@ -84,7 +89,7 @@ class Derainer:
                 from drsformer_jax.models.drsformer import restore as network
 
                 restore = functools.partial(network, config)
-            self._forward = compiled_for_inference(restore)
+            self._forward = compiled_for_inference(restore) if compiled else restore
         self._params = self._on_device(params)
         # The size of the program that restores tiles of a size, where it is not that size itself.
         self.programs: dict[tuple[int, int], tuple[int, int]] = {}
@@ -112,9 +117,9 @@ class Derainer:
         """Reads trained weights.
 
         Args:
-          weights: a `.safetensors` or `.pth` file, a converted checkpoint or a training workdir.
-            None: the weights that come with the package. What is to be said of how they were read
-            is logged.
+          weights: a `.safetensors` or `.pth` file, a converted checkpoint or a training workdir;
+            or a network that `drsformer export` wrote, `.onnx` or `.stablehlo`. None: the weights
+            that come with the package. What is to be said of how they were read is logged.
           dtype: of the activations, "float32" or "bfloat16" (half the memory).
           precision: of matrix products on accelerators: "default", "high" or "highest".
           devices: that share each image, see the constructor.
@@ -124,6 +129,8 @@ class Derainer:
             many devices.
           ValueError: `dtype` or `precision` is unknown.
         """
+        if is_exported(weights):
+            return cls._load_exported(Path(str(weights)), dtype, precision, devices)
         from drsformer_jax import load_weights
 
         loaded = load_weights(weights)
@@ -131,6 +138,36 @@ class Derainer:
             logger.warning("%s: %s", weights, note)
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)
         return cls(config, loaded.params, devices=devices)
+
+    @classmethod
+    def from_pretrained(
+        cls, repository: str, *, revision: str | None = None, **options: Any
+    ) -> Derainer:
+        """Reads weights from the Hugging Face hub.
+
+        Args:
+          repository: ORG/NAME.
+          revision: a branch, a tag or a commit, which alone is always the same; None: the newest.
+          **options: as for `load`.
+
+        Raises:
+          UserError: they cannot be had (`checkpoints.hub`), or as `load`.
+        """
+        return cls.load(f"hf://{repository}" + (f"@{revision}" if revision else ""), **options)
+
+    @classmethod
+    def _load_exported(cls, path: Path, dtype: str, precision: str, devices: int) -> Derainer:
+        if (dtype, precision, devices) != ("float32", "default", 1):
+            raise UserError(
+                f"{path}: is a program already: it computes in float32 on one device, and neither "
+                "dtype nor precision nor --devices can change that"
+            )
+        return cls.of_exported(open_exported(path))
+
+    @classmethod
+    def of_exported(cls, exported: Exported) -> Derainer:
+        """With an exported network in the place of ours."""
+        return cls(exported.config, {}, restore=exported.restore, compiled=exported.is_traceable)
 
     @property
     def params(self) -> Any:
@@ -160,6 +197,8 @@ class Derainer:
           sizes: height and width of each image; one that several have, as often.
           tile, overlap: as for the call.
         """
+        if not self._is_compiled:
+            return self
         from drsformer_jax.inference.sizes import programs_for
 
         plans = [self._plan(height, width, tile, overlap) for height, width in sizes]
@@ -197,7 +236,7 @@ class Derainer:
           MemoryError: the image or the forward does not fit in memory; the message says what helps.
           FloatingPointError: the network's output is not finite.
         """
-        self._check(image, np.uint8)
+        check_image(image, np.uint8, self.config.in_channels)
         unit = self.restore_float(as_unit(image), tile=tile, overlap=overlap, blend=blend)
         return quantise(unit)
 
@@ -215,7 +254,7 @@ class Derainer:
         `on_tile`, if given, is called before each tile with the number of all tiles; what it
         raises ends the work.
         """
-        self._check(image, np.float32)
+        check_image(image, np.float32, self.config.in_channels)
         height, width = image.shape[:2]
         plan = self.plan(height, width, tile=tile, overlap=overlap)
         memory.check_fits(self.config, height, width, plan, overlap, self.devices)
@@ -284,16 +323,3 @@ class Derainer:
                 f"no memory for {width} x {height} pixels at once: restore in smaller tiles "
                 f"(--tile {memory.smaller_tile(height, width)})"
             ) from error
-
-    def _check(self, image: np.ndarray, dtype: Any) -> None:
-        channels = self.config.in_channels
-        expected = f"expected {np.dtype(dtype)} pixels of shape (height, width, {channels})"
-        if not isinstance(image, np.ndarray):
-            raise ValueError(f"{expected}, got {type(image).__name__}")
-        if (
-            image.dtype != dtype
-            or image.ndim != 3
-            or image.shape[2] != channels
-            or 0 in image.shape
-        ):
-            raise ValueError(f"{expected}, got {image.dtype} of shape {image.shape}")

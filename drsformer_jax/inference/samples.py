@@ -23,3 +23,12 @@ def as_unit(image: np.ndarray) -> np.ndarray:
     unit = image.astype(np.float32)
     unit /= np.float32(np.iinfo(image.dtype).max)
     return unit
+
+
+def check_image(image: np.ndarray, dtype: Any, channels: int) -> None:
+    """Raises ValueError for what is no `H W C` image of a type and number of channels."""
+    expected = f"expected {np.dtype(dtype)} pixels of shape (height, width, {channels})"
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"{expected}, got {type(image).__name__}")
+    if image.dtype != dtype or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        raise ValueError(f"{expected}, got {image.dtype} of shape {image.shape}")
