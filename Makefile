@@ -19,7 +19,7 @@ TEST_CACHE := $(VENV)/.jax-cache
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser-test lint clean
+.PHONY: help demo test browser-test distribution lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test   formatter, linter, type checker and all tests"
 	@echo "make lint   the first three of them"
 	@echo "make browser-test   the page's tests in headless Chromium, installed by apt if it is missing"
+	@echo "make distribution   the files of a release, built and checked, in dist/"
 	@echo "make clean  remove .venv and what building and testing leave behind (not demo/, not runs/)"
 	@echo "Another interpreter than python3: make PYTHON=python3.12 demo"
 
@@ -47,6 +48,13 @@ browser-test: $(STAMPS)/dev
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; } \
 	  || { echo "error: install Chromium and chromedriver, then try again" >&2; exit 1; }
 	DRSFORMER_BROWSER=required $(BIN)/python -m pytest tests/page/test_browser*.py
+
+# What is uploaded on a release, built and checked in an environment of its own.
+distribution: $(STAMPS)/demo
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff format --check .
