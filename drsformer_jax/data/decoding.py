@@ -14,6 +14,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from drsformer_jax.data.formats.colour import CMYK, LAB, Stored, in_srgb
+from drsformer_jax.data.formats.metadata import NO_METADATA, Metadata
 from drsformer_jax.data.formats.pillow import read_with_pillow
 from drsformer_jax.errors import UserError
 
@@ -32,12 +33,15 @@ class Decoded:
       frames: how many images the file holds; `samples` are those of the first. What belongs to
         one picture (a phone's previews, gain and depth maps, layers) does not count.
       notes: what had to be assumed or was left out, a line each.
+      metadata: what the file tells of the picture as it is stored there, not upright
+        (`data.formats.metadata.fitted` makes it true).
     """
 
     samples: np.ndarray
     icc_profile: bytes | None = None
     frames: int = 1
     notes: tuple[str, ...] = ()
+    metadata: Metadata = NO_METADATA
 
 
 def decode_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Decoded:
@@ -73,7 +77,7 @@ def _decode(file: BinaryIO, max_pixels: int | None) -> Decoded:
     notes = stored.notes
     if stored.frames > 1:
         notes = (f"the first of {stored.frames} images only", *notes)
-    return Decoded(samples, stored.fitting_profile, stored.frames, notes)
+    return Decoded(samples, stored.fitting_profile, stored.frames, notes, stored.metadata)
 
 
 def _read(file: BinaryIO, max_pixels: int | None) -> Stored:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drsformer_jax.cli import derain_jobs
+from drsformer_jax.cli import derain_checks
 from drsformer_jax.cli.derain_jobs import plan_jobs
 from drsformer_jax.errors import UserError
 
@@ -164,7 +164,7 @@ class TestClashes:
 
     @pytest.mark.parametrize("ignores", [False, True])
     def test_names_that_differ_by_case(self, ignores: bool, monkeypatch) -> None:
-        monkeypatch.setattr(derain_jobs, "ignores_case", lambda folder: ignores)
+        monkeypatch.setattr(derain_checks, "ignores_case", lambda folder: ignores)
         made("a/IMG.jpg")
         made("b/img.jpg")
         if ignores:
@@ -195,7 +195,8 @@ class TestOneFile:
         for output in ("results.v2", "results.v3"):
             assert planned("photo.jpg", output=output) == {"photo.jpg": f"{output}/photo.png"}
 
-    @pytest.mark.parametrize("output", ["result.jpg", "result.TIFF", "photo.jpg"])
-    def test_is_a_png(self, output: str) -> None:
+    def test_is_of_a_kind_that_is_written(self) -> None:
         made("photo.jpg")
-        assert f"-o {output}: derain writes PNG" in refused("photo.jpg", output=output)
+        message = "-o result.GIF: derain writes png, jpg, webp, avif, tiff: name such a file"
+        assert message in refused("photo.jpg", output="result.GIF")
+        assert "photo.jpg would overwrite an input" in refused("photo.jpg", output="photo.jpg")

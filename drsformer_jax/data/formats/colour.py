@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import ImageCms
 
+from drsformer_jax.data.formats.metadata import NO_METADATA, Metadata
+
 # Colour spaces by the signatures of the ICC standard, with the channels of each.
 GREY, RGB, CMYK, LAB = "GRAY", "RGB ", "CMYK", "Lab "
 CHANNELS = {GREY: 1, RGB: 3, CMYK: 4, LAB: 3}
@@ -31,6 +33,7 @@ class Stored:
       orientation: EXIF's, 1 to 8.
       frames: how many images the file holds.
       notes: what was assumed or left out, a line each.
+      metadata: what the file tells of the picture, as it stands there.
     """
 
     samples: np.ndarray
@@ -39,6 +42,7 @@ class Stored:
     orientation: int = 1
     frames: int = 1
     notes: tuple[str, ...] = ()
+    metadata: Metadata = NO_METADATA
 
     @property
     def fitting_profile(self) -> bytes | None:
@@ -110,6 +114,13 @@ def _complements(inks: np.ndarray) -> np.ndarray:
     highest = np.iinfo(inks.dtype).max
     left = (highest - inks).astype(np.uint32)
     return ((left[..., :3] * left[..., 3:] + highest // 2) // highest).astype(inks.dtype)
+
+
+def in_8_bits(samples: np.ndarray) -> np.ndarray:
+    """uint16 samples rounded to uint8; those that have 8 bits are returned as they are."""
+    if samples.dtype == np.uint8:
+        return samples
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def without_premultiplication(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -14,12 +14,13 @@ from PIL import Image
 from PIL.MpoImagePlugin import MpoImageFile
 
 from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Stored, check_pixels
+from drsformer_jax.data.formats.metadata import Metadata, unmarked
 
 # What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
 # knows the name of only.
 _NO_PICTURES = frozenset({"BUFR", "EPS", "FLI", "GRIB", "HDF5", "MPEG", "WMF"})
-# Packages that add formats to Pillow, by the function that does; none is needed.
-_PLUGINS = {"pillow_heif": "register_heif_opener"}
+# Packages that let Pillow read HEIC, the first that is installed; neither is needed.
+_HEIF_PLUGINS = ("pi_heif", "pillow_heif")
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -37,9 +38,10 @@ def _register() -> None:
     """Has Pillow register all formats, the usual ones first: so they are tried."""
     Image.preinit()
     Image.init()
-    for package, register in _PLUGINS.items():
+    for package in _HEIF_PLUGINS:
         with contextlib.suppress(ImportError):
-            getattr(importlib.import_module(package), register)()
+            importlib.import_module(package).register_heif_opener()
+            break
 
 
 def _picture_formats() -> list[str]:
@@ -95,10 +97,23 @@ def read_with_pillow(file: BinaryIO, max_pixels: int | None = None) -> Stored:
             samples,
             space,
             profile=image.info.get("icc_profile"),
-            orientation=image.getexif().get(_ORIENTATION, 1),
+            orientation=_orientation(image),
             frames=frames,
             notes=_notes(image),
+            metadata=Metadata(
+                unmarked(image.info.get("exif", b"")),
+                image.info.get("xmp", b""),
+                image.info.get("dpi"),
+            ),
         )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        # As Pillow raises it on damaged EXIF, which is no reason to refuse the picture.
+        return 1
 
 
 def _frames(image: Image.Image) -> int:

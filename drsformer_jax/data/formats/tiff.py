@@ -22,6 +22,7 @@ from drsformer_jax.data.formats.colour import (
     check_pixels,
     without_premultiplication,
 )
+from drsformer_jax.data.formats.metadata import Metadata, damaged, exif_of_tiff
 
 # What keeps a file from being decoded is raised; what is logged besides is of no use to a user.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -67,14 +68,32 @@ def read_tiff(file: BinaryIO, max_pixels: int | None = None) -> Stored:
             samples = _by_libtiff(file, page.index, orientation)
         else:
             samples, notes = _in_space(page, space)
+        metadata, more = _metadata(file, page)
         return Stored(
             samples,
             space,
             profile=page.iccprofile,
             orientation=orientation,
             frames=len(pages),
-            notes=notes,
+            notes=notes + more,
+            metadata=metadata,
         )
+
+
+def _metadata(file: BinaryIO, page: tifffile.TiffPage) -> tuple[Metadata, tuple[str, ...]]:
+    """What is told of the picture, and a note if it is damaged, which the picture need not be."""
+    exif, dpi = b"", None
+    notes: tuple[str, ...] = ()
+    try:
+        exif = exif_of_tiff(file, page.offset)
+    except Exception:
+        # As Pillow raises it: SyntaxError, struct.error and more.
+        notes = (damaged("EXIF"),)
+    inch = tifffile.RESUNIT.INCH
+    if "XResolution" in page.tags and page.resolutionunit in (inch, tifffile.RESUNIT.CENTIMETER):
+        dpi = page.get_resolution(inch)
+    xmp = page.tags.valueof("XMP")
+    return Metadata(exif, xmp if isinstance(xmp, bytes) else b"", dpi), notes
 
 
 def _space(page: tifffile.TiffPage) -> str:
