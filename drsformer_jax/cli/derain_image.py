@@ -30,14 +30,14 @@ def derain_image(
     import tqdm
 
     from drsformer_jax.data.encoding import DEFAULT_QUALITY, encoded, write_photo
-    from drsformer_jax.data.formats.metadata import Metadata, fitted
+    from drsformer_jax.data.formats.metadata import NO_METADATA, fitted
     from drsformer_jax.inference.photo import restore_photo
 
     if stdout is None:
         _check_name(job.source, job.destination)
     photo = _decoded(job.source)
     height, width = photo.samples.shape[:2]
-    metadata, notes = Metadata(), photo.notes
+    metadata, notes = NO_METADATA, photo.notes
     if not args.no_metadata:
         metadata, more = fitted(photo.metadata, height, width, location=not args.strip_gps)
         notes += more
@@ -57,13 +57,21 @@ def derain_image(
 
 def _decoded(source: Path) -> Decoded:
     from drsformer_jax.data.decoding import decode_bytes, decode_image
+    from drsformer_jax.inference.memory import check_image
+
+    def check(height: int, width: int) -> None:
+        """Before it is decoded, for then the system may end the program."""
+        try:
+            check_image(height, width)
+        except MemoryError as error:
+            raise UserError(f"{source}: {error}") from error
 
     if source is not STANDARD:
-        return decode_image(source)
+        return decode_image(source, max_pixels=check)
     data = sys.stdin.buffer.read()
     if not data:
         raise UserError("-: standard input is empty")
-    return decode_bytes(data, "-: standard input")
+    return decode_bytes(data, "-: standard input", max_pixels=check)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ def _images(inputs: Sequence[Path], output: Path, recursive: bool) -> Iterator[t
 def _folders(top: Path, output: Path) -> Iterator[Path]:
     """A folder and all below it, by name; none twice, none that is hidden, nor that of the results.
 
-    Links to folders are followed.
+    Links to folders are followed, behind the folders beside them.
     """
 
     def refuse(error: OSError) -> None:
@@ -135,7 +135,8 @@ def _folders(top: Path, output: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(here)
-        folders[:] = sorted(name for name in folders if name[0] != ".")
+        shown = (name for name in folders if name[0] != ".")
+        folders[:] = sorted(shown, key=lambda name: (os.path.islink(Path(root, name)), name))
         yield Path(root)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from drsformer_jax.data.formats.metadata import NO_METADATA, Metadata
 
 # Colour spaces by the signatures of the ICC standard, with the channels of each.
 GREY, RGB, CMYK, LAB = "GRAY", "RGB ", "CMYK", "Lab "
+# How many pixels are allowed; or what is asked, with height and width, and raises; None: all are.
+Limit = int | Callable[[int, int], None] | None
 CHANNELS = {GREY: 1, RGB: 3, CMYK: 4, LAB: 3}
 
 _ASSUMED = {
@@ -51,10 +54,12 @@ class Stored:
         return self.profile if fits else None
 
 
-def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
-    """ValueError if an image has more than `max_pixels` pixels; None: any number is welcome."""
-    if max_pixels is not None and width * height > max_pixels:
-        raise ValueError(f"{width} x {height} pixels are more than the {max_pixels:,} allowed")
+def check_pixels(width: int, height: int, limit: Limit) -> None:
+    """ValueError if an image has more than `limit` pixels, or whatever that function raises."""
+    if callable(limit):
+        limit(height, width)
+    elif limit is not None and width * height > limit:
+        raise ValueError(f"{width} x {height} pixels are more than the {limit:,} allowed")
 
 
 def in_srgb(stored: Stored) -> Stored:

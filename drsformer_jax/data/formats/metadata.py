@@ -85,10 +85,11 @@ class Directory:
           Exception: Pillow's, for what is no TIFF stream; of damaged tags it warns.
         """
         file.seek(0)
-        head = file.read(8)
-        if _BIG_TIFF in head[2:4]:
-            head += file.read(8)
-        stored = ImageFileDirectory_v2(head, group=group)
+        head = file.read(16)
+        is_big = _BIG_TIFF in head[2:4]
+        # Pillow takes BigTIFF of this byte order for TIFF.
+        stored = ImageFileDirectory_v2(head[: 16 if head[2] == _BIG_TIFF else 8], group=group)
+        stored._bigtiff = is_big
         file.seek(stored.next if offset is None else offset)
         stored.load(file)
         tags = ImageFileDirectory_v2(prefix=stored.prefix, group=group)

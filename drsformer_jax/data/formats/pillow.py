@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.MpoImagePlugin import MpoImageFile
 
-from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Stored, check_pixels
+from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Limit, Stored, check_pixels
 from drsformer_jax.data.formats.metadata import Metadata, unmarked
 
 # What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
@@ -80,16 +80,17 @@ def without_pillows_limit() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = _limit_of_pillow
 
 
-def read_with_pillow(file: BinaryIO, max_pixels: int | None = None) -> Stored:
+def read_with_pillow(file: BinaryIO, limit: Limit = None) -> Stored:
     """Reads the first image of a file.
 
     Raises:
-      ValueError: samples that have no 8 or 16 bits; more than `max_pixels`.
+      ValueError: samples that have no 8 or 16 bits; more than `limit`.
       Exception: Pillow's own, for damaged files and for what is no image.
     """
-    lifted = without_pillows_limit() if max_pixels is None else contextlib.nullcontext()
+    is_of_strangers = isinstance(limit, int)
+    lifted = contextlib.nullcontext() if is_of_strangers else without_pillows_limit()
     with lifted, Image.open(file, formats=_picture_formats()) as image:
-        check_pixels(*image.size, max_pixels)
+        check_pixels(*image.size, limit)
         frames = _frames(image)
         image.load()
         samples, space = _deep_png(file, image) or _samples(image)

@@ -18,6 +18,7 @@ from drsformer_jax.data.formats.colour import (
     GREY,
     LAB,
     RGB,
+    Limit,
     Stored,
     check_pixels,
     without_premultiplication,
@@ -41,11 +42,11 @@ _SPACES: dict[int, str] = {
 _CMYK_INKS = 1
 
 
-def read_tiff(file: BinaryIO, max_pixels: int | None = None) -> Stored:
+def read_tiff(file: BinaryIO, limit: Limit = None) -> Stored:
     """Reads the first image of a TIFF file that is no preview of another one.
 
     Raises:
-      ValueError: samples or colours that have no 8 or 16 bits; more than `max_pixels`.
+      ValueError: samples or colours that have no 8 or 16 bits; more than `limit`.
       Exception: tifffile's and imagecodecs' own, for damaged files.
     """
     with tifffile.TiffFile(file) as tiff:
@@ -60,7 +61,7 @@ def read_tiff(file: BinaryIO, max_pixels: int | None = None) -> Stored:
                 "holds no image, at most previews; a camera's raw file has to be developed first"
             )
         page = pages[0]
-        check_pixels(page.imagewidth, page.imagelength, max_pixels)
+        check_pixels(page.imagewidth, page.imagelength, limit)
         space = _space(page)
         orientation = page.tags.valueof("Orientation", 1)
         notes: tuple[str, ...] = ()
