@@ -50,6 +50,11 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r" [A-Z] |=[A-Z] |NAME", READ, "a letter stands for the values of a table beside it"),
     (r" --help$", RUN, ""),
     (r"^drsformer derain .*--devices", SLOW, "compiles the network for four devices"),
+    (
+        r"^drsformer derain .*(--skip|--ext|--strip-gps|--no-meta)",
+        READ,
+        "tests/cli/test_derain_files.py",
+    ),
     (r"^drsformer derain ", RUN, ""),
     (r"^drsformer serve ", READ, "serves until it is interrupted; tests/page"),
     (r"^curl ", SKIP, "asks a server that a test must start; tests/page"),
