@@ -8,10 +8,11 @@ import math
 import warnings
 from collections.abc import Callable
 from typing import BinaryIO
-from xml.dom import minidom
 
 from PIL import ExifTags, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from drsformer_jax.data.formats.xmp import fitted_xmp
 
 # Of damaged EXIF, Pillow complains wherever it looks for the orientation; `fitted` tells it once.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
@@ -38,15 +39,6 @@ _OF_THE_PICTURE = frozenset(
 )
 # XMP, IPTC, Photoshop's resources and layers, the colour profile: blocks of their own.
 _OTHER_BLOCKS = frozenset({700, 33723, 34377, 34675, 37724})
-
-_NS_TIFF, _NS_EXIF = "http://ns.adobe.com/tiff/1.0/", "http://ns.adobe.com/exif/1.0/"
-# What these tell of is not carried over: gain maps, films and depth behind a phone's picture, and
-# the part of XMP that has no room in JPEG's first block.
-_OF_OTHER_PARTS = (
-    *(f"http://ns.google.com/photos/1.0/{part}/" for part in ("camera", "container", "image")),
-    *("http://ns.google.com/photos/1.0/depthmap/", "http://ns.google.com/photos/1.0/audio/"),
-    *("http://ns.adobe.com/hdr-gain-map/", "http://ns.adobe.com/xmp/note/"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +217,7 @@ def fitted(
 
     blocks = (
         guarded("EXIF", metadata.exif, exif),
-        guarded("XMP", metadata.xmp, lambda: _fitted_xmp(metadata.xmp, height, width, location)),
+        guarded("XMP", metadata.xmp, lambda: fitted_xmp(metadata.xmp, height, width, location)),
     )
     return Metadata(*blocks, dpi), tuple(notes)
 
@@ -233,41 +225,6 @@ def fitted(
 def _plausible(dpi: tuple[float, float] | None) -> tuple[float, float] | None:
     """Numbers that all formats can tell, or None."""
     return dpi if dpi and all(math.isfinite(x) and 1 <= x <= 65535 for x in dpi) else None
-
-
-def _fitted_xmp(xmp: bytes, height: int, width: int, location: bool) -> bytes:
-    """`fitted`, of an XMP packet; ExpatError if it is no XML, ValueError if it defines entities."""
-    if b"<!DOCTYPE" in xmp:
-        raise ValueError("it defines entities")
-    true: dict[tuple[str | None, str], str] = {
-        (_NS_TIFF, "Orientation"): "1",
-        (_NS_TIFF, "ImageWidth"): str(width),
-        (_NS_TIFF, "ImageLength"): str(height),
-        (_NS_EXIF, "PixelXDimension"): str(width),
-        (_NS_EXIF, "PixelYDimension"): str(height),
-    }
-
-    def goes(node: minidom.Attr | minidom.Element) -> bool:
-        space = node.namespaceURI or ""
-        is_place = space == _NS_EXIF and node.localName.startswith("GPS")
-        return space.startswith(_OF_OTHER_PARTS) or (is_place and not location)
-
-    document = minidom.parseString(xmp.strip(b"\0 "))
-    for element in document.getElementsByTagName("*"):
-        for attribute in list(element.attributes.values()):
-            if goes(attribute):
-                element.removeAttributeNode(attribute)
-            elif told := true.get((attribute.namespaceURI, attribute.localName)):
-                attribute.value = told
-        if goes(element):
-            assert element.parentNode is not None  # the document, at least
-            element.parentNode.removeChild(element)
-        elif told := true.get((element.namespaceURI, element.localName)):
-            for child in list(element.childNodes):
-                element.removeChild(child)
-            element.appendChild(document.createTextNode(told))
-    # Node by node: the whole document would begin with a declaration, which a packet has none of.
-    return "".join(node.toxml() for node in document.childNodes).encode()
 
 
 def marked(exif: bytes) -> bytes:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.MpoImagePlugin import MpoImageFile
 
 from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Limit, Stored, check_pixels
-from drsformer_jax.data.formats.metadata import Metadata, unmarked
+from drsformer_jax.data.formats.metadata import Metadata, damaged, unmarked
 
 # What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
 # knows the name of only.
@@ -89,7 +90,9 @@ def read_with_pillow(file: BinaryIO, limit: Limit = None) -> Stored:
     """
     is_of_strangers = isinstance(limit, int)
     lifted = contextlib.nullcontext() if is_of_strangers else without_pillows_limit()
-    with lifted, Image.open(file, formats=_picture_formats()) as image:
+    with lifted, contextlib.ExitStack() as stack:
+        image, notes = _opened(file)
+        stack.enter_context(image)
         check_pixels(*image.size, limit)
         frames = _frames(image)
         image.load()
@@ -100,13 +103,28 @@ def read_with_pillow(file: BinaryIO, limit: Limit = None) -> Stored:
             profile=image.info.get("icc_profile"),
             orientation=_orientation(image),
             frames=frames,
-            notes=_notes(image),
+            notes=notes + _notes(image),
             metadata=Metadata(
                 unmarked(image.info.get("exif", b"")),
                 image.info.get("xmp", b""),
                 image.info.get("dpi"),
             ),
         )
+
+
+def _opened(file: BinaryIO) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image, not yet decoded, and notes on what had to be left out for that."""
+    formats = _picture_formats()
+    try:
+        return Image.open(file, formats=formats), ()
+    except (UnidentifiedImageError, ValueError):
+        file.seek(0)
+        data = file.read()
+        if data[4:12] != b"ftypavif" or b"Exif" not in data:
+            raise
+    # Pillow does not open AVIF whose EXIF is damaged; items of unknown kinds are passed over.
+    file = io.BytesIO(data.replace(b"Exif", b"free"))
+    return Image.open(file, formats=formats), (damaged("EXIF"),)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -188,6 +188,18 @@ def test_damaged_exif_does_not_harm_the_picture(kind: str, block: bytes, said: s
     decode_bytes(encoded(PHOTO, FORMATS["png"], metadata), "")
 
 
+def test_damaged_exif_of_avif_and_tiff_is_noted_by_their_decoders() -> None:
+    whole = picture("AVIF")
+    photo = decode_bytes(whole.replace(b"Exif\0\0MM", b"Exif\0\0??"), "")
+    assert photo.notes == ("EXIF is damaged and left out",)
+    np.testing.assert_array_equal(photo.samples, decode_bytes(whole, "").samples)
+    whole = picture("TIFF")
+    # The type of the pointer to EXIF: text, where there is to be a number.
+    at = whole.index(struct.pack("<HH", EXIF, LONG))
+    photo = decode_bytes(whole[:at] + struct.pack("<HH", EXIF, ASCII) + whole[at + 4 :], "")
+    assert photo.notes == ("EXIF is damaged and left out",)
+
+
 @pytest.mark.parametrize(
     "packet",
     [b"<x:xmpmeta", b"<!DOCTYPE x [<!ENTITY a 'aaa'>]><x>&a;</x>", b"<x>\xff</x>"],
