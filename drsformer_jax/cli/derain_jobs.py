@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import Identity, identity, local_path
+from drsformer_jax.paths import Identity, identity, local_path, nothing_at
 
 if TYPE_CHECKING:
     from drsformer_jax.data.encoding import Format
@@ -116,7 +116,7 @@ def _images(inputs: Sequence[Path], output: Path, recursive: bool) -> Iterator[t
         elif given.exists():
             yield given, Path()
         else:
-            raise UserError(f"{given}: no such file or folder")
+            raise nothing_at(given)
 
 
 def _folders(top: Path, output: Path) -> Iterator[Path]:
