@@ -16,10 +16,11 @@ from PIL import ExifTags, Image
 
 from drsformer_jax.cli.main import main
 from drsformer_jax.data.encoding import FORMATS
+from drsformer_jax.data.formats import pillow
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import PRESETS
 
-HEIC = Path(__file__).parents[1] / "data" / "fixtures" / "heic_orientations.tar.xz"
+HEIC = Path(__file__).parents[1] / "data" / "fixtures" / "heic.tar.xz"
 MAKER_NOTE = b"MAKER\0" + bytes(range(99))
 PIXELS = np.random.default_rng(3).integers(0, 256, (16, 24, 3), np.uint8)
 
@@ -105,6 +106,26 @@ def test_heic_stands_upright(orientation: int) -> None:
     seen = seen[:, ::-1] if orientation in (2, 3, 6, 7) else seen
     assert image.size == ((16, 24) if orientation > 4 else (24, 16))
     np.testing.assert_allclose(np.asarray(image.resize((2, 2), Image.Resampling.BOX)), seen, atol=8)
+
+
+def test_heic_of_many_bits_and_few_words(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pi_heif", reason="the extra heif is not installed")
+    with tarfile.open(HEIC) as archive:
+        archive.extract("ten_bits.heic", filter="data")
+    assert main(["derain", "ten_bits.heic", "-o", "out.tiff"]) == 0
+    assert capsys.readouterr().err == "ten_bits.heic: its 10 bits a sample are read as 8\n"
+    np.testing.assert_allclose(told("out.tiff")[1].getpixel((3, 3)), (200, 100, 50), atol=3)
+
+
+def test_heic_without_its_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pillow, "_picture_formats", lambda: ["PNG", "AVIF"])
+    with tarfile.open(HEIC) as archive:
+        archive.extract("1.heic", filter="data")
+    assert main(["derain", "1.heic"]) == 1
+    said = "HEIC needs pi-heif, which is not installed: pip install 'drsformer_jax[heif]'"
+    assert f"error: 1.heic: cannot be decoded ({said})\n" in capsys.readouterr().err
 
 
 class TestPipes:

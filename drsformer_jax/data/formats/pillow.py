@@ -16,12 +16,14 @@ from PIL.MpoImagePlugin import MpoImageFile
 
 from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Limit, Stored, check_pixels
 from drsformer_jax.data.formats.metadata import Metadata, damaged, unmarked
+from drsformer_jax.errors import missing_extra
 
 # What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
 # knows the name of only.
 _NO_PICTURES = frozenset({"BUFR", "EPS", "FLI", "GRIB", "HDF5", "MPEG", "WMF"})
 # Packages that let Pillow read HEIC, the first that is installed; neither is needed.
 _HEIF_PLUGINS = ("pi_heif", "pillow_heif")
+_HEIF_STARTS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1")}
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -105,8 +107,9 @@ def read_with_pillow(file: BinaryIO, limit: Limit = None) -> Stored:
             frames=frames,
             notes=notes + _notes(image),
             metadata=Metadata(
-                unmarked(image.info.get("exif", b"")),
-                image.info.get("xmp", b""),
+                # None, too, in HEIC.
+                unmarked(image.info.get("exif") or b""),
+                image.info.get("xmp") or b"",
                 image.info.get("dpi"),
             ),
         )
@@ -120,6 +123,8 @@ def _opened(file: BinaryIO) -> tuple[Image.Image, tuple[str, ...]]:
     except (UnidentifiedImageError, ValueError):
         file.seek(0)
         data = file.read()
+        if data[4:12] in _HEIF_STARTS and "HEIF" not in formats:
+            raise ValueError(str(missing_extra("pi-heif", "heif", "HEIC"))) from None
         if data[4:12] != b"ftypavif" or b"Exif" not in data:
             raise
     # Pillow does not open AVIF whose EXIF is damaged; items of unknown kinds are passed over.
@@ -150,6 +155,8 @@ def _frames(image: Image.Image) -> int:
 def _notes(image: Image.Image) -> tuple[str, ...]:
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         return ("full ink is taken to be stored as 0, as Adobe does, whose marker is missing",)
+    if image.info.get("bit_depth", 8) > 8:
+        return (f"its {image.info['bit_depth']} bits a sample are read as 8",)
     return ()
 
 
