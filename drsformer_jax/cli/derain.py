@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.derain_image import derain_image
 from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, path_or_standard, plan_jobs
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.output import require_stream
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
-from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
@@ -51,36 +51,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what says which files are read and how results are written."""
-    parser.add_argument(
+    files = parser.add_argument_group("files")
+    files.add_argument(
         "-r",
         "--recursive",
         action="store_true",
         help="take the images in folders below, too, into folders of the same names in OUT; "
         "hidden ones are left out",
     )
-    parser.add_argument(
+    files.add_argument(
         "--ext",
         choices=("auto", "png", "jpg", "webp", "avif", "tiff"),
         help="format of the results; auto: that of each input, jpg for HEIC and png for what is "
         "only read (default: png)",
     )
-    parser.add_argument(
+    files.add_argument(
         "--quality",
         type=int,
         metavar="Q",
         help="1 to 100, of jpg, webp and avif (default: 95)",
     )
-    parser.add_argument(
+    files.add_argument(
         "--suffix", default="", metavar="S", help="what is put behind each name: _dry"
     )
-    parser.add_argument(
+    files.add_argument(
         "--skip-existing", action="store_true", help="leave out images whose result is there"
     )
-    parser.add_argument(
-        "--no-metadata", action="store_true", help="write no EXIF, XMP and resolution"
+    files.add_argument(
+        "--no-metadata", action="store_true", help="write no EXIF, no XMP and no resolution"
     )
-    parser.add_argument(
-        "--strip-gps", action="store_true", help="write all of them but where it was taken"
+    files.add_argument(
+        "--strip-gps", action="store_true", help="write EXIF and XMP without where it was taken"
     )
 
 
@@ -88,10 +89,11 @@ def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what says how photographs are restored, and by which network."""
     parser.add_argument(
         "--weights",
-        type=local_path,
+        type=weights_argument,
         metavar="W",
-        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, or a name "
-        "that `drsformer models` lists (default: the first of those)",
+        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, a name that "
+        "`drsformer models` lists, or hf://ORG/NAME on the Hugging Face hub (default: the first "
+        "name)",
     )
     parser.add_argument(
         "--tile",
