@@ -160,8 +160,10 @@ def encoded(
     else:
         # The orientation in AVIF's EXIF has Pillow write it anew, which loses types and letters.
         exif = exif_alone(metadata, orientation=form.name != "AVIF")
-    blocks = {"exif": marked(exif), "xmp": metadata.xmp}
-    options |= {name: block for name, block in blocks.items() if len(block) <= form.longest_block}
+    if len(exif) <= form.longest_block:
+        options["exif"] = marked(exif)
+    if len(metadata.xmp) <= form.longest_block:
+        options["xmp"] = metadata.xmp
     if photo.icc_profile and form.keeps_profile(photo):
         options["icc_profile"] = photo.icc_profile
     file = io.BytesIO()

@@ -15,6 +15,8 @@ from drsformer_jax.data.encoding import FORMATS, encoded, write_photo
 from drsformer_jax.data.formats.metadata import NO_METADATA, Metadata
 from drsformer_jax.errors import UserError
 
+EMPTY_EXIF = b"MM\0*\0\0\0\x08\0\0\0\0\0\0"
+
 
 def samples(channels: int, dtype: Any, size: tuple[int, int] = (13, 21)) -> np.ndarray:
     highest = np.iinfo(dtype).max
@@ -93,7 +95,7 @@ def test_the_profile_is_written_where_it_describes_the_samples(ext: str, channel
 def test_16_bit_png_files_are_valid_to_another_reader() -> None:
     pixels = samples(3, np.uint16)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    metadata = Metadata(b"MM\0*\0\0\0\x08\0\0\0\0\0\0", b"<x/>", (300, 300))
+    metadata = Metadata(EMPTY_EXIF, b"<x/>", (300, 300))
     data = encoded(Decoded(pixels, profile), FORMATS["png"], metadata)
     Image.open(io.BytesIO(data)).verify()  # checks the CRC of every chunk
     assert opened(data).info.keys() >= {"exif", "xmp", "dpi", "icc_profile"}
@@ -105,10 +107,17 @@ def test_what_is_too_much_for_a_format_is_said() -> None:
         UserError, match=r"17000 x 1 pixels are too many for WebP, .* 16,383 a side"
     ):
         FORMATS["webp"].losses(wide, NO_METADATA)
-    photo, metadata = Decoded(samples(3, np.uint8)), Metadata(xmp=b"x" * 70_000)
-    (note,) = FORMATS["jpg"].losses(photo, metadata)
-    assert note == "XMP of 70,000 bytes is too long for JPEG: left out"
-    assert "xmp" not in opened(encoded(photo, FORMATS["jpg"], metadata)).info
+    photo, form = Decoded(samples(3, np.uint8)), FORMATS["jpg"]
+    for length in (65_500, 65_501):
+        metadata = Metadata(EMPTY_EXIF.ljust(length, b"\0"), b"x" * length)
+        notes = form.losses(photo, metadata)
+        assert notes == tuple(
+            f"{kind} of 65,501 bytes is too long for JPEG: left out"
+            for kind in ("EXIF", "XMP")
+            if length == 65_501
+        )
+        has = {"exif", "xmp"} & opened(encoded(photo, form, metadata)).info.keys()
+        assert has == (set() if notes else {"exif", "xmp"})
 
 
 def test_an_encoder_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,27 +92,27 @@ def read_with_pillow(file: BinaryIO, limit: Limit = None) -> Stored:
     """
     is_of_strangers = isinstance(limit, int)
     lifted = contextlib.nullcontext() if is_of_strangers else without_pillows_limit()
-    with lifted, contextlib.ExitStack() as stack:
+    with lifted:
         image, notes = _opened(file)
-        stack.enter_context(image)
-        check_pixels(*image.size, limit)
-        frames = _frames(image)
-        image.load()
-        samples, space = _deep_png(file, image) or _samples(image)
-        return Stored(
-            samples,
-            space,
-            profile=image.info.get("icc_profile"),
-            orientation=_orientation(image),
-            frames=frames,
-            notes=notes + _notes(image),
-            metadata=Metadata(
-                # None, too, in HEIC.
-                unmarked(image.info.get("exif") or b""),
-                image.info.get("xmp") or b"",
-                image.info.get("dpi"),
-            ),
-        )
+        with image:
+            check_pixels(*image.size, limit)
+            frames = _frames(image)
+            image.load()
+            samples, space = _deep_png(file, image) or _samples(image)
+            return Stored(
+                samples,
+                space,
+                profile=image.info.get("icc_profile"),
+                orientation=_orientation(image),
+                frames=frames,
+                notes=notes + _notes(image),
+                metadata=Metadata(
+                    # None, too, in HEIC.
+                    unmarked(image.info.get("exif") or b""),
+                    image.info.get("xmp") or b"",
+                    image.info.get("dpi"),
+                ),
+            )
 
 
 def _opened(file: BinaryIO) -> tuple[Image.Image, tuple[str, ...]]:
