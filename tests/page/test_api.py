@@ -33,6 +33,14 @@ def tiff(samples: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def turned(samples: np.ndarray) -> bytes:
+    """A JPEG that lies on its side, and says so."""
+    file, block = io.BytesIO(), Image.Exif()
+    block[0x0112] = 6
+    Image.fromarray(samples).save(file, "JPEG", exif=block)
+    return file.getvalue()
+
+
 PICTURES = {
     "8 bits": png(pixels()),
     "16 bits": png(pixels(dtype=np.uint16)),
@@ -40,6 +48,7 @@ PICTURES = {
     "16 bits, grey, alpha": png(pixels(2, np.uint16)),
     "alpha": png(pixels(4)),
     "JPEG": jpeg(pixels()),
+    "JPEG, turned": turned(pixels()),
     "TIFF": tiff(pixels(dtype=np.uint16)),
 }
 
