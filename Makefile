@@ -54,6 +54,7 @@ browser-test: $(STAMPS)/dev
 docs: $(STAMPS)/dev
 	$(BIN)/python -m sphinx -W -q -b html -c docs . docs/_build/html
 	@echo "docs/_build/html/docs/index.html"
+
 # What is uploaded on a release, built and checked in an environment of its own.
 distribution: $(STAMPS)/demo
 	rm -rf dist
