@@ -52,6 +52,11 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"hf://|^drsformer push", READ, "asks a hub that a test must start; tests/checkpoints"),
     (r"^drsformer (export|derain .*\.onnx)", SLOW, "exports networks; tests/exporting"),
     (r"^drsformer derain .*--devices", SLOW, "compiles the network for four devices"),
+    (
+        r"^drsformer derain .*(--skip|--ext|--strip-gps|--no-meta)",
+        READ,
+        "tests/cli/test_derain_files.py",
+    ),
     (r"^drsformer derain ", RUN, ""),
     (r"^drsformer serve ", READ, "serves until it is interrupted; tests/page"),
     (r"^curl ", SKIP, "asks a server that a test must start; tests/page"),

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Derainer:
-    """A trained network that restores one image at a time.
+    """A trained network that restores one image at a time::
 
         derain = Derainer.load("drsformer.safetensors")
         clean = derain(rainy)  # uint8 H W 3, RGB, of any size

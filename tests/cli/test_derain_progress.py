@@ -74,11 +74,11 @@ def test_an_interruption_says_what_is_done(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupted(derainer: Any, job: Any, args: Any) -> tuple[int, int]:
+    def interrupted(derainer: Any, job: Any, *_: Any) -> tuple[int, int]:
         if job.source.name == "b.png":
             raise KeyboardInterrupt
         return 13, 21
 
-    monkeypatch.setattr(derain, "_derain_file", interrupted)
+    monkeypatch.setattr(derain, "derain_image", interrupted)
     assert main(["derain", str(photos), "-o", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "interrupted: 1 of 3 images are done\n"
