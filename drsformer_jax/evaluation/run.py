@@ -103,9 +103,16 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
     import jax
 
     derain = Derainer.load(workdir)
-    restore = _restorer(derain, options)
+    several = jax.local_device_count() > 1 or options.per_device > 1
+    together = None
+    if several and not (options.ensemble or options.tile):
+        together = BatchDerainer(derain.config, derain.params, options.per_device)
     results, texts = [], []
     for task in tasks:
+        if together is None:
+            restore = _one_by_one(derain, task.source, options)
+        else:
+            restore = partial(restore_grouped, derain, together)
         folder = workdir / DIRECTORY / ("" if own else task.name)
         scores = evaluate(task, restore, folder)
         texts.append(f"{task.name}, {scores_text(scores, per_image=True)}\n")
@@ -126,21 +133,18 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
     return "\n".join(texts)
 
 
-def _restorer(derain: Derainer, options: Options) -> Restorer:
-    """The function that restores numbered pairs."""
-    import jax
-
-    # In tiles as the authors' program joins them, so that scores stay comparable.
-    tiling: dict[str, Any] = {
-        "tile": options.tile, "overlap": options.overlap, "blend": "uniform",
-    }  # fmt: skip
+def _one_by_one(derain: Derainer, source: PairSource, options: Options) -> Restorer:
+    """The function that restores the numbered pairs of a source, in few programs."""
+    sizes = [source[index]["input"].shape[:2] for index in range(len(source))]
     if options.ensemble:
-        return partial(restore_one_by_one, partial(derain_eightfold, derain, **tiling))
-    several = jax.local_device_count() > 1 or options.per_device > 1
-    if options.tile or not several:
-        return partial(restore_one_by_one, partial(derain, **tiling))
-    batches = BatchDerainer(derain.config, derain.params, options.per_device)
-    return partial(restore_grouped, derain, batches)
+        sizes += [(width, height) for height, width in sizes]
+    derain = derain.for_sizes(sizes, tile=options.tile, overlap=options.overlap)
+    restore: Callable[..., Any] = derain
+    if options.ensemble:
+        restore = partial(derain_eightfold, derain)
+    # In tiles as the authors' program joins them, so that scores stay comparable.
+    one = partial(restore, tile=options.tile, overlap=options.overlap, blend="uniform")
+    return partial(restore_one_by_one, one)
 
 
 def evaluate(task: Task, restore: Restorer, folder: Path) -> Scores:

@@ -147,9 +147,18 @@ def test_pictures_of_an_earlier_evaluation_do_not_stay(workdir: Path, tmp_path: 
     assert {path.name for path in restored.iterdir()} == {"1.png", "2.png"}
 
 
-def test_how_images_were_restored_is_told_and_matters(workdir: Path, tmp_path: Path) -> None:
+def test_how_images_were_restored_is_told_and_matters(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rain200(tmp_path / "h")
     task = Task("h", split_for_test(tmp_path / "h", None), "rain200")
+    planned = []
+    for_sizes = Derainer.for_sizes
+    monkeypatch.setattr(
+        Derainer,
+        "for_sizes",
+        lambda self, sizes, **tiling: planned.append(sizes) or for_sizes(self, sizes, **tiling),
+    )
     psnr = {}
     for options in (Options(), Options(tile=24, overlap=8), Options(ensemble=True)):
         text = evaluate_workdir(workdir, [task], options, own=True)
@@ -159,6 +168,9 @@ def test_how_images_were_restored_is_told_and_matters(workdir: Path, tmp_path: P
         assert ("tiles of 24 pixels, overlap 8" in text) == bool(options.tile)
         assert ("eight flips" in text) == options.ensemble
     assert len(set(psnr.values())) == 3
+    whole, tiled, flipped = planned
+    assert whole == tiled == [task.source[i]["input"].shape[:2] for i in range(len(task.source))]
+    assert flipped == whole + [size[::-1] for size in whole]
 
 
 def test_images_of_one_size_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
