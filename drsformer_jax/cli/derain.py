@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder to write to, made if missing (default: %(default)s); for a single image also "
         "the file, NAME.png",
     )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="write a page beside each file, NAME.png.html: before and after with a line between "
+        "them to move, for any browser, without a network; about 1 MB each",
+    )
     add_restoring_arguments(parser)
 
 
@@ -86,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
       UserError: a mistake in the arguments, found before anything is written.
     """
     check_tiling(args.tile, args.overlap)
-    jobs = plan_jobs(args.inputs, args.output)
+    jobs = plan_jobs(args.inputs, args.output, pages=args.compare)
     derainer = load_derainer(args)
     folder = jobs[0].destination.parent
     try:
@@ -94,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
 
-    failures = _run_jobs(derainer, jobs, args.tile, args.overlap)
+    failures = _run_jobs(derainer, jobs, args.tile, args.overlap, args.compare)
     for message in failures:
         print(f"error: {one_line(message)}", file=sys.stderr)
     if failures:
@@ -124,7 +130,9 @@ def load_derainer(args: argparse.Namespace) -> Derainer:
     return derainer
 
 
-def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: int) -> list[str]:
+def _run_jobs(
+    derainer: Derainer, jobs: list[Job], tile: int | None, overlap: int, compare: bool
+) -> list[str]:
     """Restores all images, a line each; returns one message for each that failed."""
     import tqdm
 
@@ -132,25 +140,24 @@ def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: in
     # disable=None: a bar on terminals only, and none for a single image.
     with tqdm.tqdm(jobs, unit="image", disable=True if len(jobs) == 1 else None) as bar:
         for job in bar:
-            source, destination = job.source, job.destination
             start = time.perf_counter()
             try:
-                height, width = _derain_file(derainer, source, destination, tile, overlap)
+                height, width = _derain_file(derainer, job, tile, overlap, compare)
             except UserError as error:
                 failures.append(str(error))
                 continue
             except (FloatingPointError, MemoryError) as error:
-                failures.append(f"{source}: {str(error) or 'not enough memory'}")
+                failures.append(f"{job.source}: {str(error) or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
-            tqdm.tqdm.write(f"{one_line(destination)}  {width} x {height}  {seconds:.1f} s")
+            tqdm.tqdm.write(f"{one_line(job.destination)}  {width} x {height}  {seconds:.1f} s")
     return failures
 
 
 def _derain_file(
-    derainer: Derainer, source: Path, destination: Path, tile: int | None, overlap: int
+    derainer: Derainer, job: Job, tile: int | None, overlap: int, compare: bool
 ) -> tuple[int, int]:
-    """Restores one file; returns its height and width.
+    """Restores one file, writes its page if wanted; returns its height and width.
 
     Raises:
       UserError: it cannot be decoded or written.
@@ -161,11 +168,16 @@ def _derain_file(
     from drsformer_jax.data.decoding import decode_image
     from drsformer_jax.inference.photo import restore_photo, write_photo
 
-    _check_name(source, destination)
-    photo = decode_image(source)
+    _check_name(job.source, job.destination)
+    photo = decode_image(job.source)
     for note in photo.notes:
-        tqdm.tqdm.write(one_line(f"{source}: {note}"), file=sys.stderr)
-    write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
+        tqdm.tqdm.write(one_line(f"{job.source}: {note}"), file=sys.stderr)
+    restored = restore_photo(derainer, photo, tile=tile, overlap=overlap)
+    write_photo(job.destination, restored)
+    if compare:
+        from drsformer_jax.page.comparison import write_comparison
+
+        write_comparison(job.page, job.source.name, photo, restored)
     height, width = photo.samples.shape[:2]
     return height, width
 

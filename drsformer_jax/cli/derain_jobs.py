@@ -21,14 +21,20 @@ class Job:
     source: Path
     destination: Path
 
+    @property
+    def page(self) -> Path:
+        """Beside the PNG file, that of both pictures (--compare)."""
+        return self.destination.with_name(f"{self.destination.name}.html")
 
-def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
+
+def plan_jobs(inputs: list[Path], output: Path, *, pages: bool = False) -> list[Job]:
     """One job for each input image, folders opened, in the order given.
 
     A file that is given twice is one job; two links to one file are two, by their names.
 
     Args:
       output: a folder, there or not; or for a single image a file, NAME.png.
+      pages: whether their pages are to be written, too.
 
     Raises:
       UserError: an input is missing, a folder has no images, `output` is neither; two images would
@@ -46,7 +52,8 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     found = list(jobs.values())
     _check_clashes(found, output)
     # Of all, also where two names are one job: each is beside other files.
-    _check_overwriting(found, sources)
+    written = [job.destination for job in found] + [job.page for job in found if pages]
+    _check_overwriting(written, sources)
     return found
 
 
@@ -130,22 +137,22 @@ def _are_one_file(output: Path) -> bool:
         return False
 
 
-def _check_overwriting(jobs: list[Job], sources: list[Path]) -> None:
+def _check_overwriting(written: list[Path], sources: list[Path]) -> None:
     """That no file is replaced which is an input, or lies beside one."""
     inputs = {identity(source): source for source in sources}
     folders = {identity(path.parent): source for source in sources for path in _names_of(source)}
     problems = []
-    for job in jobs:
-        if not os.path.lexists(job.destination):
+    for path in written:
+        if not os.path.lexists(path):
             continue
         # None: a link to nothing, which is not to be lost either.
-        own = identity(job.destination)
+        own = identity(path)
         same = inputs.get(own) if own else None
-        beside = folders.get(identity(job.destination.parent))
+        beside = folders.get(identity(path.parent))
         if same is not None:
-            problems.append(f"{job.destination} would overwrite an input ({same})")
+            problems.append(f"{path} would overwrite an input ({same})")
         elif beside is not None:
-            problems.append(f"{job.destination} exists beside its input {beside}")
+            problems.append(f"{path} exists beside its input {beside}")
     if problems:
         raise UserError(f"{enumerated(problems)}: choose another folder (-o)")
 
