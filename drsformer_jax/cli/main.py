@@ -42,9 +42,11 @@ COMMANDS: dict[str, Command] = {
     "parity": Command(
         "drsformer_jax.cli.parity", "compare the network with a PyTorch program, module by module"
     ),
+    "report": Command("drsformer_jax.cli.run_report", "write the page of a training run"),
     "data": Command("drsformer_jax.cli.data", "check a data set, build it, or render rain"),
     "plan": Command("drsformer_jax.cli.plan", "find out what training needs on TPUs not there"),
     "models": Command("drsformer_jax.cli.models", "list the weights that are known by name"),
+    "info": Command("drsformer_jax.cli.info", "tell what is in a file of weights"),
     "score": Command("drsformer_jax.cli.score", "measure PSNR, SSIM or NIQE of derained images"),
 }
 

@@ -21,6 +21,7 @@ from drsformer_jax.training.reporting import Validation
 
 PROTOCOL = "basicsr"
 FIELDS = ("psnr", "input_psnr")
+PICTURES = 3  # that the first process shows of its images
 
 
 class Validator:
@@ -55,17 +56,19 @@ class Validator:
         )
 
     def _own_scores(self, params: Params) -> tuple[list[list[float]], dict[str, np.ndarray]]:
-        """FIELDS of this process's images; the first image of all as a picture."""
+        """FIELDS of this process's images; the first process's first ones as pictures."""
         scores: list[list[float]] = []
         pictures: dict[str, np.ndarray] = {}
         for restored in self._restore(params):
             pair = restored.pair
             found = score_restored(pair, restored.image, PROTOCOL)
             scores.append([found[field] for field in FIELDS])
-            if restored.index == 0:
+            number, process = divmod(restored.index, jax.process_count())
+            if process == 0 and number < PICTURES:
                 # Rainy, restored, target side by side; uint8 H 3W 3.
                 sides = [pair["input"], restored.image, pair["target"]]
-                pictures["rainy_restored_target"] = np.concatenate(sides, axis=1)
+                name = f"rainy_restored_target{f'_{number + 1}' if number else ''}"
+                pictures[name] = np.concatenate(sides, axis=1)
         return scores, pictures
 
     def _restore(self, params: Params) -> Iterator[Restored]:
