@@ -35,6 +35,9 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "derain": Command("drsformer_jax.cli.derain", "remove the rain from photographs"),
+    "explain": Command(
+        "drsformer_jax.cli.explain", "show what the network looks at in a photograph"
+    ),
     "serve": Command("drsformer_jax.cli.serve", "show a page that derains photographs"),
     "convert": Command(
         "drsformer_jax.cli.convert", "turn PyTorch weights into a checkpoint, and back"
