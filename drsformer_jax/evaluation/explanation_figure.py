@@ -40,7 +40,7 @@ def write_figure(path: Path, title: str, image: np.ndarray, found: Explanation) 
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.7), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr]
     figure.suptitle(printable(title), fontsize=13)
-    rows = figure.subfigures(len(heights), 1, height_ratios=heights)
+    rows: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _draw_pictures(rows[0], image, found)
     _draw_masks(rows[1], found.blocks)
     _draw_learned(rows[2], found.blocks)
@@ -109,7 +109,7 @@ def _draw_masks(figure: Any, blocks: Sequence[Block]) -> None:
 
 def _draw_learned(figure: Any, blocks: Sequence[Block]) -> None:
     left, right = figure.subplots(1, 2)
-    numbers = np.arange(len(blocks))
+    numbers = range(len(blocks))
     weights = np.array([block.branch_weights for block in blocks])
     for branch, (name, colour) in enumerate(zip(_BRANCHES, _LINES, strict=True)):
         # Where two branches keep as many, their lines are one: the later one has gaps.
