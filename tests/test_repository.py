@@ -319,7 +319,7 @@ def test_project_metadata() -> None:
     assert project["scripts"] == {"drsformer": "drsformer_jax.cli.main:main"}
     extras = {name: names_of(lines) for name, lines in project["optional-dependencies"].items()}
     assert extras["torch"] == {"torch"}
-    assert extras["tensorboard"] == {"tensorflow", "tensorboard"}
+    assert extras["tensorboard"] == {"tensorboardx", "tensorboard"}
     assert extras["serve"] >= {"starlette", "uvicorn"}
     assert extras["demo"] >= {"scikit-image", "matplotlib"}
     assert extras["dev"] >= {"drsformer-jax", "pytest", "ruff", "mypy", "torch"}

@@ -18,7 +18,7 @@ from drsformer_jax.inference.tiles import pad_to_multiple
 from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import DRSformer
-from drsformer_jax.models.mefc import DILATED_KERNELS, SEPARABLE_KERNELS, Gate
+from drsformer_jax.models.mefc import EXPERT_NAMES, Gate
 from drsformer_jax.models.repeated import Params, block_params
 
 # The levels with attention, in the order of the network, and which of num_blocks is theirs.
@@ -27,11 +27,6 @@ LEVELS = {
     "decoder_level3": 2, "decoder_level2": 1, "decoder_level1": 0,
 }  # fmt: skip
 COMPENSATORS = ("encoder_level0", "refinement")
-EXPERTS = (
-    *(f"separable {size}×{size}" for size in SEPARABLE_KERNELS),
-    *(f"dilated {size}×{size}" for size in DILATED_KERNELS),
-    "average pool",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +89,7 @@ class Explanation:
         return {
             "removed": removed,
             "blocks": blocks,
-            "experts": EXPERTS if gates else [],
+            "experts": EXPERT_NAMES if gates else [],
             "gates": gates,
         }
 

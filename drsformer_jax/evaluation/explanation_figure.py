@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from drsformer_jax.evaluation.explanation import EXPERTS, LEVELS, Block, Explanation
+from drsformer_jax.evaluation.explanation import LEVELS, Block, Explanation
 from drsformer_jax.files import atomic_path
 from drsformer_jax.inference.derainer import as_unit, quantise
+from drsformer_jax.models.mefc import EXPERT_NAMES
 from drsformer_jax.paths import printable
 
 # A picture's longer side in the figure, in pixels.
@@ -38,7 +40,8 @@ def write_figure(path: Path, title: str, image: np.ndarray, found: Explanation) 
     heights = [float(np.clip(_WIDTH / 3 * height / width, 2.2, 6.5)) + 0.4, 3.1, 3.0]
     heights.append(3.0 if found.gates else 0.3)
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.7), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr]
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.1, h_pad=0.08)
     figure.suptitle(printable(title), fontsize=13)
     rows: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _draw_pictures(rows[0], image, found)
@@ -143,9 +146,8 @@ def _draw_gates(figure: Any, gates: dict[str, np.ndarray]) -> None:
             colour = "white" if weight < 0.3 else "black"
             ax.text(expert, step, f"{weight:.2f}", ha="center", va="center", c=colour, fontsize=8)
         ax.set_title(titles[name], fontsize=10)
-        ax.set_xticks(
-            range(len(EXPERTS)), [expert.replace(" ", "\n") for expert in EXPERTS], fontsize=8
-        )
+        names = [re.sub("_|(?=[1-7]x)", "\n", name) for name in EXPERT_NAMES]
+        ax.set_xticks(range(len(names)), names)
         ax.set_yticks(range(len(gate)), [f"step {step + 1}" for step in range(len(gate))])
         ax.tick_params(labelsize=8, length=0)
 

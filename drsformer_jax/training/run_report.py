@@ -158,7 +158,7 @@ def _tiles(
     workdir: Path,
     config: Mapping[str, Any],
     records: list[dict[str, Any]],
-    sessions: Sequence[Session],
+    sessions: list[Session],
 ) -> Iterator[str]:
     """The numbers that one looks for first."""
     tiles = []

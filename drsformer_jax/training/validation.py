@@ -53,12 +53,18 @@ class Validator:
                 f"{psnr - rainy:+.2f} dB against the rainy ones ({PROTOCOL})"
             ),
             pictures=own[1],
+            rainy=own[2],
         )
 
-    def _own_scores(self, params: Params) -> tuple[list[list[float]], dict[str, np.ndarray]]:
-        """FIELDS of this process's images; the first process's first ones as pictures."""
+    def _own_scores(
+        self, params: Params
+    ) -> tuple[list[list[float]], dict[str, np.ndarray], np.ndarray | None]:
+        """FIELDS of this process's images; of the first process's first ones pictures, and the
+        first of all alone.
+        """
         scores: list[list[float]] = []
         pictures: dict[str, np.ndarray] = {}
+        rainy = None
         for restored in self._restore(params):
             pair = restored.pair
             found = score_restored(pair, restored.image, PROTOCOL)
@@ -69,7 +75,8 @@ class Validator:
                 sides = [pair["input"], restored.image, pair["target"]]
                 name = f"rainy_restored_target{f'_{number + 1}' if number else ''}"
                 pictures[name] = np.concatenate(sides, axis=1)
-        return scores, pictures
+                rainy = rainy if number else pair["input"]
+        return scores, pictures, rainy
 
     def _restore(self, params: Params) -> Iterator[Restored]:
         """This process's images; those of one size together, as many as there are devices."""
