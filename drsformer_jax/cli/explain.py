@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{args.image.stem}.explained.png")
     if output.suffix.lower() not in SUFFIXES:
         raise UserError(f"-o {output}: name a file that ends in {', '.join(SUFFIXES)}")
-    check_destination("-o", output, [args.image])
-    check_destination("--json", args.json, [args.image])
+    inputs = [args.image, *([args.weights] if args.weights else [])]
+    check_destination("-o", output, inputs)
+    check_destination("--json", args.json, inputs)
     if importlib.util.find_spec("matplotlib") is None:
         raise missing_extra("matplotlib", "explain", "drawing a figure")
 

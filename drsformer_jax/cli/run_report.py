@@ -34,5 +34,7 @@ def run(args: argparse.Namespace) -> int:
         print(write_run_report(args.workdir, args.output))
     except OSError as error:
         place = error.filename or args.output or args.workdir
-        raise UserError(f"{place}: cannot be read or written ({error.strerror})") from error
+        raise UserError(
+            f"{place}: cannot be read or written ({error.strerror or error})"
+        ) from error
     return 0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 WIDTH, HEIGHT = 460, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 18, 10, 26
 
 # A line is no finer than this; of more points, means.
 _POINTS = 600
@@ -80,13 +80,13 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _decades(low: float, high: float) -> list[float]:
     """Round numbers between 10**low and 10**high, for a logarithmic scale."""
-    exponents = range(math.floor(low), math.ceil(high) + 1)
-    for digits in ((1, 2, 5), (1,)):
-        found = [digit * 10.0**exponent for exponent in exponents for digit in digits]
-        found = [tick for tick in found if 10**low <= tick <= 10**high]
-        if 2 <= len(found) <= _TICKS:
-            return found
-    return found[:: len(found) // _TICKS + 1] if found else _ticks(10**low, 10**high)
+    if high - low < 1:
+        return _ticks(10**low, 10**high)
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    if len(powers) > 2:
+        return [10.0**power for power in powers[:: len(powers) // (_TICKS + 1) + 1]]
+    ticks = [m * 10.0**power for power in (powers[0] - 1, *powers) for m in (1, 2, 5)]
+    return [tick for tick in ticks if 10**low <= tick <= 10**high]
 
 
 def _thinned(line: Line) -> list[tuple[float, float]]:

@@ -97,10 +97,15 @@ def _configuration(workdir: Path) -> dict[str, Any]:
     return config
 
 
+def _lines(path: Path) -> list[str]:
+    """Of a text; none if it is not there."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
 def _records(path: Path) -> list[dict[str, Any]]:
     """The lines of a file that grows; not half a line, of a run that was killed."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in _lines(path):
         try:
             record = json.loads(line)
         except ValueError:
@@ -210,31 +215,40 @@ def _curves(records: list[dict[str, Any]], marks: Iterable[int]) -> Iterator[str
 
 def _pictures(workdir: Path) -> Iterator[str]:
     """What validation saw last."""
+    told = "rainy, restored, target"
     files = sorted((workdir / PICTURES).glob("*.jpg"))
     if files:
-        yield "<h2>Validation: rainy, restored, target</h2>"
+        yield f"<h2>Validation: {told}</h2>"
     for path in files:
-        yield f'<figure><img alt="rainy, restored, target" src="{_address(path.read_bytes())}">'
-        yield "</figure>"
+        yield f'<figure><img alt="{told}" src="{_address(path.read_bytes())}"></figure>'
 
 
 def _evaluation(workdir: Path) -> Iterator[str]:
     """What eval.py has left."""
     sheets = {workdir / file: title for file, title in _SHEETS.items()}
-    scores = workdir / _SCORES
-    if not scores.exists() and not any(path.exists() for path in sheets):
+    lines = _lines(workdir / _SCORES)
+    if not lines and not any(path.exists() for path in sheets):
         return
     yield "<h2>Evaluation</h2>"
-    if scores.exists():
-        yield f"<pre>{_text(scores.read_text(encoding='utf-8'))}</pre>"
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    yield f"<p>{_text(' '.join(line for line in lines if not line.startswith('|')))}</p>"
+    yield _table(row for row in rows if set(row) != {"---"})
     for path, title in sheets.items():
         if path.exists():
-            with Image.open(path) as picture:
-                picture.thumbnail((_SHEET_WIDTH, picture.height))
-                file = io.BytesIO()
-                picture.convert("RGB").save(file, format="JPEG", quality=_QUALITY)
-            yield f"<figure><figcaption>The {title} images</figcaption>"
-            yield f'<img alt="the {title} images" src="{_address(file.getvalue())}"></figure>'
+            told = f"the {title} images"
+            yield f"<figure><figcaption>{told}</figcaption>{_picture(path, told)}</figure>"
+
+
+def _picture(path: Path, told: str) -> str:
+    """An image of any kind, not too large."""
+    file = io.BytesIO()
+    try:
+        with Image.open(path) as picture:
+            picture.thumbnail((_SHEET_WIDTH, picture.height))
+            picture.convert("RGB").save(file, format="JPEG", quality=_QUALITY)
+    except (OSError, ValueError, SyntaxError):  # Pillow's, of damaged files
+        return "cannot be read"
+    return f'<img alt="{told}" src="{_address(file.getvalue())}">'
 
 
 def _address(jpeg: bytes) -> str:

@@ -24,7 +24,7 @@ def labels_of(drawn: str, axis: str) -> list[str]:
     ("log", "values", "labels"),
     [
         (False, [0.0, 5.0, 10.0], ["0", "2", "4", "6", "8", "10"]),
-        (True, [0.1, 1.0, 10.0], ["0.1", "0.2", "0.5", "1", "2", "5", "10"]),
+        (True, [0.1, 1.0, 10.0], ["0.1", "1", "10"]),
     ],
 )
 def test_points_lie_where_the_labels_say(log: bool, values: list[float], labels: list[str]) -> None:

@@ -83,11 +83,17 @@ def test_an_old_workdir_by_command(tmp_path: Path, capsys: pytest.CaptureFixture
     (run / "config.json").write_text('{"total_steps": 9, "data": {"train": "a<b"}}')
     lines = ['{"step": 1, "loss": 0.5}', '{"step": 2, "loss": NaN}', '{"step": 3, "lo']
     (run / "metrics.jsonl").write_text("\n".join(lines))
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "results.md").write_text("about it\n\n| set | PSNR |\n| --- | --- |\n")
+    (run / "evaluation" / "worst.png").write_bytes(b"\x89PNG damaged")
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     text = Parsed(run / "report.html").text
     assert "a<b" in text
     assert "0.5" in text
+    for told in ("about it", "PSNR", "the worst images\ncannot be read"):
+        assert told in text
+    assert "---" not in text
     # Without a number, too.
     (run / "metrics.jsonl").unlink()
     assert main(["report", str(run), "-o", str(tmp_path / "other.html")]) == 0
