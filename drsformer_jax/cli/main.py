@@ -65,6 +65,14 @@ COMMANDS: dict[str, Command] = {
             "drsformer convert runs/rain200h rain200h.pth  # the newest good checkpoint of a run",
         ),
     ),
+    "export": Command(
+        "drsformer_jax.cli.export",
+        "write the network as one file for other programs",
+        (
+            "drsformer export rain_small rain.onnx         # for onnxruntime",
+            "drsformer export runs/rain200h rain.stablehlo --check photo.jpg",
+        ),
+    ),
     "parity": Command(
         "drsformer_jax.cli.parity",
         "compare the network with a PyTorch program, module by module",
