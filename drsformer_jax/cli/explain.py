@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     title = f"{args.image.name}, weights {path.name}\n{weights.config.summary()}"
     write_report("-o", output, lambda path: write_figure(path, title, image, found))
     document = {
-        "image": str(args.image),
-        "weights": str(path),
+        "image": args.image.name,
+        "weights": path.name,
         "architecture": weights.config.architecture(),
     }
     write_report("--json", args.json, lambda path: write_json(path, document | found.document()))
