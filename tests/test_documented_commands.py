@@ -49,6 +49,7 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"^tools/launch/", SKIP, ELSEWHERE),
     (r" [A-Z] |=[A-Z] |NAME", READ, "a letter stands for the values of a table beside it"),
     (r" --help$", RUN, ""),
+    (r"hf://|^drsformer push", READ, "asks a hub that a test must start; tests/checkpoints"),
     (r"^drsformer (export|derain .*\.onnx)", SLOW, "exports networks; tests/exporting"),
     (r"^drsformer derain .*--devices", SLOW, "compiles the network for four devices"),
     (r"^drsformer derain .*--compare", READ, "as without it; tests/page/test_comparison.py"),

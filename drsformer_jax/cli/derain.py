@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.derain_jobs import Job, plan_jobs
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.errors import UserError, one_line
@@ -55,10 +56,11 @@ def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what says how photographs are restored, and by which network."""
     parser.add_argument(
         "--weights",
-        type=local_path,
+        type=weights_argument,
         metavar="W",
-        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, or a name "
-        "that `drsformer models` lists (default: the first of those)",
+        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, a name that "
+        "`drsformer models` lists, or hf://ORG/NAME on the Hugging Face hub (default: the first "
+        "name)",
     )
     parser.add_argument(
         "--tile",

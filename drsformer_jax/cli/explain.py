@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError, missing_extra, one_line
 from drsformer_jax.files import write_json
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        type=local_path,
+        type=weights_argument,
         metavar="W",
         help="as for `drsformer derain` (default: those that come with the package)",
     )
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{args.image.stem}.explained.png")
     if output.suffix.lower() not in SUFFIXES:
         raise UserError(f"-o {output}: name a file that ends in {', '.join(SUFFIXES)}")
-    inputs = [args.image, *([args.weights] if args.weights else [])]
+    inputs = [given for given in (args.image, args.weights) if isinstance(given, Path)]
     check_destination("-o", output, inputs)
     check_destination("--json", args.json, inputs)
     if importlib.util.find_spec("matplotlib") is None:
@@ -60,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_devices()
     image = read_rgb(args.image)
-    path = args.weights or default_weights()
-    weights = load_weights(path)
+    given = args.weights or default_weights()
+    named = given.name if isinstance(given, Path) else given
+    weights = load_weights(given)
     if weights.config.in_channels != 3:
         raise UserError(
             f"{args.weights}: weights for images of {weights.config.in_channels} channels"
@@ -70,11 +72,11 @@ def run(args: argparse.Namespace) -> int:
         found = explain(weights.config, weights.params, as_unit(image))
     except FloatingPointError as error:
         raise UserError(f"{args.image}: {error}") from error
-    title = f"{args.image.name}, weights {path.name}\n{weights.config.summary()}"
+    title = f"{args.image.name}, weights {named}\n{weights.config.summary()}"
     write_report("-o", output, lambda path: write_figure(path, title, image, found))
     document = {
         "image": args.image.name,
-        "weights": path.name,
+        "weights": named,
         "architecture": weights.config.architecture(),
     }
     write_report("--json", args.json, lambda path: write_json(path, document | found.document()))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drsformer_jax.checkpoints.hub import fetch, is_address, weights_argument
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import one_line
 from drsformer_jax.files import write_json
@@ -36,10 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         nargs="?",
-        type=local_path,
+        type=weights_argument,
         metavar="W",
-        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, or a name "
-        "that `drsformer models` lists (default: the first of those)",
+        help="as for `drsformer derain --weights` (default: those that come with the package)",
     )
     parser.add_argument(
         "--arrays", action="store_true", help="list every array, with its mean and deviation"
@@ -55,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.checkpoints.weights import load_weights
     from drsformer_jax.cli.devices import check_devices
 
-    check_destination("--json", args.json, [args.weights] if args.weights else [])
+    given = args.weights or default_weights()
+    check_destination("--json", args.json, [given] if isinstance(given, Path) else [])
     check_devices()
-    path = default_weights() if args.weights is None else by_name(args.weights)
-    weights = load_weights(path)
+    weights = load_weights(given)
+    path = fetch(given)[0] if is_address(given) else by_name(given)
     found = _description(path, weights)
     write_report("--json", args.json, lambda file: write_json(file, found))
     print("\n".join(aligned(_rows(weights, found), left=(0, 1))))

@@ -173,6 +173,22 @@ class Derainer:
         return cls(config, loaded.params, devices=devices)
 
     @classmethod
+    def from_pretrained(
+        cls, repository: str, *, revision: str | None = None, **options: Any
+    ) -> Derainer:
+        """Reads weights from the Hugging Face hub.
+
+        Args:
+          repository: ORG/NAME.
+          revision: a branch, a tag or a commit, which alone is always the same; None: the newest.
+          **options: as for `load`.
+
+        Raises:
+          UserError: they cannot be had (`checkpoints.hub`), or as `load`.
+        """
+        return cls.load(f"hf://{repository}" + (f"@{revision}" if revision else ""), **options)
+
+    @classmethod
     def _load_exported(cls, path: Path, dtype: str, precision: str, devices: int) -> Derainer:
         if (dtype, precision, devices) != ("float32", "default", 1):
             raise UserError(
