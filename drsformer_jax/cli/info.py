@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     check_destination("--json", args.json, [given] if isinstance(given, Path) else [])
     check_devices()
     weights = load_weights(given)
-    path = fetch(given)[0] if is_address(given) else by_name(given)
+    path = fetch(str(given))[0] if is_address(given) else by_name(given)
     found = _description(path, weights)
     write_report("--json", args.json, lambda file: write_json(file, found))
     print("\n".join(aligned(_rows(weights, found), left=(0, 1))))
