@@ -53,6 +53,11 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"^drsformer (export|derain .*\.onnx)", SLOW, "exports networks; tests/exporting"),
     (r"^drsformer derain .*--devices", SLOW, "compiles the network for four devices"),
     (r"^drsformer derain .*--compare", READ, "as without it; tests/page/test_comparison.py"),
+    (
+        r"^drsformer derain .*(--skip|--ext|--strip-gps|--no-meta)",
+        READ,
+        "tests/cli/test_derain_files.py",
+    ),
     (r"^drsformer derain ", RUN, ""),
     (r"^drsformer explain ", SLOW, "compiles the network"),
     (r"^drsformer info ", READ, "wants a run, or weights of the user"),

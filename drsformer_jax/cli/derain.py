@@ -1,19 +1,21 @@
-"""`drsformer derain`: rainy photographs in, derained PNG files out."""
+"""`drsformer derain`: rainy photographs in, derained ones out."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from drsformer_jax.checkpoints.hub import weights_argument
-from drsformer_jax.cli.derain_jobs import Job, plan_jobs
+from drsformer_jax.cli.derain_image import derain_image
+from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, path_or_standard, plan_jobs
 from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.output import require_stream
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
-from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
@@ -23,33 +25,70 @@ DEFAULT_OUTPUT = "derained"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Remove rain from photographs of any size: each INPUT gives a PNG file of the same base "
-        "name in OUT. Grey and 16-bit images stay so, transparency is kept, CMYK becomes sRGB. "
-        "An image that cannot be restored does not stop the others; the exit code is then 1."
+        "Remove rain from photographs of any size: each INPUT gives a file of the same base name "
+        "in OUT. Grey and 16-bit images stay so, transparency, EXIF and XMP are kept, CMYK becomes "
+        "sRGB. An image that cannot be restored does not stop the others; the exit code is then 1."
     )
     parser.add_argument(
         "inputs",
         nargs="+",
-        type=local_path,
+        type=path_or_standard,
         metavar="INPUT",
-        help="an image, or a folder: all images directly in it",
+        help="an image, or a folder: all images directly in it; -: an image on standard input",
     )
     parser.add_argument(
         "-o",
         "--output",
-        type=local_path,
+        type=path_or_standard,
         default=Path(DEFAULT_OUTPUT),
         metavar="OUT",
         help="folder to write to, made if missing (default: %(default)s); for a single image also "
-        "the file, NAME.png",
+        "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output",
     )
-    parser.add_argument(
+    _add_file_arguments(parser)
+    add_restoring_arguments(parser)
+
+
+def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what says which files are read and how results are written."""
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="take the images in folders below, too, into folders of the same names in OUT; "
+        "hidden ones are left out",
+    )
+    files.add_argument(
+        "--ext",
+        choices=("auto", "png", "jpg", "webp", "avif", "tiff"),
+        help="format of the results; auto: that of each input, jpg for HEIC and png for what is "
+        "only read (default: png)",
+    )
+    files.add_argument(
+        "--quality",
+        type=int,
+        metavar="Q",
+        help="1 to 100, of jpg, webp and avif (default: 95)",
+    )
+    files.add_argument(
+        "--suffix", default="", metavar="S", help="what is put behind each name: _dry"
+    )
+    files.add_argument(
+        "--skip-existing", action="store_true", help="leave out images whose result is there"
+    )
+    files.add_argument(
+        "--no-metadata", action="store_true", help="write no EXIF, no XMP and no resolution"
+    )
+    files.add_argument(
+        "--strip-gps", action="store_true", help="write EXIF and XMP without where it was taken"
+    )
+    files.add_argument(
         "--compare",
         action="store_true",
-        help="write a page beside each file, NAME.png.html: before and after with a line between "
+        help="write a page beside each result, NAME.png.html: before and after with a line between "
         "them to move, for any browser, without a network; about 1 MB each",
     )
-    add_restoring_arguments(parser)
 
 
 def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,21 +132,46 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a mistake in the arguments, found before anything is written.
     """
-    check_tiling(args.tile, args.overlap)
-    jobs = plan_jobs(args.inputs, args.output, pages=args.compare)
-    derainer = load_derainer(args)
-    folder = jobs[0].destination.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
+    if args.output is not STANDARD:
+        return _run(args, None)
+    stdout = require_stream(sys.stdout, "-o -", "send the picture to a file or a program: > NAME")
+    with contextlib.redirect_stdout(sys.stderr):
+        return _run(args, stdout)
 
-    failures = _run_jobs(derainer, jobs, args.tile, args.overlap, args.compare)
+
+def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
+    check_tiling(args.tile, args.overlap)
+    if any(given is STANDARD for given in args.inputs):
+        require_stream(sys.stdin, "-", "pipe an image into it, or name a file")
+    if args.compare and stdout is not None:
+        raise UserError("--compare: the page lies beside the result: name a file or a folder (-o)")
+    naming = Naming(args.ext, args.suffix, args.recursive, args.skip_existing, args.compare)
+    jobs = plan_jobs(args.inputs, args.output, naming)
+    _check_quality(args.quality, jobs)
+    if not jobs:
+        return 0
+    derainer = load_derainer(args)
+    for folder in {job.destination.parent: None for job in jobs}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
+
+    failures = _run_jobs(derainer, jobs, args, stdout)
     for message in failures:
         print(f"error: {one_line(message)}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _check_quality(quality: int | None, jobs: list[Job]) -> None:
+    if quality is None:
+        return
+    if not 1 <= quality <= 100:
+        raise UserError(f"--quality {quality}: is not from 1 to 100")
+    if jobs and all(job.form.is_lossless for job in jobs):
+        raise UserError("--quality: png and tiff keep all; it is for --ext jpg, webp and avif")
 
 
 def load_derainer(args: argparse.Namespace) -> Derainer:
@@ -133,7 +197,7 @@ def load_derainer(args: argparse.Namespace) -> Derainer:
 
 
 def _run_jobs(
-    derainer: Derainer, jobs: list[Job], tile: int | None, overlap: int, compare: bool
+    derainer: Derainer, jobs: list[Job], args: argparse.Namespace, stdout: BinaryIO | None
 ) -> list[str]:
     """Restores all images, a line each; returns one message for each that failed."""
     import tqdm
@@ -144,7 +208,7 @@ def _run_jobs(
         for job in bar:
             start = time.perf_counter()
             try:
-                height, width = _derain_file(derainer, job, tile, overlap, compare)
+                height, width = derain_image(derainer, job, args, stdout)
             except UserError as error:
                 failures.append(str(error))
                 continue
@@ -154,48 +218,3 @@ def _run_jobs(
             seconds = time.perf_counter() - start
             tqdm.tqdm.write(f"{one_line(job.destination)}  {width} x {height}  {seconds:.1f} s")
     return failures
-
-
-def _derain_file(
-    derainer: Derainer, job: Job, tile: int | None, overlap: int, compare: bool
-) -> tuple[int, int]:
-    """Restores one file, writes its page if wanted; returns its height and width.
-
-    Raises:
-      UserError: it cannot be decoded or written.
-      FloatingPointError, MemoryError: it cannot be restored.
-    """
-    import tqdm
-
-    from drsformer_jax.data.decoding import decode_image
-    from drsformer_jax.inference.photo import restore_photo, write_photo
-
-    _check_name(job.source, job.destination)
-    photo = decode_image(job.source)
-    for note in photo.notes:
-        tqdm.tqdm.write(one_line(f"{job.source}: {note}"), file=sys.stderr)
-    restored = restore_photo(derainer, photo, tile=tile, overlap=overlap)
-    write_photo(job.destination, restored)
-    if compare:
-        from drsformer_jax.page.comparison import write_comparison
-
-        write_comparison(job.page, job.source.name, photo, restored)
-    height, width = photo.samples.shape[:2]
-    return height, width
-
-
-def _check_name(source: Path, destination: Path) -> None:
-    """Finds before the work that the file system cannot have a file of that name.
-
-    Raises:
-      UserError: it cannot.
-    """
-    try:
-        destination.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(
-            f"{source}: cannot be written to {destination} ({error.strerror}): alone, with "
-            "-o NAME.png, it gets another name"
-        ) from error

@@ -73,7 +73,7 @@ def check_process() -> None:
 
 
 class Derainer:
-    """A trained network that restores one image at a time.
+    """A trained network that restores one image at a time::
 
         derain = Derainer.load("drsformer.safetensors")
         clean = derain(rainy)  # uint8 H W 3, RGB, of any size

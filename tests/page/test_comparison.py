@@ -31,14 +31,14 @@ def test_derain_writes_a_page_beside_the_picture(
     monkeypatch.setattr(Derainer, "load", staticmethod(lambda weights, devices: half))
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (21, 13), (200, 100, 60)).save("a<b.png")
-    assert main(["derain", "a<b.png", "--compare", "-o", "dry.png"]) == 0
-    page = tmp_path / "dry.png.html"
+    assert main(["derain", "a<b.png", "--compare", "-o", "dry<.png"]) == 0
+    page = tmp_path / "dry<.png.html"
     before, after = pictures_in(page)
     assert before.shape == after.shape == (13, 21, 3)
     np.testing.assert_allclose(before[6, 10], (200, 100, 60), atol=3)
     np.testing.assert_allclose(after[6, 10], (100, 50, 30), atol=3)
     text = page.read_text()
-    assert "<h1>a&lt;b.png</h1>" in text
+    assert "<h1>dry&lt;.png</h1>" in text
     assert not re.search(r"(src|href)=|https?:|\bfetch\b|import ", text.replace('src="${', ""))
     # A second time it lies beside the input, and could be anybody's.
     assert main(["derain", "a<b.png", "--compare", "-o", "wet.png"]) == 0
@@ -47,6 +47,8 @@ def test_derain_writes_a_page_beside_the_picture(
     assert main(["derain", "a<b.png", "--compare", "-o", "wet.png"]) == 2
     assert "wet.png.html exists beside its input a<b.png" in capsys.readouterr().err
     assert not (tmp_path / "wet.png").exists()
+    assert main(["derain", "a<b.png", "--compare", "-o", "-"]) == 2
+    assert "--compare: the page lies beside the result" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (2, np.uint8), (4, np.uint16)])
