@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=weights_argument,
         metavar="W",
-        help="as for `drsformer derain --weights` (default: those that come with the package)",
+        help="what derain takes as --weights (default: those that come with the package)",
     )
     parser.add_argument(
         "--arrays", action="store_true", help="list every array, with its mean and deviation"
