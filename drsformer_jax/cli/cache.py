@@ -42,7 +42,7 @@ def keep_programs() -> None:
         if not folder.exists():
             # Whoever writes there has programs run by this user.
             folder.mkdir(mode=0o700, parents=True)
-            logger.warning("compiled programs are kept in %s (--no-cache: they are not)", folder)
+            logger.warning("compiled programs are kept in %s (--no-cache keeps none)", folder)
         programs = folder / _machine()
         programs.mkdir(mode=0o700, exist_ok=True)
         _remove_oldest(programs)

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.data.images import read_rgb
     from drsformer_jax.evaluation.explanation import explain
     from drsformer_jax.evaluation.explanation_figure import write_figure
-    from drsformer_jax.inference.derainer import as_unit
+    from drsformer_jax.inference.samples import as_unit
 
     check_devices()
     image = read_rgb(args.image)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from drsformer_jax.evaluation.explanation import LEVELS, Block, Explanation
 from drsformer_jax.files import atomic_path
-from drsformer_jax.inference.derainer import as_unit, quantise
+from drsformer_jax.inference.samples import as_unit, quantise
 from drsformer_jax.models.mefc import EXPERT_NAMES
 from drsformer_jax.paths import printable
 
