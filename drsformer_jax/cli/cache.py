@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import logging
 import os
 import platform
 from pathlib import Path
+
+from drsformer_jax.errors import in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +33,15 @@ def keep_programs() -> None:
     """Has JAX keep what it compiles in the user's cache folder, and find it there.
 
     Where the user has told JAX by its own variables whether and where it is to keep programs, that
-    holds. A folder that cannot be written is told, and does no
-    harm. It has to come before JAX compiles.
+    holds. Where nothing can be kept, that is told and does no harm. It has to come before JAX
+    compiles.
     """
     import jax
 
     if any(map(os.environ.get, _SETTINGS)):
         return
-    folder = _user_folder()
     try:
+        folder = _user_folder()
         if not folder.exists():
             # Whoever writes there has programs run by this user.
             folder.mkdir(mode=0o700, parents=True)
@@ -47,9 +50,9 @@ def keep_programs() -> None:
         programs.mkdir(mode=0o700, exist_ok=True)
         _remove_oldest(programs)
         if not os.access(programs, os.W_OK):
-            raise PermissionError(13, os.strerror(13))
-    except OSError as error:
-        logger.warning("%s: compiled programs cannot be kept (%s)", folder, error.strerror)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(programs))
+    except (OSError, RuntimeError) as error:  # the second where the user has no home
+        logger.warning("compiled programs cannot be kept: %s", in_one_line(error))
         return
     jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -63,7 +63,8 @@ def test_a_folder_that_cannot_be_made_is_a_note(
         cache.keep_programs()
     assert told == {}
     (record,) = caplog.records
-    assert "cannot be kept (Not a directory)" in record.getMessage()
+    assert "programs cannot be kept: " in record.getMessage()
+    assert "Not a directory: " in record.getMessage()
 
 
 def test_the_oldest_programs_are_removed(
