@@ -10,7 +10,7 @@ import os
 import platform
 from pathlib import Path
 
-from drsformer_jax.errors import in_one_line
+from drsformer_jax.errors import words_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def keep_programs() -> None:
         if not os.access(programs, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(programs))
     except (OSError, RuntimeError) as error:  # the second where the user has no home
-        logger.warning("compiled programs cannot be kept: %s", in_one_line(error))
+        logger.warning("compiled programs cannot be kept: %s", words_of(error))
         return
     jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

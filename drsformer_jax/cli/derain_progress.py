@@ -67,8 +67,9 @@ class Tally:
 
     def summary(self, failures: int) -> str:
         """All in one line."""
+        images = "1 image" if self.images == 1 else f"{self.images} images"
         failed = f", {failures} failed" if failures else ""
         return (
-            f"{self.images} images{failed}, {self.pixels / 1e6:.1f} megapixels in "
+            f"{images}{failed}, {self.pixels / 1e6:.1f} megapixels in "
             f"{time.perf_counter() - self._start:.1f} s, of which {self.compiling:.1f} s compiling"
         )

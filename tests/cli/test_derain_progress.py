@@ -57,7 +57,7 @@ def test_compiling_is_counted_while_it_is_watched() -> None:
         record(2.0)
         record(0.5)
     record(100.0)
-    assert tally.summary(0).startswith("1 images, 1.5 megapixels in ")
+    assert tally.summary(0).startswith("1 image, 1.5 megapixels in ")
     assert tally.summary(0).endswith(" s, of which 2.5 s compiling")
 
 
