@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.derain_jobs import Job, plan_jobs
 from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.film import add_film_arguments, derain_films, plan_films
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 from drsformer_jax.paths import local_path
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the file, NAME.png",
     )
     add_restoring_arguments(parser)
+    add_film_arguments(parser)
 
 
 def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +88,19 @@ def run(args: argparse.Namespace) -> int:
       UserError: a mistake in the arguments, found before anything is written.
     """
     check_tiling(args.tile, args.overlap)
-    jobs = plan_jobs(args.inputs, args.output)
+    films = plan_films(args)
+    jobs = plan_jobs(args.inputs, args.output) if args.inputs else []
     derainer = load_derainer(args)
+    code = _derain_photographs(derainer, jobs, args) if jobs else 0
+    return max(code, derain_films(films, derainer, args)) if films else code
+
+
+def _derain_photographs(derainer: Derainer, jobs: list[Job], args: argparse.Namespace) -> int:
+    """Returns the exit code: 0, or 1 if an image failed.
+
+    Raises:
+      UserError: the folder cannot be made.
+    """
     folder = jobs[0].destination.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

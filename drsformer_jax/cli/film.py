@@ -1,0 +1,262 @@
+"""Films named to `drsformer derain`: flags, names of what is written, and what is said."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drsformer_jax.errors import UserError, missing_extra, one_line
+from drsformer_jax.paths import identity, is_one_of
+
+if TYPE_CHECKING:
+    from drsformer_jax.film.restoring import FilmDerainer, Outcome
+    from drsformer_jax.inference.derainer import Derainer
+
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
+    *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob"),
+)
+LARGEST_CRF = 63
+# How many frames tell how long a film takes; the first one compiles the network.
+_TIMED_FRAMES = 4
+
+
+def add_film_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what says how films are written."""
+    films = parser.add_argument_group("films")
+    films.add_argument(
+        "--crf",
+        type=int,
+        metavar="Q",
+        help=f"quality, 0 to {LARGEST_CRF}: less is better and larger (default: 18)",
+    )
+    films.add_argument(
+        "--codec", default="libx264", metavar="C", help="encoder (default: %(default)s)"
+    )
+    films.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin anew where there are parts of a film that other weights or settings made",
+    )
+
+
+def is_film(path: Path) -> bool:
+    """Whether a path, by its suffix, is a film."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def plan_films(args: argparse.Namespace) -> list[FilmDerainer]:
+    """Takes the films out of `args.inputs` and looks at them; writes nothing.
+
+    Raises:
+      UserError: one is no film, or cannot be written where it is to be; PyAV is missing.
+    """
+    sources = list({identity(path): path for path in args.inputs if is_film(path)}.values())
+    if not sources:
+        return []
+    if find_spec("av") is None:
+        raise missing_extra("av", "video", "a film")
+    if args.crf is not None and not 0 <= args.crf <= LARGEST_CRF:
+        raise UserError(f"--crf must be 0 to {LARGEST_CRF}, not {args.crf}")
+    from drsformer_jax.film.encoding import Encoding
+    from drsformer_jax.film.restoring import FilmDerainer
+
+    destinations = [_destination(args, source) for source in sources]
+    for destination, source in zip(destinations, sources, strict=True):
+        if destinations.count(destination) > 1:
+            raise UserError(
+                f"{source} and another film would be written to {destination}: derain one after "
+                "the other, each with an -o folder of its own"
+            )
+        _check_loss(destination, args)
+    encoding = Encoding(args.codec, args.crf)
+    films = [FilmDerainer(*pair, encoding) for pair in zip(sources, destinations, strict=True)]
+    args.inputs = [path for path in args.inputs if not is_film(path)]
+    return films
+
+
+def _destination(args: argparse.Namespace, source: Path) -> Path:
+    """Where a film is written to.
+
+    Raises:
+      UserError: nowhere.
+    """
+    from drsformer_jax.film.joining import CONTAINERS, suffix_for
+
+    output: Path = args.output
+    if output.is_dir() or not (output.exists() or output.suffix.lower() in SUFFIXES):
+        return output / f"{source.stem}{suffix_for(source, args.codec)}"
+    if output.suffix.lower() not in CONTAINERS:
+        raise UserError(
+            f"-o {output}: is neither a folder nor a film to write: {', '.join(CONTAINERS)}"
+        )
+    if len(args.inputs) > 1:
+        raise UserError(f"-o {output}: is one file, for {len(args.inputs)} inputs: name a folder")
+    return output
+
+
+def _check_loss(destination: Path, args: argparse.Namespace) -> None:
+    """That no file is replaced which is an input, or, unless it is asked for, lies beside one.
+
+    Raises:
+      UserError: one would be.
+    """
+    if is_one_of(destination, args.inputs):
+        raise UserError(f"{destination}: is an input: choose another folder or file (-o)")
+    is_beside = any(identity(path.parent) == identity(destination.parent) for path in args.inputs)
+    if is_beside and os.path.lexists(destination) and not args.overwrite:
+        raise UserError(
+            f"{destination}: is there, beside an input: choose another one (-o), or --overwrite it"
+        )
+
+
+def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.Namespace) -> int:
+    """Restores films one after the other.
+
+    Returns:
+      0; 1 if one of several failed, or not all of one could be restored; 128 and the number of the
+      signal that ended it.
+
+    Raises:
+      UserError: the only film failed.
+    """
+    failures = []
+    code = 0
+    for film in films:
+        try:
+            with _signals_raise():
+                code = max(code, _derain_film(film, derainer, args))
+        except _Stopped as stopped:
+            folder = film.parts.folder
+            print(
+                one_line(f"stopped; the same command goes on with what is in {folder}"),
+                file=sys.stderr,
+            )
+            return 128 + stopped.number
+        except UserError as error:
+            failures.append(str(error))
+        except (FloatingPointError, MemoryError) as error:
+            failures.append(f"{film.film.path}: {str(error) or 'not enough memory'}")
+        except OSError as error:
+            failures.append(
+                f"{film.destination}: cannot be written ({error.strerror or error}); the same "
+                f"command goes on with what is in {film.parts.folder}"
+            )
+    if failures and len(films) == 1:
+        raise UserError(failures[0])
+    for message in failures:
+        print(f"error: {one_line(message)}", file=sys.stderr)
+    return 1 if failures else code
+
+
+def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespace) -> int:
+    """Restores one; 1 if not all of it could be."""
+    import tqdm
+
+    from drsformer_jax.checkpoints.fingerprint import fingerprint
+
+    begun, source = time.perf_counter(), film.film.path
+    for note in film.notes:
+        print(one_line(f"{source}: {note}"), file=sys.stderr)
+    width, height = film.film.look.size_upright
+    # What of tiles is to be said is said once, here.
+    plan = derainer.plan(height, width, tile=args.tile, overlap=args.overlap)
+    tile = max(plan.tile_height, plan.tile_width) if len(plan) > 1 else 0
+    # disable=None: a bar on terminals only.
+    with tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=None) as bar:
+        progress = _Progress(film, bar)
+        outcome = film.run(
+            functools.partial(derainer, tile=tile, overlap=args.overlap),
+            {"weights": fingerprint(derainer.params), "tile": tile, "overlap": args.overlap},
+            overwrite=args.overwrite,
+            on_frame=progress,
+        )
+    seconds = time.perf_counter() - begun
+    speed = f"  {progress.new / seconds:.2f} frames/s" if progress.new else ""
+    print(
+        f"{one_line(film.destination)}  {width} x {height}  {outcome.frames} frames  "
+        f"{seconds:.1f} s{speed}"
+    )
+    return _told(source, outcome)
+
+
+def _told(source: Path, outcome: Outcome) -> int:
+    """Says what is not as it should be; the exit code."""
+    problems = []
+    if outcome.bad_packets:
+        problems.append(f"{outcome.bad_packets} packets could not be decoded and are left out")
+    if outcome.rainy:
+        problems.append(f"{outcome.rainy} frames could not be restored and are as they were")
+    if outcome.is_cut_short:
+        problems.append("the file is cut short: what is in it is restored")
+    for problem in problems:
+        print(one_line(f"{source}: {problem}"), file=sys.stderr)
+    return 1 if outcome.rainy or outcome.is_cut_short else 0
+
+
+class _Progress:
+    """Moves the bar, and says early on, once, how fast it goes and how long it takes.
+
+    Attributes:
+      new: frames that were restored now.
+    """
+
+    def __init__(self, film: FilmDerainer, bar: Any) -> None:
+        self._film, self._bar = film.film, bar
+        self._done = self.new = 0
+        self._begun = 0.0
+
+    def __call__(self, is_new: bool) -> None:
+        self._bar.update()
+        self._done += 1
+        self.new += is_new
+        if self.new == 1 and is_new:
+            self._begun = time.perf_counter()
+        if self.new == _TIMED_FRAMES and is_new and self._film.frames_expected:
+            rate = (_TIMED_FRAMES - 1) / (time.perf_counter() - self._begun)
+            left = max(0, self._film.frames_expected - self._done)
+            self._bar.write(
+                f"{one_line(self._film.path)}: about {left} frames to go, {rate:.2f} frames/s: "
+                f"{_duration(left / rate)}"
+            )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+class _Stopped(BaseException):
+    """A signal asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `_Stopped`, also in programs in the background of a shell."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Stopped(number)
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,207 @@
+"""Restored pictures, and the sound and all else of the source as it is, in one file."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from drsformer_jax.errors import UserError, words_of
+from drsformer_jax.film.encoding import Encoding
+from drsformer_jax.film.parts import JOINED, Parts
+from drsformer_jax.film.source import Film, opened
+
+# Suffixes of what is written, and FFmpeg's names. Others hold no times, or sound of few kinds.
+CONTAINERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".ts": "mpegts",
+    ".mts": "mpegts",
+    ".m2ts": "mpegts",
+}
+OTHERWISE = ".mkv"
+# Units of a second in a film's header, at least; MP4 has only 1000 of its own accord.
+_FINEST = 10_000
+# Of a header's length and what there is: sound may end a little early.
+_SLACK_SECONDS = 1.0
+
+
+def suffix_for(source: Path, codec: str) -> str:
+    """That of the source, if such a file can hold the codec; else .mkv, which takes all."""
+    suffix = source.suffix.lower()
+    try:
+        with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as output:
+            output.add_stream(codec)
+    except (KeyError, ValueError):
+        return OTHERWISE
+    return suffix
+
+
+class Joiner:
+    """Writes the film.
+
+    Attributes:
+      notes: what of the source is left out, a line each.
+      flags: what the encoder has to heed for this container.
+    """
+
+    def __init__(self, film: Film, encoding: Encoding, container: str) -> None:
+        """Tries out, before any work, that the container takes what is to be in it.
+
+        Args:
+          container: FFmpeg's name, of `CONTAINERS`.
+
+        Raises:
+          UserError: it does not.
+        """
+        self._film, self._encoding, self._container = film, encoding, container
+        self.notes: list[str] = []
+        with opened(film.path) as source:
+            left_out = []
+            self._kept: list[int] = []
+            for stream in source.streams:
+                if stream.index == film.index:
+                    continue
+                if self._takes(stream):
+                    self._kept.append(stream.index)
+                # Titles of chapters are a stream in MP4, which is written anew from the chapters.
+                elif stream.name != "bin_data" or not source.chapters():
+                    left_out.append(f"{stream.type} {stream.index} ({stream.name})")
+            if left_out:
+                self.notes.append(f"of its streams are left out: {', '.join(left_out)}")
+            try:
+                with self._output() as output:
+                    streams = self._streams(output, source)
+                    self.flags = streams[film.index].codec_context.flags
+                    output.start_encoding()
+            except (av.error.FFmpegError, ValueError) as error:
+                raise UserError(
+                    f"{film.path}: a {container} file cannot hold it ({words_of(error)}): name "
+                    "another with -o NAME.mkv, or another --codec"
+                ) from error
+
+    def _takes(self, stream: Any) -> bool:
+        """Whether the container takes a stream of sound, subtitles or fonts as it is."""
+        if stream.type not in ("audio", "subtitle", "attachment"):
+            return False
+        try:
+            with self._output() as output:
+                output.add_stream_from_template(stream)
+                output.start_encoding()
+        except (av.error.FFmpegError, ValueError):
+            return False
+        return True
+
+    def _output(self, path: Path | None = None) -> Any:
+        """An output of the container, in memory without a path."""
+        options = {}
+        if self._container in ("mp4", "mov"):
+            ticks = self._film.look.time_base.denominator
+            options["movie_timescale"] = str(ticks * -(-_FINEST // ticks))
+            # The index in front, so that players need not read to the end; it takes a second pass.
+            options |= {"movflags": "+faststart"} if path else {}
+        elif self._container == "mpegts":
+            options["mpegts_copyts"] = "1"
+        return av.open(
+            f"file:{path}" if path else io.BytesIO(),
+            "w",
+            format=self._container,
+            container_options=options,
+            metadata_errors="surrogateescape",
+        )
+
+    def _streams(self, output: Any, source: Any) -> dict[int, Any]:
+        """Gives an output its streams; returns them by their indices in the source."""
+        streams = {}
+        for stream in source.streams:
+            if stream.index == self._film.index:
+                streams[stream.index] = self._encoding.stream(output, self._film.look)
+            elif stream.index in self._kept:
+                streams[stream.index] = output.add_stream_from_template(stream)
+            else:
+                continue
+            streams[stream.index].metadata.update(stream.metadata)
+            streams[stream.index].disposition = stream.disposition
+        output.metadata.update(source.metadata)
+        output.set_chapters(source.chapters())
+        return streams
+
+    def join(self, destination: Path, parts: Parts, count: int) -> None:
+        """Writes `count` parts and what is kept; says so to the film if the file is cut short.
+
+        Raises:
+          UserError: a part is damaged.
+          OSError: it cannot be written.
+        """
+        joined = parts.folder / f"{JOINED}{destination.suffix}"
+        end = 0.0
+        with opened(self._film.path) as source, self._output(joined) as output:
+            streams = self._streams(output, source)
+            pictures = _pictures(parts, count, self._film.look.time_base)
+            for packet, stream in heapq.merge(
+                ((packet, streams[self._film.index]) for packet in pictures),
+                ((packet, streams[packet.stream.index]) for packet in self._copied(source)),
+                key=lambda found: float(found[0].dts * found[0].time_base),
+            ):
+                packet.stream = stream
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                output.mux(packet)
+            told = ((source.start_time or 0) + (source.duration or 0)) / av.time_base
+        self._film.is_cut_short |= told > end + _SLACK_SECONDS
+        os.replace(joined, destination)
+
+    def _copied(self, source: Any) -> Iterator[Any]:
+        """The packets that are kept as they are, the times of each stream in order."""
+        last: dict[int, int] = {}
+        packets = source.demux([source.streams[index] for index in self._kept])
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError:
+                self._film.is_cut_short = True
+                return
+            if packet is None:
+                return
+            pts = packet.pts if packet.pts is not None else packet.dts
+            if pts is None:  # without data: the end of a stream
+                continue
+            dts = packet.dts if packet.dts is not None else pts
+            packet.dts = max(dts, last.get(packet.stream.index, dts - 1) + 1)
+            packet.pts = max(pts, packet.dts)
+            last[packet.stream.index] = packet.dts
+            yield packet
+
+
+def _pictures(parts: Parts, count: int, tick: Fraction) -> Iterator[Any]:
+    """The packets of all parts, in the order in which they are decoded, with the times for it.
+
+    A frame that is decoded before others that are shown earlier makes all wait, by as many frames
+    as the worst of them: the times for decoding are those for showing, in order and so much before.
+    """
+    pts = np.concatenate([parts.read(number, "pts")[0] for number in range(count)])
+    ordered = np.sort(pts)
+    delay = int((np.arange(len(pts)) - np.searchsorted(ordered, pts)).max())
+    first = 2 * ordered[0] - ordered[1 : delay + 1][::-1]
+    dts = iter(np.concatenate([first, ordered]).tolist())
+    for number in range(count):
+        times, durations, sizes, are_keys, data = parts.read(
+            number, "pts", "duration", "size", "is_key", "data"
+        )
+        begins = np.cumsum(sizes) - sizes
+        for index, begin in enumerate(begins):
+            packet = av.Packet(data[begin : begin + sizes[index]].tobytes())
+            packet.pts, packet.dts = int(times[index]), next(dts)
+            packet.duration = int(durations[index])
+            packet.time_base = tick
+            packet.is_keyframe = bool(are_keys[index])
+            yield packet
