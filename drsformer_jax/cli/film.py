@@ -193,7 +193,9 @@ def _told(source: Path, outcome: Outcome) -> int:
     """Says what is not as it should be; the exit code."""
     problems = []
     if outcome.bad_packets:
-        problems.append(f"{outcome.bad_packets} packets could not be decoded and are left out")
+        problems.append(
+            f"{outcome.bad_packets} packets are damaged; what they leave of frames is restored"
+        )
     if outcome.rainy:
         problems.append(f"{outcome.rainy} frames could not be restored and are as they were")
     if outcome.is_cut_short:

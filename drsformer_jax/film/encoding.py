@@ -8,11 +8,15 @@ from typing import Any
 import av
 from av.codec.context import Flags
 
-from drsformer_jax.errors import UserError, words_of
+from drsformer_jax.errors import UserError
 from drsformer_jax.film.source import Look
 
 DEFAULT_CODEC = "libx264"
 DEFAULT_CRF = 18
+
+# Of encoders by name. With its tree of macroblocks, x264 reads memory that nobody has written, and
+# what it makes of the same frames is not the same twice: a resumed film would be another.
+_OPTIONS = {"libx264": {"mbtree": "0"}, "libx265": {"x265-params": "log-level=error"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +62,9 @@ class Encoding:
                 refused = error
         else:
             raise UserError(
-                f"--codec {self.codec} --crf {self.crf or DEFAULT_CRF}: the encoder refuses "
-                f"{width} x {height} pixels or these settings ({words_of(refused)}); try others"
+                f"--codec {self.codec}: the encoder refuses {width} x {height} pixels, times of "
+                f"{look.time_base} s or --crf ({getattr(refused, 'strerror', refused)}): name "
+                "another"
             ) from refused
         # What is left of them is what the encoder did not know.
         if self.crf is not None and "crf" in context.options:
@@ -83,4 +88,9 @@ class Encoding:
         if look.aspect:
             context.sample_aspect_ratio = 1 / look.aspect if look.is_on_its_side else look.aspect
         context.flags |= Flags.frame_duration
-        context.options = {"crf": str(DEFAULT_CRF if self.crf is None else self.crf)}
+        # So that parts can follow one another as they are.
+        context.max_b_frames = 0
+        context.options = {
+            "crf": str(DEFAULT_CRF if self.crf is None else self.crf),
+            **_OPTIONS.get(context.codec.name, {}),
+        }

@@ -32,8 +32,10 @@ CONTAINERS = {
 OTHERWISE = ".mkv"
 # Units of a second in a film's header, at least; MP4 has only 1000 of its own accord.
 _FINEST = 10_000
-# Of a header's length and what there is: sound may end a little early.
-_SLACK_SECONDS = 1.0
+# FFmpeg's names of files whose headers say how long they are, and how far that may be off. Of
+# others it is measured on what there is.
+_TELLS_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_SLACK_SECONDS = Fraction(1, 2)
 
 
 def suffix_for(source: Path, codec: str) -> str:
@@ -62,7 +64,7 @@ class Joiner:
           container: FFmpeg's name, of `CONTAINERS`.
 
         Raises:
-          UserError: it does not.
+          UserError: it does not, or not the sound.
         """
         self._film, self._encoding, self._container = film, encoding, container
         self.notes: list[str] = []
@@ -75,6 +77,11 @@ class Joiner:
                 if self._takes(stream):
                     self._kept.append(stream.index)
                 # Titles of chapters are a stream in MP4, which is written anew from the chapters.
+                elif stream.type == "audio" and container != "matroska":
+                    raise UserError(
+                        f"{film.path}: a {container} file cannot hold its sound ({stream.name}): "
+                        "name -o NAME.mkv"
+                    )
                 elif stream.name != "bin_data" or not source.chapters():
                     left_out.append(f"{stream.type} {stream.index} ({stream.name})")
             if left_out:
@@ -104,7 +111,8 @@ class Joiner:
 
     def _output(self, path: Path | None = None) -> Any:
         """An output of the container, in memory without a path."""
-        options = {}
+        # The same film, byte for byte, from the same parts: no random numbers, no dates of today.
+        options = {"fflags": "+bitexact"}
         if self._container in ("mp4", "mov"):
             ticks = self._film.look.time_base.denominator
             options["movie_timescale"] = str(ticks * -(-_FINEST // ticks))
@@ -144,7 +152,6 @@ class Joiner:
           OSError: it cannot be written.
         """
         joined = parts.folder / f"{JOINED}{destination.suffix}"
-        end = 0.0
         with opened(self._film.path) as source, self._output(joined) as output:
             streams = self._streams(output, source)
             pictures = _pictures(parts, count, self._film.look.time_base)
@@ -154,54 +161,44 @@ class Joiner:
                 key=lambda found: float(found[0].dts * found[0].time_base),
             ):
                 packet.stream = stream
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                output.mux(packet)
-            told = ((source.start_time or 0) + (source.duration or 0)) / av.time_base
-        self._film.is_cut_short |= told > end + _SLACK_SECONDS
+                try:
+                    output.mux(packet)
+                except (av.error.InvalidDataError, av.error.ArgumentError):
+                    if stream.type == "video":
+                        raise
+                    self._film.bad_packets += 1
         os.replace(joined, destination)
 
     def _copied(self, source: Any) -> Iterator[Any]:
         """The packets that are kept as they are, the times of each stream in order."""
         last: dict[int, int] = {}
-        packets = source.demux([source.streams[index] for index in self._kept])
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError:
-                self._film.is_cut_short = True
-                return
-            if packet is None:
-                return
-            pts = packet.pts if packet.pts is not None else packet.dts
-            if pts is None:  # without data: the end of a stream
+        end = Fraction(0)
+        for packet in self._film.packets(source):
+            pts = packet.dts if packet.pts is None else packet.pts
+            if pts is None:  # the end of a stream
                 continue
-            dts = packet.dts if packet.dts is not None else pts
-            packet.dts = max(dts, last.get(packet.stream.index, dts - 1) + 1)
-            packet.pts = max(pts, packet.dts)
-            last[packet.stream.index] = packet.dts
-            yield packet
+            end = max(end, (pts + (packet.duration or 0)) * packet.time_base)
+            index = packet.stream.index
+            if index in self._kept:
+                dts = pts if packet.dts is None else packet.dts
+                packet.dts = last[index] = max(dts, last.get(index, dts - 1) + 1)
+                packet.pts = max(pts, packet.dts)
+                yield packet
+        told = Fraction((source.start_time or 0) + (source.duration or 0), av.time_base)
+        if source.format.name in _TELLS_LENGTH and told > end + _SLACK_SECONDS:
+            self._film.is_cut_short = True
 
 
 def _pictures(parts: Parts, count: int, tick: Fraction) -> Iterator[Any]:
-    """The packets of all parts, in the order in which they are decoded, with the times for it.
-
-    A frame that is decoded before others that are shown earlier makes all wait, by as many frames
-    as the worst of them: the times for decoding are those for showing, in order and so much before.
-    """
-    pts = np.concatenate([parts.read(number, "pts")[0] for number in range(count)])
-    ordered = np.sort(pts)
-    delay = int((np.arange(len(pts)) - np.searchsorted(ordered, pts)).max())
-    first = 2 * ordered[0] - ordered[1 : delay + 1][::-1]
-    dts = iter(np.concatenate([first, ordered]).tolist())
+    """The packets of all parts."""
     for number in range(count):
-        times, durations, sizes, are_keys, data = parts.read(
+        pts, durations, sizes, are_keys, data = parts.read(
             number, "pts", "duration", "size", "is_key", "data"
         )
-        begins = np.cumsum(sizes) - sizes
-        for index, begin in enumerate(begins):
-            packet = av.Packet(data[begin : begin + sizes[index]].tobytes())
-            packet.pts, packet.dts = int(times[index]), next(dts)
-            packet.duration = int(durations[index])
-            packet.time_base = tick
+        ends = np.cumsum(sizes)
+        for index, end in enumerate(ends):
+            packet = av.Packet(data[end - sizes[index] : end].tobytes())
+            packet.pts = packet.dts = int(pts[index])
+            packet.duration, packet.time_base = int(durations[index]), tick
             packet.is_keyframe = bool(are_keys[index])
             yield packet

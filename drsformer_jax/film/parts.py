@@ -19,7 +19,8 @@ from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path, write_json
 
 JOB_FILE = "job.json"
-JOINED = "joined"
+# Begins as all temporary names of this program do.
+JOINED = ".drsformer.joined"
 
 
 class Parts:
@@ -40,33 +41,31 @@ class Parts:
           OSError: it cannot be written.
         """
         if self.folder.exists():
+            self._remove_torn()
             there = self._job()
             if there is None:
                 raise UserError(
                     f"{self.folder}: is in the way, and not begun by this program: move it"
                 )
             other = sorted(key for key in job | there if job.get(key) != there.get(key))
-            if other and not overwrite:
+            if other and there and not overwrite:
                 raise UserError(
                     f"{self.folder}: holds parts made with another {', '.join(other)}: give what "
                     "it was begun with, or --overwrite to begin anew"
                 )
             if overwrite:
                 self.remove()
-            else:
-                self._remove_torn()
-                return
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / JOB_FILE, job)
 
     def _job(self) -> dict[str, Any] | None:
-        """What the folder was begun for; None: it is none of ours."""
+        """What the folder was begun for, {} if it is empty; None: it is none of ours."""
         if not self.folder.is_dir():
             return None
         try:
             job = json.loads((self.folder / JOB_FILE).read_text("utf-8"))
         except FileNotFoundError:
-            # Killed before the file was there.
+            # Killed before the file was there, or as the last one was removed.
             return None if any(self.folder.iterdir()) else {}
         except (OSError, ValueError):
             return None
@@ -87,9 +86,8 @@ class Parts:
     def read(self, number: int, *names: str) -> list[np.ndarray]:
         """Arrays of a part.
 
-        Of its packets, in the order in which they are decoded: `pts` and `duration` in ticks,
-        `size` in bytes, `is_key`; `data`, all their bytes. And `rainy`, a number: its frames that
-        could not be restored.
+        Of its packets: `pts` and `duration` in ticks, `size` in bytes, `is_key`; `data`, all their
+        bytes. And `rainy`, a number: its frames that could not be restored.
 
         Raises:
           UserError: it is damaged.
@@ -113,6 +111,5 @@ class Parts:
 
     def _remove_torn(self) -> None:
         """What a killed run was writing."""
-        for pattern in (".drsformer.*", f"{JOINED}.*"):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        for path in self.folder.glob(".drsformer.*"):
+            path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
+from drsformer_jax.errors import UserError
 from drsformer_jax.film.encoding import Encoding
 from drsformer_jax.film.joining import CONTAINERS, Joiner
 from drsformer_jax.film.parts import Parts
@@ -30,7 +31,7 @@ class Outcome:
     Attributes:
       frames: how many were written.
       rainy: of these, how many could not be restored, and are as they were.
-      bad_packets: of the source, that could not be decoded.
+      bad_packets: of the source, that are damaged.
       is_cut_short: the source ends before its end.
     """
 
@@ -130,8 +131,13 @@ class FilmDerainer:
             packets += encoder.encode(new)
             on_frame(True)
         packets += encoder.encode(None)
+        pts = np.array([packet.pts for packet in packets], np.int64)
+        if (np.diff(pts) <= 0).any():
+            raise UserError(
+                f"--codec {self._encoding.codec}: puts frames out of order: name another"
+            )
         return {
-            "pts": np.array([packet.pts for packet in packets], np.int64),
+            "pts": pts,
             "duration": np.array([packet.duration or 0 for packet in packets], np.int64),
             "size": np.array([packet.size for packet in packets], np.int64),
             "is_key": np.array([packet.is_keyframe for packet in packets]),

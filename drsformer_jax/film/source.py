@@ -100,7 +100,7 @@ class Film:
       index: of the stream in the file.
       notes: what is to be said of it, a line each.
       frames_expected: what the file says, or None; an estimate.
-      bad_packets: how many could not be decoded in the last pass of `frames`.
+      bad_packets: how many are damaged, as the last pass of `frames` found.
       is_cut_short: whether reading ended with an error in it.
     """
 
@@ -206,18 +206,24 @@ class Film:
                 yield frame
 
     def _decoded(self, container: Any) -> Iterator[Any]:
-        packets = container.demux(container.streams[self.index])
-        while True:
+        stream = container.streams[self.index]
+        for packet in self.packets(container, stream):
+            is_damaged = packet.is_corrupt
             try:
-                packet = next(packets)
-            except StopIteration:
-                return
+                frames = stream.decode(packet)
             except av.error.FFmpegError:
-                # What was read before it is still in the decoder.
-                self.is_cut_short = True
-                packets = iter([None])
-                packet = None
-            try:
-                yield from container.streams[self.index].decode(packet)
-            except av.error.FFmpegError:
-                self.bad_packets += 1
+                is_damaged, frames = True, []
+            self.bad_packets += is_damaged
+            yield from frames
+
+    def packets(self, container: Any, *streams: Any) -> Iterator[Any]:
+        """Packets of streams (of all, without any), as far as they can be read.
+
+        An empty packet, behind all others, takes what is left out of a decoder.
+        """
+        reading = container.demux(*streams)
+        try:
+            yield from reading
+        except av.error.FFmpegError:
+            self.is_cut_short = True
+            yield av.Packet()
