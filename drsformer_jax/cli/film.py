@@ -133,8 +133,7 @@ def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.N
     code = 0
     for film in films:
         try:
-            with _signals_raise():
-                code = max(code, _derain_film(film, derainer, args))
+            code = max(code, _derain_film(film, derainer, args))
         except _Stopped as stopped:
             folder = film.parts.folder
             print(
@@ -172,8 +171,9 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
     plan = derainer.plan(height, width, tile=args.tile, overlap=args.overlap)
     tile = max(plan.tile_height, plan.tile_width) if len(plan) > 1 else 0
     # disable=None: a bar on terminals only.
-    with tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=None) as bar:
-        progress = _Progress(film, bar)
+    bar = tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=None)
+    with bar, _listening() as received:
+        progress = _Progress(film, bar, received)
         outcome = film.run(
             functools.partial(derainer, tile=tile, overlap=args.overlap),
             {"weights": fingerprint(derainer.params), "tile": tile, "overlap": args.overlap},
@@ -206,18 +206,21 @@ def _told(source: Path, outcome: Outcome) -> int:
 
 
 class _Progress:
-    """Moves the bar, and says early on, once, how fast it goes and how long it takes.
+    """Called after each frame: moves the bar, and says once, early on, how long it takes.
 
     Attributes:
       new: frames that were restored now.
     """
 
-    def __init__(self, film: FilmDerainer, bar: Any) -> None:
-        self._film, self._bar = film.film, bar
+    def __init__(self, film: FilmDerainer, bar: Any, received: list[int]) -> None:
+        self._film, self._bar, self._received = film.film, bar, received
         self._done = self.new = 0
         self._begun = 0.0
 
     def __call__(self, is_new: bool) -> None:
+        """Raises _Stopped: a signal was received."""
+        if self._received:
+            raise _Stopped(self._received[0])
         self._bar.update()
         self._done += 1
         self.new += is_new
@@ -239,7 +242,11 @@ def _duration(seconds: float) -> str:
 
 
 class _Stopped(BaseException):
-    """A signal asked the program to end."""
+    """A signal asked the program to end.
+
+    Attributes:
+      number: of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -247,18 +254,24 @@ class _Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `_Stopped`, also in programs in the background of a shell."""
+def _listening() -> Iterator[list[int]]:
+    """Notes SIGINT and SIGTERM, so that no frame is torn apart; a second one works as usual.
 
-    def stop(number: int, frame: Any) -> None:
-        raise _Stopped(number)
+    JAX computes in threads of its own, and Python must not end around them.
+    """
+    received: list[int] = []
+    previous: dict[int, Any] = {}
 
-    previous = {}
-    with contextlib.suppress(ValueError):  # not in the main thread
+    def note(number: int, frame: Any) -> None:
+        del frame
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, stop)
+            previous[number] = signal.signal(number, note)
     try:
-        yield
+        yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for known, handler in previous.items():
+            signal.signal(known, handler)

@@ -19,7 +19,7 @@ from drsformer_jax.film.parts import Parts
 from drsformer_jax.film.pixels import Pixels
 from drsformer_jax.film.source import Film
 
-PART_SECONDS = 10
+PART_SECONDS = 4
 
 Restore = Callable[[np.ndarray], np.ndarray]
 
