@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -23,6 +24,12 @@ def missing_extra(module: str, extra: str, purpose: str) -> UserError:
     return UserError(
         f"{purpose} needs {module}, which is not installed: pip install 'drsformer_jax[{extra}]'"
     )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What to add to a message about a word that nobody knows: the likeliest one, or nothing."""
+    likely = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {listing(likely)}?)" if likely else ""
 
 
 def enumerated(problems: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, did_you_mean
 
 _PROBE = ".drsformer."
 
@@ -50,6 +50,24 @@ def local_path(text: str, what: str = "") -> Path:
     except OSError as error:
         raise UserError(f"{named}: {error.strerror}") from error
     return path
+
+
+def nothing_at(path: Path, what: str = "file or folder", known: Iterable[str] = ()) -> UserError:
+    """The error for a path that leads nowhere; arguments as for `likelier`."""
+    return UserError(f"{path}: no such {what}{likelier(path, known)}")
+
+
+def likelier(path: Path, known: Iterable[str] = ()) -> str:
+    """What to add to a message about a path that leads nowhere: a name like it beside it, if any.
+
+    Args:
+      known: names that would have been understood as well.
+    """
+    try:
+        beside = [str(path.parent / name) for name in os.listdir(path.parent)]
+    except OSError:
+        beside = []
+    return did_you_mean(str(path), [*known, *beside])
 
 
 def identity(path: str | os.PathLike[str]) -> Identity | None:

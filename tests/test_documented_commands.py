@@ -49,6 +49,7 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"^tools/launch/", SKIP, ELSEWHERE),
     (r" [A-Z] |=[A-Z] |NAME", READ, "a letter stands for the values of a table beside it"),
     (r" --help$", RUN, ""),
+    (r"^drsformer (export|derain .*\.onnx)", SLOW, "exports networks; tests/exporting"),
     (r"^drsformer derain .*--devices", SLOW, "compiles the network for four devices"),
     (r"^drsformer derain ", RUN, ""),
     (r"^drsformer serve ", READ, "serves until it is interrupted; tests/page"),

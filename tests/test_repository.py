@@ -72,6 +72,7 @@ MAY_IMPORT = {
     "datasets": SHARED | {"data", "scores"},
     "basicsr": SHARED | {"models", "data", "checkpoints", "training"},
     "parity": SHARED | {"models", "data", "checkpoints", "training"},
+    "exporting": SHARED | {"models", "checkpoints", "inference", "parity"},
     "planning": SHARED | {"models", "data", "training"},
 }
 MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "ops"})
@@ -80,6 +81,7 @@ MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "
 LATE = {
     *("tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"),
     *("starlette", "uvicorn", "python_multipart"),
+    *("onnx", "onnxruntime"),
 }
 FLAG_PARSERS = {"argparse", "absl", "ml_collections"}
 FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensors", "orbax"}
@@ -319,7 +321,7 @@ def test_project_metadata() -> None:
     assert project["scripts"] == {"drsformer": "drsformer_jax.cli.main:main"}
     extras = {name: names_of(lines) for name, lines in project["optional-dependencies"].items()}
     assert extras["torch"] == {"torch"}
-    assert extras["tensorboard"] == {"tensorflow", "tensorboard"}
+    assert extras["tensorboard"] == {"tensorboardx", "tensorboard"}
     assert extras["serve"] >= {"starlette", "uvicorn"}
     assert extras["demo"] >= {"scikit-image", "matplotlib"}
     assert extras["dev"] >= {"drsformer-jax", "pytest", "ruff", "mypy", "torch"}

@@ -15,6 +15,7 @@ from drsformer_jax.checkpoints.pytorch_file import load_file, require_torch, sto
 from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.paths import likelier
 
 STATES_FOLDER, NETWORKS_FOLDER = "training_states", "models"
 
@@ -73,7 +74,7 @@ def read_network(path: Path, iteration: int) -> Network:
     """
     require_torch(f"reading {path}")
     if not path.is_file():
-        raise UserError(f"--network {path}: no such file")
+        raise UserError(f"--network {path}: no such file{likelier(path)}")
     content = load_file(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("params"), Mapping):
         raise UserError(

@@ -23,6 +23,7 @@ from drsformer_jax.checkpoints.pytorch_file import (
 from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.paths import nothing_at
 
 SUFFIX = ".state"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -81,7 +82,7 @@ def read_state(path: Path) -> StateFile:
     """
     require_torch(f"reading {path}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise nothing_at(path, "file")
     content = load_file(path)
     _check_is_state(content, path)
     iteration = content["iter"]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from drsformer_jax.checkpoints.catalogue import by_name, default_weights
+from drsformer_jax.checkpoints.catalogue import by_name, default_weights, packaged
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import config_from, infer_config
 from drsformer_jax.checkpoints.names import (
@@ -23,7 +23,7 @@ from drsformer_jax.checkpoints.safetensors_file import read_safetensors, write_s
 from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.paths import require_readable, require_text
+from drsformer_jax.paths import nothing_at, require_readable, require_text
 
 Form = Literal["pytorch", "safetensors", "directory"]
 
@@ -67,7 +67,7 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
     path = default_weights() if path is None else by_name(path)
     try:
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
+            raise nothing_at(path, known=packaged())
         return _load_folder(path) if path.is_dir() else _load_file(path)
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from drsformer_jax.errors import UserError, in_one_line
-from drsformer_jax.paths import local_path
+from drsformer_jax.paths import likelier, local_path
 
 
 class ConfigFileParser(flags.ArgumentParser):
@@ -32,7 +32,7 @@ class ConfigFileParser(flags.ArgumentParser):
         name, colon, rest = os.path.expanduser(argument).partition(":")
         file = Path(name)
         if not file.is_file():
-            raise UserError(f"--config: no such file: {file}")
+            raise UserError(f"--config: no such file: {file}{likelier(file)}")
         try:
             with _own_package(file):
                 module = _load(file)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drsformer_jax.errors import UserError, enumerated
-from drsformer_jax.paths import Identity, identity, ignores_case
+from drsformer_jax.paths import Identity, identity, ignores_case, nothing_at
 
 _MOST_LINKS = 40  # behind one another, as Linux follows them
 
@@ -62,7 +62,7 @@ def _images(inputs: list[Path]) -> Iterator[Path]:
         elif given.exists():
             yield given
         else:
-            raise UserError(f"{given}: no such file or folder")
+            raise nothing_at(given)
 
 
 def _names_a_file(output: Path) -> bool:

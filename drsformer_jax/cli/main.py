@@ -10,15 +10,15 @@ needs libtpu without a TPU sets `compiles_for_tpu`.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import drsformer_jax
 from drsformer_jax.cli.devices import leave_libtpu_alone
 from drsformer_jax.cli.output import print_safely
+from drsformer_jax.cli.parser import Parser
 from drsformer_jax.errors import UserError, no_access, one_line, out_of_memory
 
 EXIT_USAGE = 2
@@ -27,25 +27,89 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: where it lives and what `drsformer --help` says of it."""
+    """A subcommand: where it lives, what `drsformer --help` says of it, and how it is called."""
 
     module: str
     summary: str
+    examples: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command] = {
-    "derain": Command("drsformer_jax.cli.derain", "remove the rain from photographs"),
-    "serve": Command("drsformer_jax.cli.serve", "show a page that derains photographs"),
+    "derain": Command(
+        "drsformer_jax.cli.derain",
+        "remove the rain from photographs",
+        (
+            "drsformer derain photo.jpg                    # writes derained/photo.png",
+            "drsformer derain holiday/ more/*.jpg -o dry   # folders and files",
+            "drsformer derain large.tif --tile 512         # where memory is short",
+        ),
+    ),
+    "serve": Command(
+        "drsformer_jax.cli.serve",
+        "show a page that derains photographs",
+        (
+            "drsformer serve                               # then open the address that it prints",
+            "curl -F image=@photo.jpg http://127.0.0.1:7860/api/derain -o photo.png",
+        ),
+    ),
     "convert": Command(
-        "drsformer_jax.cli.convert", "turn PyTorch weights into a checkpoint, and back"
+        "drsformer_jax.cli.convert",
+        "turn PyTorch weights into a checkpoint, and back",
+        (
+            "drsformer convert authors.pth drsformer.safetensors",
+            "drsformer convert runs/rain200h rain200h.pth  # the newest good checkpoint of a run",
+        ),
+    ),
+    "export": Command(
+        "drsformer_jax.cli.export",
+        "write the network as one file for other programs",
+        (
+            "drsformer export rain_small rain.onnx         # for onnxruntime",
+            "drsformer export runs/rain200h rain.stablehlo --check photo.jpg",
+        ),
     ),
     "parity": Command(
-        "drsformer_jax.cli.parity", "compare the network with a PyTorch program, module by module"
+        "drsformer_jax.cli.parity",
+        "compare the network with a PyTorch program, module by module",
+        (
+            "drsformer parity --weights authors.pth --image photo.png",
+            "drsformer parity --weights random:0 --gradients --dtype float64",
+        ),
     ),
-    "data": Command("drsformer_jax.cli.data", "check a data set, build it, or render rain"),
-    "plan": Command("drsformer_jax.cli.plan", "find out what training needs on TPUs not there"),
-    "models": Command("drsformer_jax.cli.models", "list the weights that are known by name"),
-    "score": Command("drsformer_jax.cli.score", "measure PSNR, SSIM or NIQE of derained images"),
+    "data": Command(
+        "drsformer_jax.cli.data",
+        "check a data set, build it, or render rain",
+        (
+            "drsformer data verify DATA/Rain200H --as rain200h",
+            "drsformer data make-rain photographs/ rain/   # pairs to train on",
+        ),
+    ),
+    "plan": Command(
+        "drsformer_jax.cli.plan",
+        "find out what training needs on TPUs not there",
+        (
+            "drsformer plan --config configs/rain200h.py --topology v5e:4x4",
+            "drsformer plan --config configs/demo.py --device cpu",
+        ),
+    ),
+    "models": Command(
+        "drsformer_jax.cli.models",
+        "list the weights that are known by name",
+        ("drsformer models --time    # with the seconds that a photograph takes here",),
+    ),
+    "score": Command(
+        "drsformer_jax.cli.score",
+        "measure PSNR, SSIM or NIQE of derained images",
+        (
+            "drsformer score derained/ targets/ --protocol rain200",
+            "drsformer score derained/ --no-reference niqe  # without targets",
+        ),
+    ),
+    "completion": Command(
+        "drsformer_jax.cli.completion",
+        "print what a shell needs to complete commands, flags and files",
+        ('eval "$(drsformer completion bash)"',),
+    ),
 }
 
 
@@ -79,10 +143,9 @@ def _told(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        parser = _build_parser(arguments)
-        parsed, others = parser.parse_known_args(arguments)
+        parsed, others = _build_parser(arguments).parse_known_args(arguments)
         if others and not getattr(parsed, "takes_changes", False):
-            parser.error(f"unrecognized arguments: {' '.join(others)}")
+            parsed.parser.refuse(others)
         parsed.changes = others
     except SystemExit as request:
         # So argparse ends --help, --version and usage errors, having printed what there is to say.
@@ -93,23 +156,31 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
-def _build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def _build_parser(arguments: Sequence[str]) -> Parser:
     """The parser, complete for the one subcommand that `arguments` ask for."""
-    parser = argparse.ArgumentParser(
-        prog="drsformer", description="DRSformer: rain out of photographs, with JAX."
-    )
+    # The options of the command itself take no values, so the first other word is the subcommand.
+    return _parser({next((word for word in arguments if not word.startswith("-")), None)})
+
+
+def whole_parser() -> Parser:
+    """The parser, complete for all subcommands."""
+    return _parser(set(COMMANDS))
+
+
+def _parser(complete: Collection[str | None]) -> Parser:
+    """The parser, complete for some subcommands; the others are only listed."""
+    parser = Parser(prog="drsformer", description="DRSformer: rain out of photographs, with JAX.")
     parser.add_argument(
         "--version", action="version", version=f"drsformer {drsformer_jax.__version__}"
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
-    # The options of the command itself take no values, so the first other word is the subcommand.
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
         description = f"{command.summary[0].upper()}{command.summary[1:]}."
         subparser = subparsers.add_parser(name, help=command.summary, description=description)
-        if name == chosen:
+        if name in complete:
             module = importlib.import_module(command.module)
             module.add_arguments(subparser)
+            subparser.examples = command.examples
             subparser.set_defaults(run=module.run)
     return parser
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import local_path
+from drsformer_jax.paths import local_path, nothing_at
 from drsformer_jax.scores.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     targets = None if args.no_reference else local_path(paths.pop())
     methods = named_methods(paths)
     if targets is not None and not targets.exists():
-        raise UserError(f"{targets}: no such file or folder")
+        raise nothing_at(targets)
     _check_files(args, [*(method.path for method in methods), targets, args.niqe_model])
     _report(_compared(methods, targets, args), args)
     return 0

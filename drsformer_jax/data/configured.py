@@ -13,7 +13,7 @@ from drsformer_jax.data.synthetic.mixed import FOLDERS, MixedRain, MixOptions
 from drsformer_jax.data.synthetic.photographs import embedded_photographs
 from drsformer_jax.data.synthetic.rendered import SyntheticRain
 from drsformer_jax.errors import UserError, wrong_key
-from drsformer_jax.paths import local_path
+from drsformer_jax.paths import likelier, local_path
 
 EMBEDDED = "embedded"
 KINDS = ("folder", "records", "synthetic", "mixed")
@@ -104,7 +104,10 @@ def _one_existing(typed: str, key: str, *, split: bool = True) -> str:
     """A folder, `typed` as one or the only one of a key; `split`: it must not be a whole set."""
     folder = local_path(typed, f"config.data.{key}")
     if not folder.is_dir():
-        raise UserError(f"config.data.{key}: no such folder: {folder} (--config.data.{key}=FOLDER)")
+        raise UserError(
+            f"config.data.{key}: no such folder: {folder}{likelier(folder)} "
+            f"(--config.data.{key}=FOLDER)"
+        )
     if split:
         _check_split(folder, key)
     return str(folder)

@@ -16,6 +16,7 @@ from PIL import UnidentifiedImageError
 from drsformer_jax.data.formats.colour import CMYK, LAB, Stored, in_srgb
 from drsformer_jax.data.formats.pillow import read_with_pillow
 from drsformer_jax.errors import UserError
+from drsformer_jax.paths import nothing_at
 
 # The first bytes of TIFF and BigTIFF files, in both byte orders.
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -92,7 +93,7 @@ def _naming(path: Path | str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise nothing_at(Path(path), "file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, not an image") from None
     except PermissionError:

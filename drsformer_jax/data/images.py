@@ -18,6 +18,7 @@ from drsformer_jax.data.decoding import Decoded, decode_image
 from drsformer_jax.data.formats.pillow import HEIF_SUFFIXES, picture_suffixes
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
+from drsformer_jax.paths import nothing_at
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise nothing_at(folder, "folder")
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:

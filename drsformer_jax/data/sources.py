@@ -20,6 +20,7 @@ import numpy as np
 from drsformer_jax.data.images import holds_images, read_rgb, require_images
 from drsformer_jax.data.pairing import pair_by_name
 from drsformer_jax.errors import UserError, enumerated
+from drsformer_jax.paths import nothing_at
 
 # Decoded images are kept in memory up to this many bytes a source: the 200 pairs of Rain100L take
 # 0.2 GB, the 12,000 of DID-Data do not fit and the rest of them is decoded anew each time.
@@ -147,7 +148,7 @@ class PairedFolder:
     ) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise UserError(f"{self.root}: no such folder")
+            raise nothing_at(self.root, "folder")
         known = find_split(self.root)
         input_dir = input_dir or (known and known.input_dir) or INPUTS[0]
         target_dir = target_dir or (known and known.target_dir) or TARGETS[0]

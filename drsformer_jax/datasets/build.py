@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import require_text
+from drsformer_jax.paths import nothing_at, require_text
 
 FORMS = ("encoded", "raw")
 
@@ -42,7 +42,7 @@ def build(
     if form not in FORMS:
         raise UserError(f"form {form!r}: must be one of {', '.join(FORMS)}")
     if not source.is_dir():
-        raise UserError(f"{source}: no such folder")
+        raise nothing_at(source, "folder")
     import tensorflow_datasets as tfds
 
     import drsformer_jax.datasets.builders.sets  # noqa: F401  (registers them)

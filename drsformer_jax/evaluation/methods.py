@@ -11,7 +11,7 @@ from drsformer_jax.data.images import require_images
 from drsformer_jax.data.pairing import NamedPair, pair_by_name
 from drsformer_jax.errors import UserError
 from drsformer_jax.evaluation.comparison import Method
-from drsformer_jax.paths import local_path
+from drsformer_jax.paths import local_path, nothing_at
 
 
 def named_methods(arguments: Sequence[str]) -> list[Method]:
@@ -34,7 +34,7 @@ def named_methods(arguments: Sequence[str]) -> list[Method]:
             raise UserError(f"{argument}: a folder is missing behind '=' (NAME=FOLDER)")
         path = local_path(folder)
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
+            raise nothing_at(path)
         chosen.append(name.strip())
         paths.append(path)
     twice = sorted(name for name, count in Counter(filter(None, chosen)).items() if count > 1)

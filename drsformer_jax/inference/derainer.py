@@ -8,11 +8,14 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import drsformer_jax.inference.memory as memory
+from drsformer_jax.errors import UserError
+from drsformer_jax.inference.exported import Exported, is_exported, open_exported
 from drsformer_jax.inference.tiles import (
     DEFAULT_OVERLAP,
     TilePlan,
@@ -87,6 +90,7 @@ class Derainer:
         *,
         restore: Callable[[Any, Any], Any] | None = None,
         devices: int = 1,
+        compiled: bool = True,
     ) -> None:
         """Takes the parameters as they are in memory; `Derainer.load` reads them from a file.
 
@@ -97,6 +101,7 @@ class Derainer:
             the place of the network's forward; on one device.
           devices: how many of this process's devices share each image (or tile), a band of its
             rows on each. The result is that of one device, rounded otherwise in places.
+          compiled: whether `restore` is compiled by JAX; else it is called as it is.
 
         Raises:
           UserError: there are not so many devices.
@@ -120,7 +125,7 @@ class Derainer:
                 from drsformer_jax.models.drsformer import restore as network
 
                 restore = functools.partial(network, config)
-            self._forward = compiled_for_inference(restore)
+            self._forward = compiled_for_inference(restore) if compiled else restore
         self._params = self._on_device(params)
 
     def _on_device(self, params: Any) -> Any:
@@ -145,9 +150,9 @@ class Derainer:
         """Reads trained weights.
 
         Args:
-          weights: a `.safetensors` or `.pth` file, a converted checkpoint or a training workdir.
-            None: the weights that come with the package. What is to be said of how they were read
-            is logged.
+          weights: a `.safetensors` or `.pth` file, a converted checkpoint or a training workdir;
+            or a network that `drsformer export` wrote, `.onnx` or `.stablehlo`. None: the weights
+            that come with the package. What is to be said of how they were read is logged.
           dtype: of the activations, "float32" or "bfloat16" (half the memory).
           precision: of matrix products on accelerators: "default", "high" or "highest".
           devices: that share each image, see the constructor.
@@ -157,6 +162,8 @@ class Derainer:
             many devices.
           ValueError: `dtype` or `precision` is unknown.
         """
+        if is_exported(weights):
+            return cls._load_exported(Path(str(weights)), dtype, precision, devices)
         from drsformer_jax import load_weights
 
         loaded = load_weights(weights)
@@ -164,6 +171,20 @@ class Derainer:
             logger.warning("%s: %s", weights, note)
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)
         return cls(config, loaded.params, devices=devices)
+
+    @classmethod
+    def _load_exported(cls, path: Path, dtype: str, precision: str, devices: int) -> Derainer:
+        if (dtype, precision, devices) != ("float32", "default", 1):
+            raise UserError(
+                f"{path}: is a program already: it computes in float32 on one device, and neither "
+                "dtype nor precision nor --devices can change that"
+            )
+        return cls.of_exported(open_exported(path))
+
+    @classmethod
+    def of_exported(cls, exported: Exported) -> Derainer:
+        """With an exported network in the place of ours."""
+        return cls(exported.config, {}, restore=exported.restore, compiled=exported.is_traceable)
 
     @property
     def params(self) -> Any:

@@ -28,7 +28,12 @@ DILATED_KERNELS = (3, 5, 7)
 DILATION = 2
 # The farthest that a kernel of a step reaches; a separable expert's two together not farther.
 REACH = DILATED_KERNELS[-1] // 2 * DILATION
-EXPERTS = len(SEPARABLE_KERNELS) + len(DILATED_KERNELS) + 1  # the last one is the average pool
+EXPERT_NAMES = (
+    *(f"separable{size}x{size}" for size in SEPARABLE_KERNELS),
+    *(f"dilated{size}x{size}" for size in DILATED_KERNELS),
+    "average_pool",
+)
+EXPERTS = len(EXPERT_NAMES)
 GATE_WIDTH = 64
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 
 
 def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -24,10 +24,21 @@ def clear_border(x: jax.Array, border: int) -> jax.Array:
     """B C H W with zeros in the outermost `border` pixels on each side."""
     if border == 0:
         return x
+    if any(map(export.is_symbolic_dim, x.shape)):
+        return jnp.where(_are_inside(x.shape, border), x, jnp.zeros((), x.dtype))
     # A constant of the program: a comparison of coordinates would be repeated for every channel.
     with jax.ensure_compile_time_eval():
         inside = jnp.pad(jnp.ones([n - 2 * border for n in x.shape[2:]], x.dtype), border)
     return x * inside
+
+
+def _are_inside(shape: tuple[int, ...], border: int) -> jax.Array:
+    """Which pixels are not of the border, of an image whose size is not known yet: H W, bool."""
+    rows, columns = (
+        (lax.iota(jnp.int32, size) >= border) & (lax.iota(jnp.int32, size) < size - border)
+        for size in shape[2:]
+    )
+    return rows[:, None] & columns
 
 
 def tap(

@@ -20,6 +20,7 @@ from torch import nn
 from drsformer_jax.errors import UserError, in_one_line, listing
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.parity.torch_drsformer import network
+from drsformer_jax.paths import likelier
 
 
 def load_class(reference: str) -> Callable[..., nn.Module]:
@@ -33,7 +34,7 @@ def load_class(reference: str) -> Callable[..., nn.Module]:
         raise UserError(f"--reference {reference}: give a Python file and a class, FILE.py:CLASS")
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"--reference: {file}: no such file")
+        raise UserError(f"--reference: {file}: no such file{likelier(path)}")
     spec = importlib.util.spec_from_file_location("drsformer_parity_reference", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--reference: {file} is not a Python file (*.py)")

@@ -10,14 +10,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from clu import parameter_overview
 from jax.sharding import Mesh
 
 from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
+from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
 from drsformer_jax.training.config import TrainingOptions
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from drsformer_jax.training.reporting import Validation, Window
+from drsformer_jax.training.reporting import Reporter, Validation, Window
 from drsformer_jax.training.sharding import (
     check_divisible,
     local_images,
@@ -28,6 +30,7 @@ from drsformer_jax.training.sharding import (
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import Batch, Metrics, compile_train_step
 from drsformer_jax.training.stopping import Interrupted, Stop, listening
+from drsformer_jax.training.tensorboard import learned
 from drsformer_jax.training.workdir import Workdir, opened
 
 # The score by which the best checkpoint is kept.
@@ -87,7 +90,7 @@ def train(
         if done >= options.total_steps and not evaluation_is_due:
             run.log.say(f"nothing to do: {done:,} of {options.total_steps:,} steps are done")
             return state
-        _announce(run.log.say, options, state.params, len(source))
+        _announce(run.log, options, state.params, len(source))
         train_step = compile_train_step(
             state,
             options.model,
@@ -106,7 +109,7 @@ def train(
             num_threads=options.data_threads,
             images=functools.partial(local_images, mesh),
         )
-        evaluate = functools.partial(_evaluate, validate, run, mesh)
+        evaluate = functools.partial(_evaluate, validate, options.model, run, mesh)
         return _steps(options, run, mesh, train_step, batches, evaluate, state, evaluation_is_due)
 
 
@@ -169,7 +172,12 @@ def _steps(
 
 
 def _evaluate(
-    validate: Validate | None, run: Workdir, mesh: Mesh, state: TrainState, stop: Stop
+    validate: Validate | None,
+    model: DRSformerConfig,
+    run: Workdir,
+    mesh: Mesh,
+    state: TrainState,
+    stop: Stop,
 ) -> tuple[float | None, bool]:
     """The score of a state, and whether it is still due.
 
@@ -177,20 +185,21 @@ def _evaluate(
     """
     if validate is None:
         return None, False
-    found = validate(on_first_device(state.best_params, mesh), stop.unless)
+    params, step = on_first_device(state.best_params, mesh), int(state.step)
+    found = validate(params, stop.unless)
     if found is None:
         stop.at_once()
         return None, True
-    run.log.validation(int(state.step), found)
+    run.log.validation(step, found)
+    run.log.learned(step, lambda: learned(model, params, found.rainy))
     return found.scores.get(VALIDATION_SCORE), False
 
 
-def _announce(
-    say: Callable[[str], None], options: TrainingOptions, params: Params, pairs: int
-) -> None:
+def _announce(log: Reporter, options: TrainingOptions, params: Params, pairs: int) -> None:
     """Says what is trained, with what, and where the schedule does not fit."""
     parameters = sum(x.size for x in jax.tree.leaves(params))
-    say(
+    log.parameters(parameter_overview.get_parameter_overview(params, include_stats=False))
+    log.say(
         f"{parameters:,} parameters, {pairs:,} training pairs, "
         f"{jax.device_count()} {jax.default_backend()} device(s); "
         "compiling the training step at the first batch"
@@ -198,7 +207,7 @@ def _announce(
     end = learning_rate_schedule(options.optimizer)(options.total_steps - 1)
     scheduled = options.optimizer.hold_steps + options.optimizer.decay_steps
     if options.total_steps != scheduled:
-        say(
+        log.say(
             f"note: the learning rate is scheduled over {scheduled:,} steps and this run ends "
             f"at {options.total_steps:,}, with a learning rate of {float(end):.2e}"
         )

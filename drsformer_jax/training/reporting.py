@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from drsformer_jax.files import atomic_path
-
-logger = logging.getLogger(__name__)
+from drsformer_jax.training.tensorboard import open_writer
 
 METRICS_FILE = "metrics.jsonl"
+PARAMETERS_FILE = "parameters.txt"
 
 # Of what should change, so little does when the network has collapsed to output = input.
 COLLAPSED_SHARE = 0.02
@@ -91,11 +89,13 @@ class Validation:
       scores: by name, for the logs.
       summary: one line for the console.
       pictures: by name, uint8 H W 3.
+      rainy: one of the images that were restored, uint8 H W 3.
     """
 
     scores: Mapping[str, float]
     summary: str
     pictures: Mapping[str, np.ndarray]
+    rainy: np.ndarray | None = None
 
 
 def _duration(seconds: float) -> str:
@@ -124,7 +124,6 @@ class Reporter:
         if not silent:
             self._drop_records_after(first_step)
         self._file = open(os.devnull if silent else self._path, "a")  # noqa: SIM115
-        self._tensorboard = None if silent else _tensorboard_writer(workdir)
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -133,6 +132,10 @@ class Reporter:
             dynamic_ncols=True,
         )
         self._last_step, self._last_time = first_step, time.perf_counter()
+        self._tensorboard = None
+        if not silent:
+            self._tensorboard, told = open_writer(workdir)
+            self.say(told)
 
     def _drop_records_after(self, step: int) -> None:
         if not self._path.exists():
@@ -193,6 +196,22 @@ class Reporter:
         self.say(f"step {step:,}  {found.summary}")
         self.restart_clock()
 
+    def parameters(self, overview: str) -> None:
+        """Keeps the table of the network's parameters."""
+        if self._silent:
+            return
+        with atomic_path(self._path.with_name(PARAMETERS_FILE)) as temporary:
+            temporary.write_text(f"{overview}\n")
+        if self._tensorboard is not None:
+            # Markdown: indented, the table stays one.
+            text = "".join(f"    {line}\n" for line in overview.splitlines())
+            self._tensorboard.write_texts(0, {"parameters": text})
+
+    def learned(self, step: int, values: Callable[[], Mapping[str, float]]) -> None:
+        """What the network has learned to look at, computed where it is written only."""
+        if self._tensorboard is not None:
+            self._tensorboard.write_scalars(step, values())
+
     def _write(self, step: int, record: Mapping[str, float]) -> None:
         """Adds one record to the files."""
         values = {name: float(value) for name, value in record.items()}
@@ -207,17 +226,3 @@ class Reporter:
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-
-
-def _tensorboard_writer(workdir: Path) -> Any:
-    """clu's summary writer, or None where its packages (extra: tensorboard) are not installed."""
-    missing = [
-        name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        logger.info("no TensorBoard logs: %s is not installed", " and ".join(missing))
-        return None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from clu import metric_writers
-
-    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))

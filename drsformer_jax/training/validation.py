@@ -52,21 +52,26 @@ class Validator:
                 f"{psnr - rainy:+.2f} dB against the rainy ones ({PROTOCOL})"
             ),
             pictures=own[1],
+            rainy=own[2],
         )
 
-    def _own_scores(self, params: Params) -> tuple[list[list[float]], dict[str, np.ndarray]]:
-        """FIELDS of this process's images; the first image of all as a picture."""
+    def _own_scores(
+        self, params: Params
+    ) -> tuple[list[list[float]], dict[str, np.ndarray], np.ndarray | None]:
+        """FIELDS of this process's images; the first image of all as a picture, and alone."""
         scores: list[list[float]] = []
         pictures: dict[str, np.ndarray] = {}
+        rainy = None
         for restored in self._restore(params):
             pair = restored.pair
             found = score_restored(pair, restored.image, PROTOCOL)
             scores.append([found[field] for field in FIELDS])
             if restored.index == 0:
                 # Rainy, restored, target side by side; uint8 H 3W 3.
-                sides = [pair["input"], restored.image, pair["target"]]
+                rainy = pair["input"]
+                sides = [rainy, restored.image, pair["target"]]
                 pictures["rainy_restored_target"] = np.concatenate(sides, axis=1)
-        return scores, pictures
+        return scores, pictures, rainy
 
     def _restore(self, params: Params) -> Iterator[Restored]:
         """This process's images; those of one size together, as many as there are devices."""

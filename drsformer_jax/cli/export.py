@@ -1,0 +1,101 @@
+"""`drsformer export`: the network and its weights as one file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drsformer_jax.errors import UserError, one_line
+from drsformer_jax.paths import local_path
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the network with its weights as one file: .stablehlo, which jax.export reads, for "
+        "CPUs, GPUs and TPUs, with a .json beside it that says what it is; or .onnx, for "
+        "onnxruntime. The file is run and compared with our network before it gets its name. "
+        "`drsformer derain` and Derainer.load take either as weights."
+    )
+    parser.add_argument(
+        "weights", type=local_path, metavar="W", help="weights, as `drsformer derain` takes them"
+    )
+    parser.add_argument(
+        "output", type=local_path, metavar="OUT", help="NAME.stablehlo or NAME.onnx"
+    )
+    parser.add_argument(
+        "--size",
+        default="dynamic",
+        metavar="HxW",
+        help="the only height and width that it takes, multiples of 8 (default: any)",
+    )
+    parser.add_argument(
+        "--check",
+        type=local_path,
+        metavar="IMAGE",
+        help="a photograph to compare it on, beside noise",
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports; returns 0.
+
+    Raises:
+      UserError: a mistake in the arguments; what is needed is not installed; the file would not
+        compute what the network does.
+    """
+    size = _size(args.size)
+    _check_output(args.output, args.force)
+    image = None if args.check is None else _photograph(args.check)
+    if size and image is not None and image.shape[:2] != size:
+        raise UserError(f"--check {args.check}: is not of --size {args.size} when padded")
+    from drsformer_jax.checkpoints.weights import load_weights
+    from drsformer_jax.exporting.checked import TOLERANCE, export_network
+
+    weights = load_weights(args.weights)
+    found = export_network(args.output, weights, size, [] if image is None else [image])
+    bytes_written = args.output.stat().st_size
+    print(one_line(f"{args.output}: {weights.config.summary()}, {bytes_written / 1e6:.1f} MB"))
+    for shape, difference in found.items():
+        print(f"  {shape}: differs from ours by {difference:.1e} at most ({TOLERANCE:.0e} allowed)")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text == "dynamic":
+        return None
+    found = _SIZE.fullmatch(text)
+    height, width = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not height or not width or height % 8 or width % 8:
+        raise UserError(f"--size {text}: must be HxW, multiples of 8, or dynamic")
+    return height, width
+
+
+def _check_output(path: Path, force: bool) -> None:
+    from drsformer_jax.inference.exported import SUFFIXES, description_of
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: end the name in {' or '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}, make it first")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a file name")
+    for file in (path, description_of(path)):
+        if file.exists() and not force:
+            raise UserError(f"{file} exists: give another name, or --force to replace it")
+
+
+def _photograph(path: Path) -> np.ndarray:
+    """float32 H W 3, padded to multiples of 8."""
+    from drsformer_jax.data.images import read_rgb
+    from drsformer_jax.inference.derainer import as_unit
+    from drsformer_jax.inference.tiles import pad_to_multiple
+
+    return pad_to_multiple(as_unit(read_rgb(path)))

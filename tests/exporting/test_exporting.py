@@ -1,0 +1,168 @@
+"""Exported networks: any size from one file, the pixels of ours, and only what was checked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from drsformer_jax import Derainer
+from drsformer_jax.checkpoints.weights import Weights, save_weights
+from drsformer_jax.cli import main as cli
+from drsformer_jax.errors import UserError
+from drsformer_jax.exporting import checked, programs
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import init_params
+
+TINY = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 1, 1, 1), use_mefc=False)
+FORMS = ("stablehlo", "onnx")
+SIZE = (16, 24)
+
+# What somebody runs who has JAX and not this package.
+CONSUMER = """
+import sys
+import jax, numpy as np
+sys.modules["drsformer_jax"] = None
+program = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+np.save(sys.argv[3], program.call(np.load(sys.argv[2])))
+"""
+
+
+def network(config: DRSformerConfig) -> Weights:
+    return Weights(config, init_params(config, jax.random.key(3)), {"data": "none"})
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with weights, and with what `drsformer export` makes of them."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_weights(folder / "w.safetensors", network(TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checked, "SIZES", (SIZE,))  # another one is tried below
+        for form in FORMS:
+            names = [str(folder / f"w.{suffix}") for suffix in ("safetensors", form)]
+            assert cli.main(["export", *names]) == 0
+        yield folder
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_photographs_of_any_size_are_those_of_the_network(exported: Path, form: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (21, 35, 3), np.uint8)
+    ours, theirs = Derainer.load(exported / "w.safetensors"), Derainer.load(exported / f"w.{form}")
+    np.testing.assert_allclose(
+        theirs.restore_float(image / np.float32(255)),
+        ours.restore_float(image / np.float32(255)),
+        atol=1e-6,
+    )
+
+
+def test_a_program_runs_where_only_jax_is(exported: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(1).random((1, 24, 40, 3), np.float32)
+    np.save(tmp_path / "in.npy", image)
+    files = [exported / "w.stablehlo", tmp_path / "in.npy", tmp_path / "out.npy"]
+    subprocess.run([sys.executable, "-c", CONSUMER, *map(str, files)], check=True)
+    ours = Derainer.load(exported / "w.safetensors").restore_float(image[0])
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy")[0].clip(0, 1), ours, atol=1e-6)
+
+
+def test_it_says_what_it_is(exported: Path) -> None:
+    import onnx
+
+    beside = json.loads((exported / "w.stablehlo.json").read_text())
+    inside = {x.key: x.value for x in onnx.load(exported / "w.onnx").metadata_props}
+    for told in (beside, inside):
+        assert json.loads(told["architecture"])["dim"] == 8
+        assert told["data"] == "none"
+        assert "multiples of 8" in told["padding"]
+        assert told["size"] == "dynamic"
+    assert beside["fingerprint"] == inside["fingerprint"]
+
+
+def test_what_computes_something_else_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_other(path: Path, weights: Weights, size: Any) -> None:
+        other = jax.tree.map(lambda x: x * np.float32(1.001), weights.params)
+        programs.write_stablehlo(path, Weights(weights.config, other), size)
+
+    monkeypatch.setitem(programs.WRITERS, ".stablehlo", write_other)
+    with pytest.raises(UserError, match=r"w\.stablehlo: not written: it would differ by"):
+        checked.export_network(tmp_path / "w.stablehlo", network(TINY), SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("form", "harm", "complaint"),
+    [
+        ("stablehlo", damage, r"is not the file that w\.stablehlo\.json is about"),
+        ("stablehlo", lambda path: Path(f"{path}.json").unlink(), "beside it says what it is"),
+        ("stablehlo", lambda path: Path(f"{path}.json").write_text("[]"), "was not written by"),
+        ("onnx", damage, "onnxruntime cannot read it"),
+        ("onnx", lambda path: path.unlink(), "no such file"),
+    ],
+)
+def test_what_is_none_of_ours_is_one_line(
+    exported: Path, tmp_path: Path, form: str, harm: Callable[[Path], object], complaint: str
+) -> None:
+    for file in exported.glob(f"w.{form}*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    harm(tmp_path / f"w.{form}")
+    with pytest.raises(UserError, match=complaint):
+        Derainer.load(tmp_path / f"w.{form}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("w.safetensors w.tflite", "end the name in .stablehlo or .onnx"),
+        ("w.safetensors w.onnx", "w.onnx exists: give another name, or --force"),
+        ("w.safetensors none/x.onnx", "there is no folder"),
+        ("w.safetensors x.onnx --size 20x16", "--size 20x16: must be HxW, multiples of 8"),
+        ("w.safetensors x.onnx --check none.png", "none.png: no such file"),
+        ("x.safetensors x.onnx", "did you mean"),
+    ],
+)
+def test_mistakes(
+    exported: Path,
+    arguments: str,
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(exported)
+    before = sorted(exported.iterdir())
+    assert cli.main(["export", *arguments.split()]) == 2
+    assert complaint in capsys.readouterr().err
+    assert sorted(exported.iterdir()) == before
+
+
+def test_one_size_alone_refuses_others(tmp_path: Path) -> None:
+    weights = network(TINY)
+    found = checked.export_network(tmp_path / "w.stablehlo", weights, SIZE)
+    assert list(found) == ["16x24"]
+    derain = Derainer.load(tmp_path / "w.stablehlo")
+    assert derain(np.zeros((15, 20, 3), np.uint8)).shape == (15, 20, 3)
+    with pytest.raises(UserError, match="takes 16x24 pixels"):
+        derain(np.zeros((24, 24, 3), np.uint8))
+    with pytest.raises(UserError, match="--devices"):
+        Derainer.load(tmp_path / "w.stablehlo", devices=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("use_mefc", [False, True])
+def test_the_papers_networks(tmp_path: Path, form: str, use_mefc: bool) -> None:
+    weights = network(DRSformerConfig(use_mefc=use_mefc))
+    found = checked.export_network(tmp_path / f"w.{form}", weights, None)
+    assert len(found) == 2

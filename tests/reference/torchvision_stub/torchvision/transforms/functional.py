@@ -1,0 +1,1 @@
+InterpolationMode = normalize = rotate = None
