@@ -32,7 +32,11 @@ _TIMED_FRAMES = 4
 
 def add_film_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what says how films are written."""
-    films = parser.add_argument_group("films")
+    films = parser.add_argument_group(
+        "films",
+        "A film that is named (.mp4, .mov, .mkv, ...) is written to OUT as a film, frame by frame; "
+        "its sound, subtitles and times stay. The same command goes on where a killed one ended.",
+    )
     films.add_argument(
         "--crf",
         type=int,
@@ -162,6 +166,7 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
     import tqdm
 
     from drsformer_jax.checkpoints.fingerprint import fingerprint
+    from drsformer_jax.film.restoring import sha256
 
     begun, source = time.perf_counter(), film.film.path
     for note in film.notes:
@@ -170,13 +175,15 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
     # What of tiles is to be said is said once, here.
     plan = derainer.plan(height, width, tile=args.tile, overlap=args.overlap)
     tile = max(plan.tile_height, plan.tile_width) if len(plan) > 1 else 0
+    # Exported networks hold their parameters themselves.
+    weights = fingerprint(derainer.params) if derainer.params else sha256(args.weights)
     # disable=None: a bar on terminals only.
     bar = tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=None)
     with bar, _listening() as received:
         progress = _Progress(film, bar, received)
         outcome = film.run(
             functools.partial(derainer, tile=tile, overlap=args.overlap),
-            {"weights": fingerprint(derainer.params), "tile": tile, "overlap": args.overlap},
+            {"weights": weights, "tile": tile, "overlap": args.overlap},
             overwrite=args.overwrite,
             on_frame=progress,
         )

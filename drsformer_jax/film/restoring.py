@@ -88,7 +88,7 @@ class FilmDerainer:
         """
         length = max(1, round(PART_SECONDS * self.film.look.rate))
         job = {
-            "input": _sha256(self.film.path),
+            "input": sha256(self.film.path),
             "codec": self._encoding.codec,
             "crf": self._encoding.crf,
             "frames of a part": length,
@@ -165,6 +165,7 @@ class _Restorer:
         return image
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of what a file holds, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
