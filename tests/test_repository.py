@@ -90,9 +90,10 @@ FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensor
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: `what` is a dotted name; `late` if it stands inside a function or is for types alone.
+    """One import statement: `what` is a dotted name; `late` if it stands inside a function.
 
-    `module` is what the statement imports from, or `what` itself.
+    One that is for types alone is late, too. `module` is what the statement imports from, or `what`
+    itself.
     """
 
     file: Path

@@ -133,6 +133,8 @@ def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.N
     Raises:
       UserError: the only film failed.
     """
+    from av.error import FFmpegError
+
     failures = []
     code = 0
     for film in films:
@@ -149,7 +151,7 @@ def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.N
             failures.append(str(error))
         except (FloatingPointError, MemoryError) as error:
             failures.append(f"{film.film.path}: {str(error) or 'not enough memory'}")
-        except OSError as error:
+        except (OSError, FFmpegError) as error:
             failures.append(
                 f"{film.destination}: cannot be written ({error.strerror or error}); the same "
                 f"command goes on with what is in {film.parts.folder}"

@@ -16,7 +16,7 @@ import numpy as np
 from drsformer_jax.errors import UserError, words_of
 from drsformer_jax.film.encoding import Encoding
 from drsformer_jax.film.parts import JOINED, Parts
-from drsformer_jax.film.source import Film, opened
+from drsformer_jax.film.source import Clock, Film, opened
 
 # Suffixes of what is written, and FFmpeg's names. Others hold no times, or sound of few kinds.
 CONTAINERS = {
@@ -171,7 +171,8 @@ class Joiner:
 
     def _copied(self, source: Any) -> Iterator[Any]:
         """The packets that are kept as they are, the times of each stream in order."""
-        last: dict[int, int] = {}
+        # Subtitles may well begin at the same time.
+        clocks = {stream.index: Clock(stream.time_base) for stream in source.streams.audio}
         end = Fraction(0)
         for packet in self._film.packets(source):
             pts = packet.dts if packet.pts is None else packet.pts
@@ -181,8 +182,8 @@ class Joiner:
             index = packet.stream.index
             if index in self._kept:
                 dts = pts if packet.dts is None else packet.dts
-                packet.dts = last[index] = max(dts, last.get(index, dts - 1) + 1)
-                packet.pts = max(pts, packet.dts)
+                packet.dts = clocks[index](dts, packet.duration or 1) if index in clocks else dts
+                packet.pts = packet.dts + max(0, pts - dts)
                 yield packet
         told = Fraction((source.start_time or 0) + (source.duration or 0), av.time_base)
         if source.format.name in _TELLS_LENGTH and told > end + _SLACK_SECONDS:

@@ -20,6 +20,8 @@ from drsformer_jax.film.pixels import Pixels
 from drsformer_jax.film.source import Film
 
 PART_SECONDS = 4
+# Of what a file says; uneven times make some say thousands.
+MOST_FRAMES_A_SECOND = 60
 
 Restore = Callable[[np.ndarray], np.ndarray]
 
@@ -86,7 +88,7 @@ class FilmDerainer:
           FloatingPointError, MemoryError: not even one frame can be restored.
           OSError: something cannot be written.
         """
-        length = max(1, round(PART_SECONDS * self.film.look.rate))
+        length = max(1, round(PART_SECONDS * min(self.film.look.rate, MOST_FRAMES_A_SECOND)))
         job = {
             "input": sha256(self.film.path),
             "codec": self._encoding.codec,

@@ -91,6 +91,31 @@ def opened(path: Path) -> Iterator[Any]:
         yield container
 
 
+class Clock:
+    """Whole-number times of a stream, which grow, whatever the file says."""
+
+    def __init__(self, tick: Fraction) -> None:
+        self._second = round(1 / tick)
+        self._shift = 0
+        self._last: int | None = None
+        self._next = 0
+
+    def __call__(self, time: int | None, length: int) -> int:
+        """The time of a frame or packet of so many ticks; None: the file does not tell.
+
+        One that goes back by more than a second, as where recordings were put one behind the other,
+        goes on from there; by less, it comes a tick after the one before.
+        """
+        now = self._next if time is None else time + self._shift
+        if self._last is not None and now < self._last - self._second:
+            self._shift += self._next - now
+            now = self._next
+        elif self._last is not None:
+            now = max(now, self._last + 1)
+        self._last, self._next = now, now + length
+        return now
+
+
 class Film:
     """A film: the first stream of moving pictures in a file.
 
@@ -123,8 +148,6 @@ class Film:
             if not moving or moving[0].codec_context is None:
                 why = "of an unknown codec" if moving else "no moving pictures in it"
                 raise UserError(f"{path}: {why}; nothing is written")
-            if len(moving) > 1:
-                self.notes.append(f"{len(moving)} films in one file: the first one is restored")
             stream = moving[0]
             self.index = stream.index
             frame = next(self._decoded(container), None)
@@ -192,17 +215,11 @@ class Film:
         """
         self.bad_packets = 0
         tick = self.look.time_base
-        last: int | None = None
+        clock = Clock(tick)
         with opened(self.path) as container:
             for frame in self._decoded(container):
-                length = frame.duration or max(1, round(1 / (self.look.rate * tick)))
-                if frame.pts is None:
-                    frame.pts = 0 if last is None else last + length
-                elif last is not None and frame.pts <= last:
-                    frame.pts = last + 1
-                last = frame.pts
-                frame.duration = length
-                frame.time_base = tick
+                frame.duration = frame.duration or max(1, round(1 / (self.look.rate * tick)))
+                frame.pts, frame.time_base = clock(frame.pts, frame.duration), tick
                 yield frame
 
     def _decoded(self, container: Any) -> Iterator[Any]:

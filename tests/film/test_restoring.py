@@ -249,6 +249,24 @@ def test_damaged_packets_do_not_end_a_film(tmp_path: Path) -> None:
     assert set(see(written).times) < set(see(whole).times)
 
 
+def test_recordings_one_behind_the_other(tmp_path: Path) -> None:
+    tick = Fraction(1, 90000)
+    two = [
+        write_film(tmp_path / f"{name}.ts", frames=40, size=size, tick=tick)
+        for name, size in (("first", (24, 32)), ("second", (32, 48)))
+    ]
+    source = tmp_path / "wet.ts"
+    source.write_bytes(b"".join(path.read_bytes() for path in two))
+    written, _ = derain(source)
+    after = see(written)
+    # The clock of the second one began anew, and its pictures have another size.
+    assert after.times == [after.times[0] + Fraction(i, 25) for i in range(80)]
+    assert after.size == (24, 32)
+    heard = [at for _, at, _ in after.others]
+    assert heard == sorted(heard)
+    assert abs(heard[-1] - after.times[-1]) < 0.1
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_film_cut_short(suffix: str, tmp_path: Path) -> None:
     whole = write_film(
