@@ -118,8 +118,6 @@ class Joiner:
             options["movie_timescale"] = str(ticks * -(-_FINEST // ticks))
             # The index in front, so that players need not read to the end; it takes a second pass.
             options |= {"movflags": "+faststart"} if path else {}
-        elif self._container == "mpegts":
-            options["mpegts_copyts"] = "1"
         return av.open(
             f"file:{path}" if path else io.BytesIO(),
             "w",

@@ -37,8 +37,7 @@ class Pixels:
             look.height,
             "rgb24",
             src_colorspace=_SWSCALE_MATRIX.get(look.matrix, look.matrix),
-            src_color_range=FULL if look.is_full or frame.format.is_rgb else LIMITED,
-            dst_color_range=FULL,
+            src_color_range=FULL if look.is_full else LIMITED,
             interpolation=_EXACT,
         )
         return upright(converted.to_ndarray(), look.orientation)
@@ -50,7 +49,6 @@ class Pixels:
         return self._out.reformat(
             frame,
             format=pixel_format,
-            src_color_range=FULL,
             dst_colorspace=_SWSCALE_MATRIX.get(self._look.matrix, self._look.matrix),
             dst_color_range=FULL if self._look.is_full else LIMITED,
             interpolation=_EXACT,

@@ -88,7 +88,7 @@ class FilmDerainer:
           FloatingPointError, MemoryError: not even one frame can be restored.
           OSError: something cannot be written.
         """
-        length = max(1, round(PART_SECONDS * min(self.film.look.rate, MOST_FRAMES_A_SECOND)))
+        length = max(1, round(PART_SECONDS * min(float(self.film.look.rate), MOST_FRAMES_A_SECOND)))
         job = {
             "input": sha256(self.film.path),
             "codec": self._encoding.codec,

@@ -25,6 +25,9 @@ MATRICES = (1, 4, 5, 6, 7, 9)
 # Untagged films of more lines are taken for BT.709, as players do.
 MOST_LINES_OF_BT601 = 576
 
+# FFmpeg's names of what is read: files of one piece. Others name files and addresses to open.
+_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg"
+
 PLAIN_FORMATS = ("yuv420p", "yuvj420p", "nv12", "gray")
 
 
@@ -69,7 +72,7 @@ class Look:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An open container of a local file; it can name no other file or address.
+    """An open container of a local file; of one that names other files or addresses, none.
 
     Raises:
       UserError: it is no film, or cannot be read.
@@ -77,7 +80,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         container = av.open(
             f"file:{path}",
-            container_options={"protocol_whitelist": "file"},
+            container_options={"format_whitelist": _FORMATS},
             metadata_errors="surrogateescape",
         )
     except PermissionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,11 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
+from drsformer_jax.film.encoding import Encoding
+from drsformer_jax.film.restoring import FilmDerainer, Outcome
+
 FPS = 25
+FINE = Encoding(crf=1)
 
 
 def scene(index: int, height: int = 24, width: int = 32) -> np.ndarray:
@@ -125,3 +130,20 @@ def see(path: Path) -> Seen:
                 seen.others.append((packet.stream.type, at, bytes(packet)))
     seen.times = [frame.pts * frame.time_base for frame in seen.frames]
     return seen
+
+
+def same(image: np.ndarray) -> np.ndarray:
+    return image
+
+
+def derain(
+    source: Path,
+    destination: Path | None = None,
+    restore: Callable[[np.ndarray], np.ndarray] = same,
+    encoding: Encoding = FINE,
+    **kwargs: Any,
+) -> tuple[Path, Outcome]:
+    """Restores a film by a function that stands for the network; what was written, and how."""
+    destination = destination or source.with_name(f"dry{source.suffix}")
+    film = FilmDerainer(source, destination, encoding)
+    return destination, film.run(restore, {"weights": "1"}, **kwargs)
