@@ -19,7 +19,7 @@ TEST_CACHE := $(VENV)/.jax-cache
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser-test lint clean
+.PHONY: help demo test browser-test docs distribution lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,8 @@ help:
 	@echo "make test   formatter, linter, type checker and all tests"
 	@echo "make lint   the first three of them"
 	@echo "make browser-test   the page's tests in headless Chromium, installed by apt if it is missing"
+	@echo "make docs   the documentation site, in docs/_build/html"
+	@echo "make distribution   the files of a release, built and checked, in dist/"
 	@echo "make clean  remove .venv and what building and testing leave behind (not demo/, not runs/)"
 	@echo "Another interpreter than python3: make PYTHON=python3.12 demo"
 
@@ -48,13 +50,25 @@ browser-test: $(STAMPS)/dev
 	  || { echo "error: install Chromium and chromedriver, then try again" >&2; exit 1; }
 	DRSFORMER_BROWSER=required $(BIN)/python -m pytest tests/page/test_browser*.py
 
+# Warnings are errors: a link that leads nowhere, a docstring that cannot be read.
+docs: $(STAMPS)/dev
+	$(BIN)/python -m sphinx -W -q -b html -c docs . docs/_build/html
+	@echo "docs/_build/html/docs/index.html"
+
+# What is uploaded on a release, built and checked in an environment of its own.
+distribution: $(STAMPS)/demo
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+
 lint: $(STAMPS)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:

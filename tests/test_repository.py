@@ -82,7 +82,7 @@ MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "
 LATE = {
     *("tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"),
     *("starlette", "uvicorn", "python_multipart"),
-    *("onnx", "onnxruntime", "av"),
+    *("onnx", "onnxruntime", "huggingface_hub", "av"),
 }
 FLAG_PARSERS = {"argparse", "absl", "ml_collections"}
 FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensors", "orbax"}

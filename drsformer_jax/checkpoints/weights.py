@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from drsformer_jax.checkpoints import hub
 from drsformer_jax.checkpoints.catalogue import by_name, default_weights, packaged
 from drsformer_jax.checkpoints.contents import kind_of
 from drsformer_jax.checkpoints.infer import config_from, infer_config
@@ -51,8 +52,9 @@ class Weights:
 
 
 def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
-    """The weights at `path`: a file of PyTorch or safetensors under any name, or a folder; or those
-    that come with the package under that name (`checkpoints.catalogue`).
+    """The weights at `path`: a file of PyTorch or safetensors under any name; a folder; those that
+    come with the package under that name (`checkpoints.catalogue`); or those at an address on the
+    Hugging Face hub (`checkpoints.hub`).
 
     Which of them a file is, its content tells. A folder is a checkpoint written by
     `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
@@ -64,6 +66,8 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
       UserError: there is nothing, it may not be read, is of no form we know, damaged, not a
         DRSformer, or not finite.
     """
+    if path is not None and hub.is_address(path):
+        return _load_address(str(path))
     path = default_weights() if path is None else by_name(path)
     try:
         if not path.exists():
@@ -71,6 +75,14 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
         return _load_folder(path) if path.is_dir() else _load_file(path)
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _load_address(address: str) -> Weights:
+    path, pinned = hub.fetch(address)
+    if kind_of(path) != "safetensors":
+        raise UserError(f"{address}: is no .safetensors file, whatever its name")
+    weights = _load_file(path)
+    return dataclasses.replace(weights, metadata={**weights.metadata, "source": pinned})
 
 
 def _load_folder(path: Path) -> Weights:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.output import quiet_orbax
 from drsformer_jax.errors import UserError, one_line
@@ -25,11 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        type=local_path,
+        type=weights_argument,
         help="weights: a PyTorch or safetensors file of any name (.pth, .ckpt, .bin, ...), a "
-        "checkpoint folder or a training workdir (its newest checkpoint); or a run: the authors' "
-        "training state "
-        "(.state), or a workdir or WORKDIR/checkpoints/STEP if DST ends in .state",
+        "checkpoint folder, a training workdir (its newest checkpoint) or hf://ORG/NAME; or a run: "
+        "the authors' training state (.state), or a workdir or WORKDIR/checkpoints/STEP if DST "
+        "ends in .state",
     )
     parser.add_argument(
         "destination",
@@ -55,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts and says what was converted. Returns 0 or raises UserError, nothing written."""
+    weights_at = args.source
+    args.source = Path(weights_at)  # of an address on the hub, no path that is anything here
     _check_sources_stay(args)
     quiet_orbax()
     states = [path.suffix.lower() == STATE_SUFFIX for path in (args.source, args.destination)]
@@ -68,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.checkpoints.weights import load_weights, save_weights
 
     _check_destination(args.destination, args.force)
-    weights = load_weights(args.source)
+    weights = load_weights(weights_at)
     save_weights(args.destination, weights)
-    print(_report(args.source, args.destination, weights))
+    print(_report(weights_at, args.destination, weights))
     return 0
 
 
@@ -133,11 +136,11 @@ def _check_destination(path: Path, force: bool) -> None:
         check_replaceable(path)
 
 
-def _report(source: Path, destination: Path, weights: Weights) -> str:
+def _report(source: Path | str, destination: Path, weights: Weights) -> str:
     metadata = weights.metadata
     # The strings stay with the weights: those of an earlier conversion are not about this source.
     keys = ("container", "step", "parameters")
-    fresh = metadata.get("source") == source.absolute().name
+    fresh = metadata.get("source") == Path(source).absolute().name
     origin = ", ".join(f"{key} {metadata[key]}" for key in keys if fresh and key in metadata)
     lines = [
         f"{source}" + (f" ({origin})" if origin else ""),

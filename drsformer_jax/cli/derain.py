@@ -1,19 +1,22 @@
-"""`drsformer derain`: rainy photographs in, derained PNG files out."""
+"""`drsformer derain`: rainy photographs in, derained ones out."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from drsformer_jax.cli.derain_jobs import Job, plan_jobs
+from drsformer_jax.checkpoints.hub import weights_argument
+from drsformer_jax.cli.derain_image import derain_image
+from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, path_or_standard, plan_jobs
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.film import add_film_arguments, derain_films, plan_films
+from drsformer_jax.cli.output import require_stream
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
-from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
@@ -23,38 +26,76 @@ DEFAULT_OUTPUT = "derained"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Remove rain from photographs of any size: each INPUT gives a PNG file of the same base "
-        "name in OUT. Grey and 16-bit images stay so, transparency is kept, CMYK becomes sRGB. "
-        "An image that cannot be restored does not stop the others; the exit code is then 1."
+        "Remove rain from photographs of any size: each INPUT gives a file of the same base name "
+        "in OUT. Grey and 16-bit images stay so, transparency, EXIF and XMP are kept, CMYK becomes "
+        "sRGB. An image that cannot be restored does not stop the others; the exit code is then 1."
     )
     parser.add_argument(
         "inputs",
         nargs="+",
-        type=local_path,
+        type=path_or_standard,
         metavar="INPUT",
-        help="an image, or a folder: all images directly in it",
+        help="an image, or a folder: all images directly in it; -: an image on standard input",
     )
     parser.add_argument(
         "-o",
         "--output",
-        type=local_path,
+        type=path_or_standard,
         default=Path(DEFAULT_OUTPUT),
         metavar="OUT",
         help="folder to write to, made if missing (default: %(default)s); for a single image also "
-        "the file, NAME.png",
+        "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output",
     )
+    _add_file_arguments(parser)
     add_restoring_arguments(parser)
     add_film_arguments(parser)
+
+
+def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what says which files are read and how results are written."""
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="take the images in folders below, too, into folders of the same names in OUT; "
+        "hidden ones are left out",
+    )
+    files.add_argument(
+        "--ext",
+        choices=("auto", "png", "jpg", "webp", "avif", "tiff"),
+        help="format of the results; auto: that of each input, jpg for HEIC and png for what is "
+        "only read (default: png)",
+    )
+    files.add_argument(
+        "--quality",
+        type=int,
+        metavar="Q",
+        help="1 to 100, of jpg, webp and avif (default: 95)",
+    )
+    files.add_argument(
+        "--suffix", default="", metavar="S", help="what is put behind each name: _dry"
+    )
+    files.add_argument(
+        "--skip-existing", action="store_true", help="leave out images whose result is there"
+    )
+    files.add_argument(
+        "--no-metadata", action="store_true", help="write no EXIF, no XMP and no resolution"
+    )
+    files.add_argument(
+        "--strip-gps", action="store_true", help="write EXIF and XMP without where it was taken"
+    )
 
 
 def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what says how photographs are restored, and by which network."""
     parser.add_argument(
         "--weights",
-        type=local_path,
+        type=weights_argument,
         metavar="W",
-        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, or a name "
-        "that `drsformer models` lists (default: the first of those)",
+        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, a name that "
+        "`drsformer models` lists, or hf://ORG/NAME on the Hugging Face hub (default: the first "
+        "name)",
     )
     parser.add_argument(
         "--tile",
@@ -87,32 +128,46 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a mistake in the arguments, found before anything is written.
     """
+    if args.output is not STANDARD:
+        return _run(args, None)
+    stdout = require_stream(sys.stdout, "-o -", "send the picture to a file or a program: > NAME")
+    with contextlib.redirect_stdout(sys.stderr):
+        return _run(args, stdout)
+
+
+def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
     check_tiling(args.tile, args.overlap)
-    films = plan_films(args)
-    jobs = plan_jobs(args.inputs, args.output) if args.inputs else []
+    if any(given is STANDARD for given in args.inputs):
+        require_stream(sys.stdin, "-", "pipe an image into it, or name a file")
+    naming = Naming(args.ext, args.suffix, args.recursive, args.skip_existing)
+    # They are taken out of the inputs.
+    films = plan_films(args, naming)
+    jobs = plan_jobs(args.inputs, args.output, naming) if args.inputs else []
+    _check_quality(args.quality, jobs)
+    if not jobs and not films:
+        return 0
     derainer = load_derainer(args)
-    code = _derain_photographs(derainer, jobs, args) if jobs else 0
-    return max(code, derain_films(films, derainer, args)) if films else code
+    for folder in {job.destination.parent: None for job in jobs}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
 
-
-def _derain_photographs(derainer: Derainer, jobs: list[Job], args: argparse.Namespace) -> int:
-    """Returns the exit code: 0, or 1 if an image failed.
-
-    Raises:
-      UserError: the folder cannot be made.
-    """
-    folder = jobs[0].destination.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
-
-    failures = _run_jobs(derainer, jobs, args.tile, args.overlap)
+    failures = _run_jobs(derainer, jobs, args, stdout)
     for message in failures:
         print(f"error: {one_line(message)}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
-    return 1 if failures else 0
+    return max(1 if failures else 0, derain_films(films, derainer, args) if films else 0)
+
+
+def _check_quality(quality: int | None, jobs: list[Job]) -> None:
+    if quality is None:
+        return
+    if not 1 <= quality <= 100:
+        raise UserError(f"--quality {quality}: is not from 1 to 100")
+    if jobs and all(job.form.is_lossless for job in jobs):
+        raise UserError("--quality: png and tiff keep all; it is for --ext jpg, webp and avif")
 
 
 def load_derainer(args: argparse.Namespace) -> Derainer:
@@ -137,7 +192,9 @@ def load_derainer(args: argparse.Namespace) -> Derainer:
     return derainer
 
 
-def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: int) -> list[str]:
+def _run_jobs(
+    derainer: Derainer, jobs: list[Job], args: argparse.Namespace, stdout: BinaryIO | None
+) -> list[str]:
     """Restores all images, a line each; returns one message for each that failed."""
     import tqdm
 
@@ -145,56 +202,15 @@ def _run_jobs(derainer: Derainer, jobs: list[Job], tile: int | None, overlap: in
     # disable=None: a bar on terminals only, and none for a single image.
     with tqdm.tqdm(jobs, unit="image", disable=True if len(jobs) == 1 else None) as bar:
         for job in bar:
-            source, destination = job.source, job.destination
             start = time.perf_counter()
             try:
-                height, width = _derain_file(derainer, source, destination, tile, overlap)
+                height, width = derain_image(derainer, job, args, stdout)
             except UserError as error:
                 failures.append(str(error))
                 continue
             except (FloatingPointError, MemoryError) as error:
-                failures.append(f"{source}: {str(error) or 'not enough memory'}")
+                failures.append(f"{job.source}: {str(error) or 'not enough memory'}")
                 continue
             seconds = time.perf_counter() - start
-            tqdm.tqdm.write(f"{one_line(destination)}  {width} x {height}  {seconds:.1f} s")
+            tqdm.tqdm.write(f"{one_line(job.destination)}  {width} x {height}  {seconds:.1f} s")
     return failures
-
-
-def _derain_file(
-    derainer: Derainer, source: Path, destination: Path, tile: int | None, overlap: int
-) -> tuple[int, int]:
-    """Restores one file; returns its height and width.
-
-    Raises:
-      UserError: it cannot be decoded or written.
-      FloatingPointError, MemoryError: it cannot be restored.
-    """
-    import tqdm
-
-    from drsformer_jax.data.decoding import decode_image
-    from drsformer_jax.inference.photo import restore_photo, write_photo
-
-    _check_name(source, destination)
-    photo = decode_image(source)
-    for note in photo.notes:
-        tqdm.tqdm.write(one_line(f"{source}: {note}"), file=sys.stderr)
-    write_photo(destination, restore_photo(derainer, photo, tile=tile, overlap=overlap))
-    height, width = photo.samples.shape[:2]
-    return height, width
-
-
-def _check_name(source: Path, destination: Path) -> None:
-    """Finds before the work that the file system cannot have a file of that name.
-
-    Raises:
-      UserError: it cannot.
-    """
-    try:
-        destination.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(
-            f"{source}: cannot be written to {destination} ({error.strerror}): alone, with "
-            "-o NAME.png, it gets another name"
-        ) from error

@@ -1,158 +1,201 @@
-"""Which file `drsformer derain` writes for which image, and that nothing is lost by it."""
+"""Which file `drsformer derain` writes for which image, and in which format."""
 
 from __future__ import annotations
 
+import logging
 import os
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from drsformer_jax.errors import UserError, enumerated
-from drsformer_jax.paths import Identity, identity, ignores_case, nothing_at
+from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
+from drsformer_jax.errors import UserError
+from drsformer_jax.paths import Identity, identity, local_path, nothing_at
 
-_MOST_LINKS = 40  # behind one another, as Linux follows them
+if TYPE_CHECKING:
+    from drsformer_jax.data.encoding import Format
+
+logger = logging.getLogger(__name__)
+
+# Standard input and output. It is this object: one made of "./-" is equal, and names a file.
+STANDARD = Path("-")
+DEFAULT_EXT = "png"
+
+
+def path_or_standard(text: str) -> Path:
+    """What the user typed as an input or output; UserError as `local_path` raises it."""
+    return STANDARD if text == "-" else local_path(text)
 
 
 @dataclass(frozen=True)
 class Job:
-    """An image, as it was named, and the PNG file to write."""
+    """An image, as it was named, the file to write, and its format."""
 
     source: Path
     destination: Path
+    form: Format
 
 
-def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
+@dataclass(frozen=True)
+class Naming:
+    """What images are looked for, and what their results are called.
+
+    Attributes:
+      ext: a name of `data.encoding.FORMATS` or "auto": as the input; None: the default.
+      suffix: stands behind the base name.
+      recursive: images in folders below are taken, and written to folders of the same names.
+      skip_existing: what is there already is not written again.
+    """
+
+    ext: str | None = None
+    suffix: str = ""
+    recursive: bool = False
+    skip_existing: bool = False
+
+    def __post_init__(self) -> None:
+        """UserError: the suffix is none."""
+        if Path(self.suffix).name != self.suffix:
+            raise UserError(f"--suffix {self.suffix}: is a part of names, without folders")
+
+
+def plan_jobs(inputs: Sequence[Path], output: Path, naming: Naming = Naming()) -> list[Job]:
     """One job for each input image, folders opened, in the order given.
 
     A file that is given twice is one job; two links to one file are two, by their names.
 
     Args:
-      output: a folder, there or not; or for a single image a file, NAME.png.
+      output: a folder, there or not; or for a single image a file of a format that is written.
 
     Raises:
-      UserError: an input is missing, a folder has no images, `output` is neither; two images would
-        be written to one file; or a file would be overwritten that is an input, under any name, or
-        lies beside one. All such files are named.
+      UserError: an input is missing, a folder has no images or cannot be listed, names contradict
+        each other; two images would be written to one file; or a file would be overwritten that is
+        an input, under any name, or lies beside one. All such files are named.
     """
-    single = _names_a_file(output)
-    sources = list(_images(inputs))
-    jobs: dict[tuple[str, Identity | None], Job] = {}
-    for source in sources:
-        destination = output if single else output / f"{source.stem}.png"
-        jobs.setdefault((source.stem, identity(source)), Job(source, destination))
+    from drsformer_jax.data.encoding import format_of
+
+    single = _names_a_file(output, naming)
+    sources = list(_images(inputs, output, naming.recursive))
+    jobs: dict[tuple[Path, str, Identity | None], Job] = {}
+    for source, folder in sources:
+        ext = _ext(source, naming)
+        name = f"{'stdin' if source is STANDARD else source.stem}{naming.suffix}{ext}"
+        destination = output if single else output / folder / name
+        known = None if source is STANDARD else identity(source)
+        form = format_of(Path(name) if destination is STANDARD else destination)
+        assert form is not None  # all names were chosen so
+        jobs.setdefault((destination, source.stem, known), Job(source, destination, form))
     if single and len(jobs) > 1:
         raise UserError(f"-o {output}: is one file, for {len(jobs)} images: name a folder")
     found = list(jobs.values())
-    _check_clashes(found, output)
+    if output is STANDARD:
+        return found
+    check_clashes(found, output)
+    if naming.skip_existing:
+        found = _missing(found)
     # Of all, also where two names are one job: each is beside other files.
-    _check_overwriting(found, sources)
+    check_overwriting(found, [source for source, _ in sources if source is not STANDARD])
     return found
 
 
-def _images(inputs: list[Path]) -> Iterator[Path]:
+def _images(inputs: Sequence[Path], output: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """All images, and the folder of each in the one it was found through."""
     from drsformer_jax.data.images import list_images
 
     for given in inputs:
-        if given.is_dir():
-            found = list_images(given)
+        if given is STANDARD:
+            yield given, Path()
+        elif given.is_dir():
+            folders = _folders(given, output) if recursive else [given]
+            found = [
+                (image, folder.relative_to(given))
+                for folder in folders
+                for image in list_images(folder, names_folders=not recursive)
+            ]
             if not found:
-                raise UserError(f"{given}: no images in this folder")
+                below = " or below it" if recursive else ""
+                raise UserError(f"{given}: no images in this folder{below}")
             yield from found
         elif given.exists():
-            yield given
+            yield given, Path()
         else:
             raise nothing_at(given)
 
 
-def _names_a_file(output: Path) -> bool:
+def _folders(top: Path, output: Path) -> Iterator[Path]:
+    """A folder and all below it, by name; none twice, none that is hidden, nor that of the results.
+
+    Links to folders are followed, behind the folders beside them.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+    seen = {identity(output)} - {identity(top)}
+    for root, folders, _ in os.walk(top, onerror=refuse, followlinks=True):
+        here = identity(root)
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        shown = (name for name in folders if name[0] != ".")
+        folders[:] = sorted(shown, key=lambda name: (os.path.islink(Path(root, name)), name))
+        yield Path(root)
+
+
+def _names_a_file(output: Path, naming: Naming) -> bool:
     """Whether `output` is to be a file and no folder.
 
     Raises:
-      UserError: it names a file of another kind than PNG.
+      UserError: it names a file of a kind that is not written, or of another one than --ext says.
     """
+    from drsformer_jax.data.encoding import FORMATS, format_of
     from drsformer_jax.data.formats.pillow import picture_suffixes
 
-    suffix = output.suffix.lower()
-    if output.is_dir():
-        return False
-    if suffix in picture_suffixes() - {".png"}:
-        raise UserError(f"-o {output}: derain writes PNG: name a file NAME.png, or a folder")
-    if suffix != ".png" and output.exists():
-        raise UserError(f"-o {output}: is a file, not a folder")
-    return suffix == ".png"
+    if output is not STANDARD:
+        if output.is_dir():
+            return False
+        form = format_of(output)
+        if form is None:
+            if output.suffix.lower() in picture_suffixes():
+                raise UserError(
+                    f"-o {output}: derain writes {', '.join(FORMATS)}: name such a file or a folder"
+                )
+            if output.exists():
+                raise UserError(f"-o {output}: is a file, not a folder")
+            return False
+        if naming.ext is not None and FORMATS.get(naming.ext) is not form:
+            raise UserError(f"-o {output}: is another format than --ext {naming.ext}: drop --ext")
+    if naming.suffix:
+        raise UserError(f"--suffix {naming.suffix}: is for results in a folder, not -o {output}")
+    return True
 
 
-def _check_clashes(jobs: list[Job], output: Path) -> None:
-    """That every job has a file of its own."""
-    exact = _clashes(jobs, str)
-    # Asked of the file system only where it matters.
-    alike = [] if exact else _clashes(jobs, _folded)
-    if alike and not _are_one_file(output):
-        return
-    problems = [
-        f"{' and '.join(map(str, rivals))} to {destination}"
-        for destination, rivals in (exact or alike)
-    ]
-    if problems:
-        raise UserError(
-            f"{len(problems)} {'file' if len(problems) == 1 else 'files'} would be written more "
-            f"than once: {enumerated(problems)}. Derain one folder after the other, and in it one "
-            "suffix (FOLDER/*.jpg), each with an -o folder of its own"
-        )
+def _ext(source: Path, naming: Naming) -> str:
+    """The suffix of an image's result, with its dot."""
+    from drsformer_jax.data.encoding import format_of
+    from drsformer_jax.data.formats.pillow import HEIF_SUFFIXES
+
+    if naming.ext != "auto":
+        return f".{naming.ext or DEFAULT_EXT}"
+    if source is STANDARD:
+        raise UserError("--ext auto: standard input has no suffix to go by: name a format")
+    if format_of(source):
+        return source.suffix
+    return ".jpg" if source.suffix.lower() in HEIF_SUFFIXES else f".{DEFAULT_EXT}"
 
 
-def _clashes(jobs: list[Job], key: Callable[[str], str]) -> list[tuple[Path, list[Path]]]:
-    """Destinations that several images have, and these."""
-    rivals: dict[str, list[Job]] = {}
-    for job in jobs:
-        rivals.setdefault(key(job.destination.name), []).append(job)
-    return [
-        (group[0].destination, [job.source for job in group])
-        for group in rivals.values()
-        if len(group) > 1
-    ]
+def _missing(jobs: list[Job]) -> list[Job]:
+    """The jobs that are not done: a result of ours is there whole or not at all.
 
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _are_one_file(output: Path) -> bool:
-    """Whether names that differ by their letters' case will be one file in a folder."""
-    folder = output.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    try:
-        return ignores_case(folder)
-    except OSError:
-        # Writing will say what is wrong.
-        return False
-
-
-def _check_overwriting(jobs: list[Job], sources: list[Path]) -> None:
-    """That no file is replaced which is an input, or lies beside one."""
-    inputs = {identity(source): source for source in sources}
-    folders = {identity(path.parent): source for source in sources for path in _names_of(source)}
-    problems = []
-    for job in jobs:
-        if not os.path.lexists(job.destination):
-            continue
-        # None: a link to nothing, which is not to be lost either.
-        own = identity(job.destination)
-        same = inputs.get(own) if own else None
-        beside = folders.get(identity(job.destination.parent))
-        if same is not None:
-            problems.append(f"{job.destination} would overwrite an input ({same})")
-        elif beside is not None:
-            problems.append(f"{job.destination} exists beside its input {beside}")
-    if problems:
-        raise UserError(f"{enumerated(problems)}: choose another folder (-o)")
-
-
-def _names_of(path: Path) -> Iterable[Path]:
-    """A path, and all that it leads to by links, one behind the other."""
-    names = [path]
-    while names[-1].is_symlink() and len(names) <= _MOST_LINKS:
-        names.append(names[-1].parent / os.readlink(names[-1]))
-    return names
+    An image that is the result of another one, in the folder of both, is no input either.
+    """
+    done = {
+        job
+        for job in jobs
+        if job.destination.is_file() and identity(job.destination) != identity(job.source)
+    }
+    if done:
+        logger.warning("%d of %d images are there already", len(done), len(jobs))
+    results = {identity(job.destination) for job in done}
+    return [job for job in jobs if job not in done and identity(job.source) not in results]

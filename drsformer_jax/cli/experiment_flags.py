@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.config_file import ConfigFileParser
 from drsformer_jax.errors import UserError, words_of
 from drsformer_jax.paths import local_path, require_text
@@ -105,5 +106,5 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         for key, folder in named_folders(config.data):
             local_path(folder, f"--config.data.{key}")
     if config.get("init"):
-        local_path(str(config.init), "--config.init")
+        weights_argument(str(config.init), "--config.init")
     return config

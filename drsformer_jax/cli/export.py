@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.paths import local_path
 
@@ -24,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`drsformer derain` and Derainer.load take either as weights."
     )
     parser.add_argument(
-        "weights", type=local_path, metavar="W", help="weights, as `drsformer derain` takes them"
+        "weights",
+        type=weights_argument,
+        metavar="W",
+        help="weights, as `drsformer derain` takes them",
     )
     parser.add_argument(
         "output", type=local_path, metavar="OUT", help="NAME.stablehlo or NAME.onnx"

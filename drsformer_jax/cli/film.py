@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
+from drsformer_jax.cli.derain_jobs import STANDARD, Naming
 from drsformer_jax.errors import UserError, missing_extra, one_line
-from drsformer_jax.paths import identity, is_one_of
+from drsformer_jax.paths import identity, nothing_at
 
 if TYPE_CHECKING:
     from drsformer_jax.film.restoring import FilmDerainer, Outcome
@@ -58,7 +60,7 @@ def is_film(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def plan_films(args: argparse.Namespace) -> list[FilmDerainer]:
+def plan_films(args: argparse.Namespace, naming: Naming) -> list[FilmDerainer]:
     """Takes the films out of `args.inputs` and looks at them; writes nothing.
 
     Raises:
@@ -74,21 +76,20 @@ def plan_films(args: argparse.Namespace) -> list[FilmDerainer]:
     from drsformer_jax.film.encoding import Encoding
     from drsformer_jax.film.restoring import FilmDerainer
 
-    destinations = [_destination(args, source) for source in sources]
-    for destination, source in zip(destinations, sources, strict=True):
-        if destinations.count(destination) > 1:
-            raise UserError(
-                f"{source} and another film would be written to {destination}: derain one after "
-                "the other, each with an -o folder of its own"
-            )
-        _check_loss(destination, args)
     encoding = Encoding(args.codec, args.crf)
-    films = [FilmDerainer(*pair, encoding) for pair in zip(sources, destinations, strict=True)]
+    films = [
+        FilmDerainer(source, _destination(source, args, naming), encoding, _is_kept(args))
+        for source in sources
+    ]
+    check_clashes(films, args.output)
+    if naming.skip_existing:
+        films = [film for film in films if not film.destination.exists()]
+    check_overwriting(films, [path for path in args.inputs if path is not STANDARD])
     args.inputs = [path for path in args.inputs if not is_film(path)]
     return films
 
 
-def _destination(args: argparse.Namespace, source: Path) -> Path:
+def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path:
     """Where a film is written to.
 
     Raises:
@@ -96,9 +97,13 @@ def _destination(args: argparse.Namespace, source: Path) -> Path:
     """
     from drsformer_jax.film.joining import CONTAINERS, suffix_for
 
+    if not source.exists():
+        raise nothing_at(source, "film")
     output: Path = args.output
+    if output is STANDARD:
+        raise UserError("-o -: a film is not written to standard output: name a file or a folder")
     if output.is_dir() or not (output.exists() or output.suffix.lower() in SUFFIXES):
-        return output / f"{source.stem}{suffix_for(source, args.codec)}"
+        return output / f"{source.stem}{naming.suffix}{suffix_for(source, args.codec)}"
     if output.suffix.lower() not in CONTAINERS:
         raise UserError(
             f"-o {output}: is neither a folder nor a film to write: {', '.join(CONTAINERS)}"
@@ -108,19 +113,11 @@ def _destination(args: argparse.Namespace, source: Path) -> Path:
     return output
 
 
-def _check_loss(destination: Path, args: argparse.Namespace) -> None:
-    """That no file is replaced which is an input, or, unless it is asked for, lies beside one.
-
-    Raises:
-      UserError: one would be.
-    """
-    if is_one_of(destination, args.inputs):
-        raise UserError(f"{destination}: is an input: choose another folder or file (-o)")
-    is_beside = any(identity(path.parent) == identity(destination.parent) for path in args.inputs)
-    if is_beside and os.path.lexists(destination) and not args.overwrite:
-        raise UserError(
-            f"{destination}: is there, beside an input: choose another one (-o), or --overwrite it"
-        )
+def _is_kept(args: argparse.Namespace) -> Callable[[str], bool]:
+    """Of what a file says of itself, by its name, what is written."""
+    if args.no_metadata:
+        return lambda key: key == "language"
+    return lambda key: not (args.strip_gps and re.search("location|gps", key.lower()))
 
 
 def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.Namespace) -> int:
@@ -150,7 +147,7 @@ def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.N
         except UserError as error:
             failures.append(str(error))
         except (FloatingPointError, MemoryError) as error:
-            failures.append(f"{film.film.path}: {str(error) or 'not enough memory'}")
+            failures.append(f"{film.source}: {str(error) or 'not enough memory'}")
         except (OSError, FFmpegError) as error:
             failures.append(
                 f"{film.destination}: cannot be written ({error.strerror or error}); the same "
@@ -170,7 +167,7 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
     from drsformer_jax.checkpoints.fingerprint import fingerprint
     from drsformer_jax.film.restoring import sha256
 
-    begun, source = time.perf_counter(), film.film.path
+    begun, source = time.perf_counter(), film.source
     for note in film.notes:
         print(one_line(f"{source}: {note}"), file=sys.stderr)
     width, height = film.film.look.size_upright

@@ -69,6 +69,11 @@ COMMANDS: dict[str, Command] = {
             "drsformer export runs/rain200h rain.stablehlo --check photo.jpg",
         ),
     ),
+    "push": Command(
+        "drsformer_jax.cli.push",
+        "publish weights on the Hugging Face hub",
+        ("drsformer push runs/rain200h ORG/NAME --license apache-2.0",),
+    ),
     "parity": Command(
         "drsformer_jax.cli.parity",
         "compare the network with a PyTorch program, module by module",

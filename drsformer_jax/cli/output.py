@@ -9,9 +9,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from drsformer_jax.errors import one_line
+from drsformer_jax.errors import UserError, one_line
 
 EXIT_NOT_PRINTED = 2
 EXIT_BROKEN_PIPE = 141
@@ -111,6 +111,26 @@ def _safe(stream: Any) -> tuple[TextIO, _Sink | None]:
         return stream, None
     stream.flush()
     return safe, sink
+
+
+def require_stream(stream: Any, what: str, instead: str) -> BinaryIO:
+    """The bytes of standard input or output, where they are no terminal's.
+
+    Raises:
+      UserError: they are, or it is closed.
+    """
+    if stream is None or stream.isatty():
+        is_not = "is closed" if stream is None else "is a terminal"
+        raise UserError(f"{what}: {is_not}: {instead}")
+    binary: BinaryIO = stream.buffer
+    return binary
+
+
+def write_whole(stream: BinaryIO, data: bytes) -> None:
+    """Writes all, also where the stream is unbuffered and takes it in parts."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
 
 
 def quiet_orbax() -> None:

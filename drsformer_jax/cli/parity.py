@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _weights_argument(text: str) -> str:
-    return text if text.startswith(RANDOM) else str(local_path(text))
+    return text if text.startswith(RANDOM) else str(weights_argument(text))
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[Path]:

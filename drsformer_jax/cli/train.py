@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
 from drsformer_jax.cli.output import quiet_orbax
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import local_path
 from drsformer_jax.training.cpu import keep_cpu_memory, prepare_cpu, steps_in_main_thread
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _initial_params(config: ConfigDict, workdir: Path, model: DRSformerConfig) -
 
     if not config.get("init"):
         return None
-    path = local_path(str(config.init), "--config.init")
+    path = weights_argument(str(config.init), "--config.init")
     if whole_steps(workdir / DIRECTORY):
         print(f"note: --config.init {path} is not read, for {workdir} holds a run", flush=True)
         return None

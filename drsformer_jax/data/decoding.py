@@ -13,7 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from drsformer_jax.data.formats.colour import CMYK, LAB, Stored, in_srgb
+from drsformer_jax.data.formats.colour import CMYK, LAB, Limit, Stored, in_srgb
+from drsformer_jax.data.formats.metadata import NO_METADATA, Metadata
 from drsformer_jax.data.formats.pillow import read_with_pillow
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import nothing_at
@@ -33,15 +34,18 @@ class Decoded:
       frames: how many images the file holds; `samples` are those of the first. What belongs to
         one picture (a phone's previews, gain and depth maps, layers) does not count.
       notes: what had to be assumed or was left out, a line each.
+      metadata: what the file tells of the picture as it is stored there, not upright
+        (`data.formats.metadata.fitted` makes it true).
     """
 
     samples: np.ndarray
     icc_profile: bytes | None = None
     frames: int = 1
     notes: tuple[str, ...] = ()
+    metadata: Metadata = NO_METADATA
 
 
-def decode_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Decoded:
+def decode_image(path: str | os.PathLike[str], *, max_pixels: Limit = None) -> Decoded:
     """Decodes an image file, its EXIF orientation applied.
 
     Palettes become RGB, a transparent colour becomes alpha. CMYK and L*a*b* are converted to sRGB
@@ -49,7 +53,8 @@ def decode_image(path: str | os.PathLike[str], *, max_pixels: int | None = None)
 
     Args:
       max_pixels: refuse images that have more, before they are decoded: for programs that decode
-        files of strangers (Pillow's own limit is then in force, too). None: any size.
+        files of strangers (Pillow's own limit is then in force, too). Or a function that is called
+        with height and width, and raises a UserError. None: any size.
 
     Raises:
       UserError: the file is missing, truncated, no readable image or too large; the message names
@@ -60,13 +65,13 @@ def decode_image(path: str | os.PathLike[str], *, max_pixels: int | None = None)
         return _decode(file, max_pixels)
 
 
-def decode_bytes(data: bytes, name: str, *, max_pixels: int | None = None) -> Decoded:
+def decode_bytes(data: bytes, name: str, *, max_pixels: Limit = None) -> Decoded:
     """`decode_image` of a file that is in memory; messages call it `name`."""
     with _naming(name):
         return _decode(io.BytesIO(data), max_pixels)
 
 
-def _decode(file: BinaryIO, max_pixels: int | None) -> Decoded:
+def _decode(file: BinaryIO, max_pixels: Limit) -> Decoded:
     stored = _read(file, max_pixels)
     if stored.space in (CMYK, LAB):
         stored = in_srgb(stored)
@@ -74,10 +79,10 @@ def _decode(file: BinaryIO, max_pixels: int | None) -> Decoded:
     notes = stored.notes
     if stored.frames > 1:
         notes = (f"the first of {stored.frames} images only", *notes)
-    return Decoded(samples, stored.fitting_profile, stored.frames, notes)
+    return Decoded(samples, stored.fitting_profile, stored.frames, notes, stored.metadata)
 
 
-def _read(file: BinaryIO, max_pixels: int | None) -> Stored:
+def _read(file: BinaryIO, max_pixels: Limit) -> Stored:
     start = file.read(len(_TIFF[0]))
     file.seek(0)
     if start in _TIFF:

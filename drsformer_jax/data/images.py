@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from drsformer_jax.data.decoding import Decoded, decode_image
+from drsformer_jax.data.formats.colour import in_8_bits
 from drsformer_jax.data.formats.pillow import HEIF_SUFFIXES, picture_suffixes
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_path
@@ -26,11 +27,11 @@ logger = logging.getLogger(__name__)
 MAX_LEFT_OUT_NAMED = 10
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+def list_images(folder: str | os.PathLike[str], *, names_folders: bool = True) -> list[Path]:
     """The image files directly in `folder`, sorted by name: of all kinds that can be decoded.
 
     What else is there is counted and named in one line of the log, as a warning. Hidden files are
-    left out, and named only if they look like images.
+    left out, and named only if they look like images; folders, unless `names_folders` is off.
 
     Raises UserError if `folder` is not a folder or cannot be listed.
     """
@@ -44,7 +45,13 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     suffixes = picture_suffixes()
     images = [path for path in paths if _is_image(path, suffixes)]
     taken = set(images)
-    left_out = [path for path in paths if path not in taken and _is_noticed(path, suffixes)]
+    left_out = [
+        path
+        for path in paths
+        if path not in taken
+        and _is_noticed(path, suffixes)
+        and (names_folders or not path.is_dir())
+    ]
     if left_out:
         named = ", ".join(map(_named, left_out[:MAX_LEFT_OUT_NAMED]))
         if len(left_out) > MAX_LEFT_OUT_NAMED:
@@ -87,7 +94,7 @@ def _named(path: Path) -> str:
     if path.name[0] == ".":
         return f"{path.name} (hidden)"
     if path.suffix.lower() in HEIF_SUFFIXES:
-        return f"{path.name} (pip install pillow-heif to read it)"
+        return f"{path.name} (pip install 'drsformer_jax[heif]' to read it)"
     return path.name
 
 
@@ -114,9 +121,7 @@ def read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
 
 def as_rgb(decoded: Decoded) -> np.ndarray:
     """The samples of a decoded image as uint8 `H W 3`, as `read_rgb` describes it."""
-    samples = decoded.samples
-    if samples.dtype == np.uint16:
-        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    samples = in_8_bits(decoded.samples)
     if samples.shape[2] in (2, 4):
         samples = _over_white(samples[..., :-1], samples[..., -1:])
     if samples.shape[2] == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,20 @@ class Joiner:
       flags: what the encoder has to heed for this container.
     """
 
-    def __init__(self, film: Film, encoding: Encoding, container: str) -> None:
+    def __init__(
+        self, film: Film, encoding: Encoding, container: str, is_kept: Callable[[str], bool]
+    ) -> None:
         """Tries out, before any work, that the container takes what is to be in it.
 
         Args:
           container: FFmpeg's name, of `CONTAINERS`.
+          is_kept: of metadata, by their names.
 
         Raises:
           UserError: it does not, or not the sound.
         """
         self._film, self._encoding, self._container = film, encoding, container
+        self._is_kept = is_kept
         self.notes: list[str] = []
         with opened(film.path) as source:
             left_out = []
@@ -116,8 +120,12 @@ class Joiner:
         if self._container in ("mp4", "mov"):
             ticks = self._film.look.time_base.denominator
             options["movie_timescale"] = str(ticks * -(-_FINEST // ticks))
+            # Names with dots are of phones' makers; the tags of MP4's own have no place for them.
+            has_makers = any("." in key for key in self._film.metadata)
+            flags = ["+use_metadata_tags"] if has_makers else []
             # The index in front, so that players need not read to the end; it takes a second pass.
-            options |= {"movflags": "+faststart"} if path else {}
+            flags += ["+faststart"] if path else []
+            options |= {"movflags": "".join(flags)} if flags else {}
         return av.open(
             f"file:{path}" if path else io.BytesIO(),
             "w",
@@ -136,11 +144,14 @@ class Joiner:
                 streams[stream.index] = output.add_stream_from_template(stream)
             else:
                 continue
-            streams[stream.index].metadata.update(stream.metadata)
+            streams[stream.index].metadata.update(self._kept_of(stream.metadata))
             streams[stream.index].disposition = stream.disposition
-        output.metadata.update(source.metadata)
+        output.metadata.update(self._kept_of(self._film.metadata))
         output.set_chapters(source.chapters())
         return streams
+
+    def _kept_of(self, metadata: dict[str, str]) -> dict[str, str]:
+        return {key: value for key, value in metadata.items() if self._is_kept(key)}
 
     def join(self, destination: Path, parts: Parts, count: int) -> None:
         """Writes `count` parts and what is kept; says so to the film if the file is cut short.

@@ -47,22 +47,32 @@ class FilmDerainer:
     """One film on its way from a file to another.
 
     Attributes:
-      film: the source.
-      destination: the file that is to be.
+      source, destination: the files.
+      film: the source, as it was looked at.
       parts: what is done of it.
       notes: what does not stay as it is, a line each.
     """
 
-    def __init__(self, source: Path, destination: Path, encoding: Encoding) -> None:
+    def __init__(
+        self,
+        source: Path,
+        destination: Path,
+        encoding: Encoding,
+        is_kept: Callable[[str], bool] = lambda key: True,
+    ) -> None:
         """Looks at the source and tries out what is to be written; writes nothing.
+
+        Args:
+          is_kept: of what the file says of itself, by its name: title, location, ...
 
         Raises:
           UserError: the one is no film, or the other cannot be.
         """
         self.film = Film(source)
         self.parts = Parts(destination)
-        self.destination, self._encoding = destination, encoding
-        self._joiner = Joiner(self.film, encoding, CONTAINERS[destination.suffix.lower()])
+        self.source, self.destination, self._encoding = source, destination, encoding
+        container = CONTAINERS[destination.suffix.lower()]
+        self._joiner = Joiner(self.film, encoding, container, is_kept)
         self._pixels = Pixels(self.film.look)
         self.notes = self.film.notes + self._joiner.notes
 

@@ -126,6 +126,7 @@ class Film:
       path: of the file.
       look: see `Look`.
       index: of the stream in the file.
+      metadata: what the file says of itself: title, location, ...
       notes: what is to be said of it, a line each.
       frames_expected: what the file says, or None; an estimate.
       bad_packets: how many are damaged, as the last pass of `frames` found.
@@ -151,6 +152,7 @@ class Film:
             if not moving or moving[0].codec_context is None:
                 why = "of an unknown codec" if moving else "no moving pictures in it"
                 raise UserError(f"{path}: {why}; nothing is written")
+            self.metadata = dict(container.metadata)
             stream = moving[0]
             self.index = stream.index
             frame = next(self._decoded(container), None)

@@ -73,7 +73,7 @@ def check_process() -> None:
 
 
 class Derainer:
-    """A trained network that restores one image at a time.
+    """A trained network that restores one image at a time::
 
         derain = Derainer.load("drsformer.safetensors")
         clean = derain(rainy)  # uint8 H W 3, RGB, of any size
@@ -171,6 +171,22 @@ class Derainer:
             logger.warning("%s: %s", weights, note)
         config = dataclasses.replace(loaded.config, dtype=dtype, precision=precision)
         return cls(config, loaded.params, devices=devices)
+
+    @classmethod
+    def from_pretrained(
+        cls, repository: str, *, revision: str | None = None, **options: Any
+    ) -> Derainer:
+        """Reads weights from the Hugging Face hub.
+
+        Args:
+          repository: ORG/NAME.
+          revision: a branch, a tag or a commit, which alone is always the same; None: the newest.
+          **options: as for `load`.
+
+        Raises:
+          UserError: they cannot be had (`checkpoints.hub`), or as `load`.
+        """
+        return cls.load(f"hf://{repository}" + (f"@{revision}" if revision else ""), **options)
 
     @classmethod
     def _load_exported(cls, path: Path, dtype: str, precision: str, devices: int) -> Derainer:

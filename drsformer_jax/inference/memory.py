@@ -60,6 +60,16 @@ def largest_tile(config: DRSformerConfig, budget: int, *, above: int = 0, device
     return tiles[-1]
 
 
+def check_image(height: int, width: int) -> None:
+    """MemoryError, which says what helps, if an image takes more than all the memory there is."""
+    held, there = image_bytes(height, width), _host_memory()
+    if held > there:
+        raise MemoryError(
+            f"{width} x {height} pixels take about {_gib(held)} of memory in tiles of any size, "
+            f"and there is {_gib(there)}: cut the image into parts or scale it down"
+        )
+
+
 def check_fits(
     config: DRSformerConfig, height: int, width: int, plan: TilePlan, overlap: int, devices: int = 1
 ) -> None:
@@ -74,12 +84,7 @@ def check_fits(
       MemoryError: the image, or one tile's forward, takes more than all the memory there is; the
         message says what helps.
     """
-    held, there = image_bytes(height, width), _host_memory()
-    if held > there:
-        raise MemoryError(
-            f"{width} x {height} pixels take about {_gib(held)} of memory in tiles of any size, "
-            f"and there is {_gib(there)}: cut the image into parts or scale it down"
-        )
+    check_image(height, width)
     needed = forward_bytes(config, plan.tile_height, plan.tile_width, devices)
     budget = budget_bytes(devices)
     if needed * MEMORY_SHARE > budget:

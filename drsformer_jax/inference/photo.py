@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
-import struct
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from drsformer_jax.data.decoding import Decoded
-from drsformer_jax.errors import UserError
-from drsformer_jax.files import atomic_path
 from drsformer_jax.inference.derainer import as_unit, quantise
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP
 
@@ -23,9 +16,6 @@ if TYPE_CHECKING:
 
 # Rec. 601 luma: what "grey" means to Pillow, and to the scores on the Y channel.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-# Colour types of the PNG standard by the number of channels, and Pillow's names for 8 bits.
-_PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-_EIGHT_BIT_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def restore_photo(
@@ -55,51 +45,3 @@ def restore_photo(
         restored = (restored @ _LUMA)[..., None]
     restored = np.concatenate([quantise(restored, samples.dtype), alpha], axis=2)
     return Decoded(restored, photo.icc_profile)
-
-
-def write_photo(path: str | os.PathLike[str], photo: Decoded) -> None:
-    """Writes a PNG with 8 or 16 bits a sample; the file appears complete or not at all.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(png_bytes(photo))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def png_bytes(photo: Decoded) -> bytes:
-    """A PNG file with 8 or 16 bits a sample."""
-    samples = np.ascontiguousarray(photo.samples)
-    if samples.dtype == np.uint16:
-        return _deep_png(samples, photo.icc_profile)
-    height, width, channels = samples.shape
-    image = Image.frombytes(_EIGHT_BIT_MODES[channels], (width, height), samples.tobytes())
-    file = io.BytesIO()
-    image.save(file, format="PNG", icc_profile=photo.icc_profile)
-    return file.getvalue()
-
-
-def _deep_png(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
-    """A PNG file of uint16 `H W C` samples, which Pillow writes for grey only.
-
-    Every row is stored as its difference to the row above (filter type 2 of the PNG standard).
-    """
-    height, width, channels = samples.shape
-    rows = np.frombuffer(samples.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = 2
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    colour_type = _PNG_COLOUR_TYPES[channels]
-    parts = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
-    if icc_profile:
-        parts.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)))
-    parts += [_chunk(b"IDAT", zlib.compress(filtered.tobytes())), _chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -37,19 +37,20 @@ def target(platform: str | None) -> str:
 class Execution:
     """One value for all modules, hashable: part of what programs are traced and kept by.
 
-    dtype: precision of the activations: "float32" (that of the parameters, so that float64
-      parameters give a float64 network) or "bfloat16" (parameters stay float32, and so do
-      LayerNorm statistics, L2 norms, attention logits, softmax and gate).
-    precision: of matrix products and convolutions; "highest" for parity ("default" is TF32 on
-      recent GPUs and bfloat16 on TPU).
-    unroll: whether the blocks of a level are written out one after the other, each a call of one
-      compiled function (fast on CPU), or run by one loop. None chooses by platform. Written out,
-      a block runs again in the backward pass, as with remat.
-    remat: in loops, recompute the inside of each block in the backward pass instead of storing
-      it. None: do; it takes no more time than storing.
-    platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
-      they differ. None: the one that JAX runs on; name it to compile for another one.
-    rows: how the rows of the images are split over devices, see `ops.rows`; None: they are not.
+    Attributes:
+      dtype: precision of the activations: "float32" (that of the parameters, so that float64
+        parameters give a float64 network) or "bfloat16" (parameters stay float32, and so do
+        LayerNorm statistics, L2 norms, attention logits, softmax and gate).
+      precision: of matrix products and convolutions; "highest" for parity ("default" is TF32 on
+        recent GPUs and bfloat16 on TPU).
+      unroll: whether the blocks of a level are written out one after the other, each a call of one
+        compiled function (fast on CPU), or run by one loop. None chooses by platform. Written out,
+        a block runs again in the backward pass, as with remat.
+      remat: in loops, recompute the inside of each block in the backward pass instead of storing
+        it. None: do; it takes no more time than storing.
+      platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
+        they differ. None: the one that JAX runs on; name it to compile for another one.
+      rows: how the rows of the images are split over devices, see `ops.rows`; None: they are not.
 
     Raises:
       ValueError: an option is out of its range.

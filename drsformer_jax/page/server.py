@@ -24,9 +24,10 @@ from starlette.routing import Route
 
 import drsformer_jax
 from drsformer_jax.data.decoding import Decoded, decode_bytes
+from drsformer_jax.data.encoding import png_bytes
 from drsformer_jax.data.images import as_rgb
 from drsformer_jax.errors import UserError, one_line, out_of_memory
-from drsformer_jax.inference.photo import png_bytes, restore_photo
+from drsformer_jax.inference.photo import restore_photo
 from drsformer_jax.page.evaluation import EvaluatedSet
 from drsformer_jax.page.jobs import Job, JobQueue, QueueFull
 from drsformer_jax.page.uploads import Upload, read_uploads

@@ -245,7 +245,8 @@ class TestMistakes:
         assert "photo.png exists beside" in self.refused("photo.jpg", "-o", ".")
 
     def test_output_is_a_file(self) -> None:
-        assert "-o photo.jpg" in self.refused("photo.jpg", "-o", "photo.jpg")
+        Path("taken").touch()
+        assert "-o taken: is a file" in self.refused("photo.jpg", "-o", "taken")
 
     def test_output_below_a_file(self) -> None:
         assert "-o photo.jpg/out" in self.refused("photo.jpg", "-o", "photo.jpg/out")

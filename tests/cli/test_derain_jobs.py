@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from drsformer_jax.cli import derain_jobs
-from drsformer_jax.cli.derain_jobs import plan_jobs
+from drsformer_jax.cli import derain_checks
+from drsformer_jax.cli.derain_jobs import STANDARD, Naming, plan_jobs
 from drsformer_jax.errors import UserError
 
 
@@ -33,14 +34,14 @@ def linked(path: str, target: str) -> Path:
     return link
 
 
-def planned(*inputs: str, output: str) -> dict[str, str]:
-    jobs = plan_jobs([Path(given) for given in inputs], Path(output))
+def planned(*inputs: str, output: str, **naming: Any) -> dict[str, str]:
+    jobs = plan_jobs([Path(given) for given in inputs], Path(output), Naming(**naming))
     return {str(job.source): str(job.destination) for job in jobs}
 
 
-def refused(*inputs: str, output: str) -> str:
+def refused(*inputs: str, output: str, **naming: Any) -> str:
     with pytest.raises(UserError) as caught:
-        plan_jobs([Path(given) for given in inputs], Path(output))
+        plan_jobs([Path(given) for given in inputs], Path(output), Naming(**naming))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -164,7 +165,7 @@ class TestClashes:
 
     @pytest.mark.parametrize("ignores", [False, True])
     def test_names_that_differ_by_case(self, ignores: bool, monkeypatch) -> None:
-        monkeypatch.setattr(derain_jobs, "ignores_case", lambda folder: ignores)
+        monkeypatch.setattr(derain_checks, "ignores_case", lambda folder: ignores)
         made("a/IMG.jpg")
         made("b/img.jpg")
         if ignores:
@@ -195,7 +196,131 @@ class TestOneFile:
         for output in ("results.v2", "results.v3"):
             assert planned("photo.jpg", output=output) == {"photo.jpg": f"{output}/photo.png"}
 
-    @pytest.mark.parametrize("output", ["result.jpg", "result.TIFF", "photo.jpg"])
-    def test_is_a_png(self, output: str) -> None:
+    def test_is_of_a_kind_that_is_written(self) -> None:
         made("photo.jpg")
-        assert f"-o {output}: derain writes PNG" in refused("photo.jpg", output=output)
+        message = "-o result.GIF: derain writes png, jpg, webp, avif, tiff: name such a file"
+        assert message in refused("photo.jpg", output="result.GIF")
+        assert "photo.jpg would overwrite an input" in refused("photo.jpg", output="photo.jpg")
+
+    def test_has_the_format_of_its_suffix_and_the_name_it_was_given(self) -> None:
+        made("photo.jpg")
+        for name, form in (("a.JPG", "JPEG"), ("a.tif", "TIFF"), ("a.avif", "AVIF")):
+            (job,) = plan_jobs([Path("photo.jpg")], Path(name))
+            assert job.form.name == form
+        assert planned("photo.jpg", output="a.jpeg", ext="jpg") == {"photo.jpg": "a.jpeg"}
+        for ext in ("png", "auto"):
+            message = f"-o a.webp: is another format than --ext {ext}"
+            assert message in refused("photo.jpg", output="a.webp", ext=ext)
+        assert "--suffix _dry" in refused("photo.jpg", output="a.webp", suffix="_dry")
+
+
+class TestNames:
+    def test_each_image_keeps_its_kind(self) -> None:
+        inputs = ("a.jpg", "a.JPEG", "a.bmp", "a.tif", "b.heic")
+        for name in inputs:
+            made(name)
+        assert planned(*inputs, output="out", ext="auto", suffix="_dry") == {
+            "a.jpg": "out/a_dry.jpg",
+            "a.JPEG": "out/a_dry.JPEG",
+            "a.bmp": "out/a_dry.png",
+            "a.tif": "out/a_dry.tif",
+            "b.heic": "out/b_dry.jpg",
+        }
+
+    def test_two_that_become_one_are_refused(self) -> None:
+        made("d/a.jpg")
+        made("e/a.heic")
+        message = "d/a.jpg and e/a.heic to out/a.jpg"
+        assert message in refused("d", "e/a.heic", output="out", ext="auto")
+        made("f/a_dry.png")
+        assert "overwrite an input" in refused("d", "f", output="f", suffix="_dry")
+
+    def test_a_suffix_is_part_of_a_name(self) -> None:
+        made("a.jpg")
+        for suffix in ("/x", "x/", "../x"):
+            assert "--suffix" in refused("a.jpg", output="out", suffix=suffix)
+
+    def test_standard_input_has_no_kind(self) -> None:
+        (job,) = plan_jobs([STANDARD], Path("out"), Naming(ext="webp", suffix="_dry"))
+        assert str(job.destination) == "out/stdin_dry.webp"
+        with pytest.raises(UserError, match="--ext auto: standard input has no suffix"):
+            plan_jobs([STANDARD], STANDARD, Naming(ext="auto"))
+        made("-")
+        assert planned("-", output="out") == {"-": "out/-.png"}
+
+
+class TestFoldersBelow:
+    def test_structure_is_kept(self) -> None:
+        for path in ("d/1.jpg", "d/b/1.jpg", "d/b/c/2.png", "d/.hidden/3.jpg", "d/b/.4.jpg"):
+            made(path)
+        made("other/b/5.jpg")
+        linked("d/a", "d/b")  # seen after what it leads to
+        linked("d/b/c/up", "d")
+        linked("d/z", "other")
+        assert planned("d", output="out", recursive=True) == {
+            "d/1.jpg": "out/1.png",
+            "d/b/1.jpg": "out/b/1.png",
+            "d/b/c/2.png": "out/b/c/2.png",
+            "d/z/b/5.jpg": "out/z/b/5.png",
+        }
+        assert planned("d", output="out") == {"d/1.jpg": "out/1.png"}
+
+    def test_the_results_are_no_inputs(self) -> None:
+        made("d/1.jpg")
+        made("d/dry/1.png")
+        assert planned("d", output="d/dry", recursive=True) == {"d/1.jpg": "d/dry/1.png"}
+        # The folder itself may be that of the results: then all is looked at.
+        assert "overwrite an input (d/dry/1.png)" in refused("d", output="d", recursive=True)
+
+    def test_the_other_folders_are_not_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        made("d/b/1.jpg")
+        made("d/b/notes.txt")
+        planned("d", output="out", recursive=True)
+        assert caplog.messages == ["d/b: 1 left out that cannot be read as images: notes.txt"]
+        Path("empty/below").mkdir(parents=True)
+        message = "empty: no images in this folder or below it"
+        assert refused("empty", output="out", recursive=True) == message
+
+    def test_one_that_cannot_be_listed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made("d/b/1.jpg")
+        scan = os.scandir
+
+        def refuse(path: Any) -> Any:
+            if str(path).endswith("b"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        message = "d/b: cannot be listed (Permission denied)"
+        assert refused("d", output="out", recursive=True) == message
+
+    @pytest.mark.parametrize("ignores", [False, True])
+    def test_folders_that_differ_by_case(self, ignores: bool, monkeypatch) -> None:
+        monkeypatch.setattr(derain_checks, "ignores_case", lambda folder: ignores)
+        made("d/A/1.jpg")
+        made("d/a/1.jpg")
+        if ignores:
+            assert "1 file would be" in refused("d", output="out", recursive=True)
+        else:
+            assert len(planned("d", output="out", recursive=True)) == 2
+
+
+class TestSkipExisting:
+    def test_what_is_there_is_left_alone(self, caplog: pytest.LogCaptureFixture) -> None:
+        made("d/1.jpg")
+        made("d/2.jpg")
+        made("out/1.png")
+        linked("out/2.png", "nowhere")
+        assert planned("d", output="out", skip_existing=True) == {"d/2.jpg": "out/2.png"}
+        assert caplog.messages == ["1 of 2 images are there already"]
+
+    def test_results_beside_their_inputs_are_no_inputs(self) -> None:
+        made("d/1.jpg")
+        made("d/2.jpg")
+        made("d/1_dry.png")
+        again = planned("d", output="d", suffix="_dry", skip_existing=True)
+        assert again == {"d/2.jpg": "d/2_dry.png"}
+
+    def test_an_image_is_not_its_own_result(self) -> None:
+        made("d/1.png")
+        assert "overwrite an input" in refused("d", output="d", skip_existing=True)

@@ -83,16 +83,18 @@ def test_a_network_restores_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["clip.mp4", "-o", "clip.mp4"], "clip.mp4: is an input"),
+        (["clip.mp4", "-o", "clip.mp4"], "clip.mp4 would overwrite an input (clip.mp4)"),
         (["clip.mp4", "b/clip.mov", "-o", "dry.mp4"], "is one file, for 2 inputs"),
-        (["clip.mp4", "b/clip.mp4"], "another film would be written to derained/clip.mp4"),
-        (["clip.mp4", "-o", "."], "is an input"),
-        (["clip.mp4", "-o", "there.mp4"], "there.mp4: is there, beside an input"),
+        (["clip.mp4", "b/clip.mp4"], "clip.mp4 and b/clip.mp4 to derained/clip.mp4"),
+        (["clip.mp4", "-o", "."], "would overwrite an input"),
+        (["clip.mp4", "-o", "there.mp4"], "there.mp4 exists beside its input clip.mp4"),
+        (["clip.mp4", "-o", "-"], "-o -: a film is not written to standard output"),
+        (["clip.mp4", "--suffix", "/../../x"], "--suffix /../../x: is a part of names"),
         (["clip.mp4", "-o", "dry.avi"], "-o dry.avi: is neither a folder nor a film to write"),
         (["clip.mp4", "-o", "notes.txt"], "-o notes.txt: is neither a folder nor a film to write"),
         (["clip.mp4", "--crf", "64"], "--crf must be 0 to 63, not 64"),
         (["clip.mp4", "--codec", "nothing"], "--codec nothing: there is no such encoder"),
-        (["missing.mp4"], "missing.mp4: cannot be read as a film (No such file or directory)"),
+        (["missing.mp4"], "missing.mp4: no such film"),
     ],
 )
 def test_mistakes(
@@ -116,12 +118,26 @@ def test_mistakes(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_overwrite(tmp_path: Path, darken: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_photographs(
+    tmp_path: Path, darken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    write_film(Path("clip.mp4"), frames=2)
-    Path("dry.mp4").write_text("of an earlier call")
-    assert main(["derain", "clip.mp4", "-o", "dry.mp4", "--overwrite"]) == 0
-    assert len(see(Path("dry.mp4")).frames) == 2
+    key = "com.apple.quicktime.location.ISO6709"
+    place = {"location": "+47.0000+008.0000/", "title": "rain", key: "+47/", "com.apple.make": "A"}
+    write_film(
+        Path("clip.mp4"), frames=2, metadata=place, options={"movflags": "+use_metadata_tags"}
+    )
+    assert see(Path("clip.mp4")).metadata.items() >= place.items()
+    command = ["derain", "clip.mp4", "-o", "out"]
+    assert main([*command, "--strip-gps", "--suffix", "_dry"]) == 0
+    kept = see(Path("out/clip_dry.mp4")).metadata
+    assert {name for name in place if name in kept} == {"title", "com.apple.make"}
+    # Files that are there are whole.
+    written = Path("out/clip_dry.mp4").stat()
+    assert main([*command, "--suffix", "_dry", "--skip-existing"]) == 0
+    assert Path("out/clip_dry.mp4").stat() == written
+    assert main([*command, "--no-metadata"]) == 0
+    assert not see(Path("out/clip.mp4")).metadata.keys() & {"location", "title"}
 
 
 def test_without_pyav(

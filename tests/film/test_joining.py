@@ -15,7 +15,7 @@ from drsformer_jax.film.joining import suffix_for
 from drsformer_jax.film.restoring import FilmDerainer, Outcome
 
 # Of a camera that slows down and hurries: some frames are a tick apart.
-UNEVEN = [333, 512, 1030, 1031, 2500, 2600, 3100, 3900, 4400, 5000, 9000, 9100]
+UNEVEN = [338, 512, 1030, 1031, 2500, 2600, 3100, 3900, 4400, 5000, 9000, 9100]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
@@ -31,7 +31,8 @@ def test_all_but_the_pictures_stays(suffix: str, tmp_path: Path) -> None:
     assert after.frames[-1].duration == before.frames[-1].duration
     assert len(before.others) > 5
     assert after.others == before.others
-    assert (after.title, after.chapters) == (before.title, before.chapters)
+    assert after.metadata.get("title") == before.metadata.get("title")
+    assert after.chapters == before.chapters
     assert sorted(path.name for path in tmp_path.iterdir()) == [written.name, source.name]
 
 

@@ -1,18 +1,15 @@
-"""Photographs of every kind, restored as the kind they are and written as PNG."""
+"""Photographs of every kind, restored as the kind they are."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
 
 from drsformer_jax import Derainer
-from drsformer_jax.data.decoding import Decoded, decode_image
-from drsformer_jax.errors import UserError
-from drsformer_jax.inference.photo import restore_photo, write_photo
+from drsformer_jax.data.decoding import Decoded
+from drsformer_jax.inference.photo import restore_photo
 from drsformer_jax.models.config import PRESETS
 
 KINDS = [
@@ -31,17 +28,6 @@ def samples(channels: int, dtype: Any, size: tuple[int, int] = (13, 21)) -> np.n
 @pytest.fixture(scope="module")
 def identity() -> Derainer:
     return Derainer(PRESETS["tiny"], {}, restore=lambda _, image: image)
-
-
-@pytest.mark.parametrize(("channels", "dtype", "size"), KINDS)
-def test_what_is_written_is_read_back(
-    channels: int, dtype: Any, size: tuple[int, int], tmp_path: Path
-) -> None:
-    pixels = samples(channels, dtype, size)
-    write_photo(tmp_path / "photo.png", Decoded(pixels))
-    decoded = decode_image(tmp_path / "photo.png").samples
-    assert decoded.dtype == dtype
-    np.testing.assert_array_equal(decoded, pixels)
 
 
 @pytest.mark.parametrize(("channels", "dtype", "size"), KINDS)
@@ -78,33 +64,3 @@ def test_alpha_is_untouched_and_grey_is_luma() -> None:
     assert (restored[..., 1] == 200).all()
     # Only green is left of the grey: 0.587 of it.
     assert (restored[..., 0] == 117).all()
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_profile_is_written(dtype: Any, tmp_path: Path) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    write_photo(tmp_path / "photo.png", Decoded(samples(3, dtype), profile))
-    with Image.open(tmp_path / "photo.png") as image:
-        image.load()
-        assert image.info["icc_profile"] == profile
-
-
-def test_16_bit_files_are_valid_png_to_another_reader(tmp_path: Path) -> None:
-    pixels = samples(1, np.uint16)
-    write_photo(tmp_path / "photo.png", Decoded(pixels))
-    with Image.open(tmp_path / "photo.png") as image:
-        image.verify()  # checks the CRC of every chunk
-    with Image.open(tmp_path / "photo.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), pixels[..., 0])
-
-
-def test_folder_that_cannot_be_written_to_is_a_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"photo\.png: cannot be written"):
-        write_photo(tmp_path / "missing" / "photo.png", Decoded(samples(3, np.uint8)))
-
-
-def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").mkdir()
-    with pytest.raises(UserError):
-        write_photo(tmp_path / "photo.png", Decoded(samples(3, np.uint8)))
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]

@@ -40,6 +40,7 @@ def write_film(
     aspect: Fraction | None = None,
     sound: str | None = "aac",
     options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """A film of `scene`.
 
@@ -65,7 +66,7 @@ def write_film(
         if rotation is not None:
             stream.set_display_rotation(rotation)
         voice = output.add_stream(sound, 44100) if sound else None
-        output.metadata["title"] = "Straße im Regen"
+        output.metadata.update(metadata or {"title": "Straße im Regen"})
         if not path.suffix.endswith("ts"):
             second = {"time_base": Fraction(1, 1000), "metadata": {"title": "one"}}
             output.set_chapters([{"id": 1, "start": 0, "end": 200, **second}])
@@ -98,7 +99,7 @@ class Seen:
     frames: list[Any]
     times: list[Fraction]
     others: list[tuple[str, Fraction, bytes]] = field(default_factory=list)
-    title: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
     chapters: int = 0
     aspect: Fraction | None = None
 
@@ -120,7 +121,7 @@ def see(path: Path) -> Seen:
     """Reads a whole film."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        seen = Seen([], [], title=container.metadata.get("title"))
+        seen = Seen([], [], metadata=dict(container.metadata))
         seen.chapters, seen.aspect = len(container.chapters()), stream.sample_aspect_ratio
         for packet in container.demux():
             if packet.stream is stream:

@@ -13,8 +13,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from drsformer_jax.data.decoding import Decoded
+from drsformer_jax.data.encoding import png_bytes
 from drsformer_jax.inference.derainer import Derainer
-from drsformer_jax.inference.photo import png_bytes
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.page.guard import Guard
 from drsformer_jax.page.server import Options, Page

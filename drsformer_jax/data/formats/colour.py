@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from PIL import ImageCms
 
+from drsformer_jax.data.formats.metadata import NO_METADATA, Metadata
+
 # Colour spaces by the signatures of the ICC standard, with the channels of each.
 GREY, RGB, CMYK, LAB = "GRAY", "RGB ", "CMYK", "Lab "
+# How many pixels are allowed; or what is asked, with height and width, and raises; None: all are.
+Limit = int | Callable[[int, int], None] | None
 CHANNELS = {GREY: 1, RGB: 3, CMYK: 4, LAB: 3}
 
 _ASSUMED = {
@@ -31,6 +36,7 @@ class Stored:
       orientation: EXIF's, 1 to 8.
       frames: how many images the file holds.
       notes: what was assumed or left out, a line each.
+      metadata: what the file tells of the picture, as it stands there.
     """
 
     samples: np.ndarray
@@ -39,6 +45,7 @@ class Stored:
     orientation: int = 1
     frames: int = 1
     notes: tuple[str, ...] = ()
+    metadata: Metadata = NO_METADATA
 
     @property
     def fitting_profile(self) -> bytes | None:
@@ -47,10 +54,12 @@ class Stored:
         return self.profile if fits else None
 
 
-def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
-    """ValueError if an image has more than `max_pixels` pixels; None: any number is welcome."""
-    if max_pixels is not None and width * height > max_pixels:
-        raise ValueError(f"{width} x {height} pixels are more than the {max_pixels:,} allowed")
+def check_pixels(width: int, height: int, limit: Limit) -> None:
+    """ValueError if an image has more than `limit` pixels, or whatever that function raises."""
+    if callable(limit):
+        limit(height, width)
+    elif limit is not None and width * height > limit:
+        raise ValueError(f"{width} x {height} pixels are more than the {limit:,} allowed")
 
 
 def in_srgb(stored: Stored) -> Stored:
@@ -110,6 +119,13 @@ def _complements(inks: np.ndarray) -> np.ndarray:
     highest = np.iinfo(inks.dtype).max
     left = (highest - inks).astype(np.uint32)
     return ((left[..., :3] * left[..., 3:] + highest // 2) // highest).astype(inks.dtype)
+
+
+def in_8_bits(samples: np.ndarray) -> np.ndarray:
+    """uint16 samples rounded to uint8; those that have 8 bits are returned as they are."""
+    if samples.dtype == np.uint8:
+        return samples
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def without_premultiplication(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.MpoImagePlugin import MpoImageFile
 
-from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Stored, check_pixels
+from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Limit, Stored, check_pixels
+from drsformer_jax.data.formats.metadata import Metadata, damaged, unmarked
+from drsformer_jax.errors import missing_extra
 
 # What Pillow registers that is no still picture of pixels: drawings, videos, and kinds that it
 # knows the name of only.
 _NO_PICTURES = frozenset({"BUFR", "EPS", "FLI", "GRIB", "HDF5", "MPEG", "WMF"})
-# Packages that add formats to Pillow, by the function that does; none is needed.
-_PLUGINS = {"pillow_heif": "register_heif_opener"}
+# Packages that let Pillow read HEIC, the first that is installed; neither is needed.
+_HEIF_PLUGINS = ("pi_heif", "pillow_heif")
+_HEIF_STARTS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1")}
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -37,9 +41,10 @@ def _register() -> None:
     """Has Pillow register all formats, the usual ones first: so they are tried."""
     Image.preinit()
     Image.init()
-    for package, register in _PLUGINS.items():
+    for package in _HEIF_PLUGINS:
         with contextlib.suppress(ImportError):
-            getattr(importlib.import_module(package), register)()
+            importlib.import_module(package).register_heif_opener()
+            break
 
 
 def _picture_formats() -> list[str]:
@@ -78,27 +83,61 @@ def without_pillows_limit() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = _limit_of_pillow
 
 
-def read_with_pillow(file: BinaryIO, max_pixels: int | None = None) -> Stored:
+def read_with_pillow(file: BinaryIO, limit: Limit = None) -> Stored:
     """Reads the first image of a file.
 
     Raises:
-      ValueError: samples that have no 8 or 16 bits; more than `max_pixels`.
+      ValueError: samples that have no 8 or 16 bits; more than `limit`.
       Exception: Pillow's own, for damaged files and for what is no image.
     """
-    lifted = without_pillows_limit() if max_pixels is None else contextlib.nullcontext()
-    with lifted, Image.open(file, formats=_picture_formats()) as image:
-        check_pixels(*image.size, max_pixels)
-        frames = _frames(image)
-        image.load()
-        samples, space = _deep_png(file, image) or _samples(image)
-        return Stored(
-            samples,
-            space,
-            profile=image.info.get("icc_profile"),
-            orientation=image.getexif().get(_ORIENTATION, 1),
-            frames=frames,
-            notes=_notes(image),
-        )
+    is_of_strangers = isinstance(limit, int)
+    lifted = contextlib.nullcontext() if is_of_strangers else without_pillows_limit()
+    with lifted:
+        image, notes = _opened(file)
+        with image:
+            check_pixels(*image.size, limit)
+            frames = _frames(image)
+            image.load()
+            samples, space = _deep_png(file, image) or _samples(image)
+            return Stored(
+                samples,
+                space,
+                profile=image.info.get("icc_profile"),
+                orientation=_orientation(image),
+                frames=frames,
+                notes=notes + _notes(image),
+                metadata=Metadata(
+                    # None, too, in HEIC.
+                    unmarked(image.info.get("exif") or b""),
+                    image.info.get("xmp") or b"",
+                    image.info.get("dpi"),
+                ),
+            )
+
+
+def _opened(file: BinaryIO) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image, not yet decoded, and notes on what had to be left out for that."""
+    formats = _picture_formats()
+    try:
+        return Image.open(file, formats=formats), ()
+    except (UnidentifiedImageError, ValueError):
+        file.seek(0)
+        data = file.read()
+        if data[4:12] in _HEIF_STARTS and "HEIF" not in formats:
+            raise ValueError(str(missing_extra("pi-heif", "heif", "HEIC"))) from None
+        if data[4:12] != b"ftypavif" or b"Exif" not in data:
+            raise
+    # Pillow does not open AVIF whose EXIF is damaged; items of unknown kinds are passed over.
+    file = io.BytesIO(data.replace(b"Exif", b"free"))
+    return Image.open(file, formats=formats), (damaged("EXIF"),)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        # As Pillow raises it on damaged EXIF, which is no reason to refuse the picture.
+        return 1
 
 
 def _frames(image: Image.Image) -> int:
@@ -116,6 +155,8 @@ def _frames(image: Image.Image) -> int:
 def _notes(image: Image.Image) -> tuple[str, ...]:
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         return ("full ink is taken to be stored as 0, as Adobe does, whose marker is missing",)
+    if image.info.get("bit_depth", 8) > 8:
+        return (f"its {image.info['bit_depth']} bits a sample are read as 8",)
     return ()
 
 

@@ -18,10 +18,12 @@ from drsformer_jax.data.formats.colour import (
     GREY,
     LAB,
     RGB,
+    Limit,
     Stored,
     check_pixels,
     without_premultiplication,
 )
+from drsformer_jax.data.formats.metadata import Metadata, damaged, exif_of_tiff
 
 # What keeps a file from being decoded is raised; what is logged besides is of no use to a user.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -40,11 +42,11 @@ _SPACES: dict[int, str] = {
 _CMYK_INKS = 1
 
 
-def read_tiff(file: BinaryIO, max_pixels: int | None = None) -> Stored:
+def read_tiff(file: BinaryIO, limit: Limit = None) -> Stored:
     """Reads the first image of a TIFF file that is no preview of another one.
 
     Raises:
-      ValueError: samples or colours that have no 8 or 16 bits; more than `max_pixels`.
+      ValueError: samples or colours that have no 8 or 16 bits; more than `limit`.
       Exception: tifffile's and imagecodecs' own, for damaged files.
     """
     with tifffile.TiffFile(file) as tiff:
@@ -59,7 +61,7 @@ def read_tiff(file: BinaryIO, max_pixels: int | None = None) -> Stored:
                 "holds no image, at most previews; a camera's raw file has to be developed first"
             )
         page = pages[0]
-        check_pixels(page.imagewidth, page.imagelength, max_pixels)
+        check_pixels(page.imagewidth, page.imagelength, limit)
         space = _space(page)
         orientation = page.tags.valueof("Orientation", 1)
         notes: tuple[str, ...] = ()
@@ -67,14 +69,32 @@ def read_tiff(file: BinaryIO, max_pixels: int | None = None) -> Stored:
             samples = _by_libtiff(file, page.index, orientation)
         else:
             samples, notes = _in_space(page, space)
+        metadata, more = _metadata(file, page)
         return Stored(
             samples,
             space,
             profile=page.iccprofile,
             orientation=orientation,
             frames=len(pages),
-            notes=notes,
+            notes=notes + more,
+            metadata=metadata,
         )
+
+
+def _metadata(file: BinaryIO, page: tifffile.TiffPage) -> tuple[Metadata, tuple[str, ...]]:
+    """What is told of the picture, and a note if it is damaged, which the picture need not be."""
+    exif, dpi = b"", None
+    notes: tuple[str, ...] = ()
+    try:
+        exif = exif_of_tiff(file, page.offset)
+    except Exception:
+        # As Pillow raises it: SyntaxError, struct.error and more.
+        notes = (damaged("EXIF"),)
+    inch = tifffile.RESUNIT.INCH
+    if "XResolution" in page.tags and page.resolutionunit in (inch, tifffile.RESUNIT.CENTIMETER):
+        dpi = page.get_resolution(inch)
+    xmp = page.tags.valueof("XMP")
+    return Metadata(exif, xmp if isinstance(xmp, bytes) else b"", dpi), notes
 
 
 def _space(page: tifffile.TiffPage) -> str:

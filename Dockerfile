@@ -1,0 +1,11 @@
+# docker build -t drsformer .                          CPU
+# docker build -t drsformer --build-arg KIND=cuda12 .  or cuda13, tpu
+# docker run --rm -v "$PWD:/data" drsformer derain photo.jpg
+FROM python:3.12-slim
+ARG KIND=cpu
+WORKDIR /opt/drsformer
+COPY . .
+RUN case "$KIND" in cpu) extra=hub ;; *) extra="hub,$KIND" ;; esac \
+    && pip install --no-cache-dir ".[$extra]"
+WORKDIR /data
+ENTRYPOINT ["drsformer"]
