@@ -19,7 +19,7 @@ TEST_CACHE := $(VENV)/.jax-cache
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser-test docs distribution lint clean
+.PHONY: help demo test browser-test docs notebooks distribution lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make lint   the first three of them"
 	@echo "make browser-test   the page's tests in headless Chromium, installed by apt if it is missing"
 	@echo "make docs   the documentation site, in docs/_build/html"
+	@echo "make notebooks   notebooks/*.ipynb anew, from the scripts beside them"
 	@echo "make distribution   the files of a release, built and checked, in dist/"
 	@echo "make clean  remove .venv and what building and testing leave behind (not demo/, not runs/)"
 	@echo "Another interpreter than python3: make PYTHON=python3.12 demo"
@@ -49,6 +50,10 @@ browser-test: $(STAMPS)/dev
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; } \
 	  || { echo "error: install Chromium and chromedriver, then try again" >&2; exit 1; }
 	DRSFORMER_BROWSER=required $(BIN)/python -m pytest tests/page/test_browser*.py
+
+# The scripts are what is edited; the notebooks are what Colab and GitHub open.
+notebooks: $(STAMPS)/dev
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
 
 # Warnings are errors: a link that leads nowhere, a docstring that cannot be read.
 docs: $(STAMPS)/dev

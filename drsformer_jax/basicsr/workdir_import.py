@@ -30,7 +30,9 @@ from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
-from drsformer_jax.training.reporting import METRICS_FILE, PARAMETERS_FILE
+from drsformer_jax.training.reporting import METRICS_FILE, PARAMETERS_FILE, PICTURES
+from drsformer_jax.training.run_report import REPORT
+from drsformer_jax.training.sessions import FILE as SESSIONS_FILE
 from drsformer_jax.training.state import TrainState
 from drsformer_jax.training.tensorboard import FOLDER
 from drsformer_jax.training.workdir import CONFIG_FILE
@@ -38,7 +40,10 @@ from drsformer_jax.training.workdir_lock import LOCK_FILE, only_run
 
 # What a run leaves in its workdir: a folder with anything else in it is not ours to replace.
 _OF_A_RUN = frozenset(
-    {DIRECTORY, CONFIG_FILE, METRICS_FILE, PARAMETERS_FILE, LOCK_FILE, "evaluation", FOLDER}
+    {
+        *(DIRECTORY, CONFIG_FILE, METRICS_FILE, PARAMETERS_FILE, LOCK_FILE, "evaluation", FOLDER),
+        *(SESSIONS_FILE, PICTURES, REPORT),
+    }
 )
 
 

@@ -34,17 +34,18 @@ _OF_A_CHECKPOINT = frozenset({_PARAMS, _CONFIG, "_CHECKPOINT_METADATA", "commit_
 
 @dataclasses.dataclass(frozen=True)
 class StoredTree:
-    """What a folder holds: parameters, float32; free strings; the architecture."""
+    """What a folder holds: parameters, float32; free strings; the architecture; dtypes there."""
 
     params: Params
     metadata: dict[str, str]
     architecture: dict[str, Any]
+    dtypes: frozenset[str]
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether the folder is a weight checkpoint of ours (without reading its tensors)."""
     try:
-        return bool(_read_json(path / _CONFIG).get("format") == FORMAT)
+        return bool(read_item(path / _CONFIG).get("format") == FORMAT)
     except UserError:
         return False
 
@@ -105,20 +106,20 @@ def read_folder(path: Path) -> StoredTree:
     Raises:
       UserError: the folder is damaged.
     """
-    document = _read_json(path / _CONFIG)
+    document = read_item(path / _CONFIG)
     architecture, kept = document.get("architecture"), document.get("metadata")
     if _is_step(path):
         with damage_in_one_line(path):
             key = _EMA if _tree_metadata(path / _STATE).get(_EMA) else _PARAMS
-            tree = _restore(path / _STATE, key)
+            tree, dtypes = _restore(path / _STATE, key)
         metadata = {"source": path.absolute().name, "step": path.name, "parameters": key}
     else:
         with damage_in_one_line(path):
-            tree = _restore(path / _PARAMS, None)
+            tree, dtypes = _restore(path / _PARAMS, None)
         metadata = {key: str(note) for key, note in kept.items()} if isinstance(kept, dict) else {}
     if not isinstance(architecture, dict):
         raise UserError(f"{path} does not say which architecture its parameters have")
-    return StoredTree(tree, metadata, architecture)
+    return StoredTree(tree, metadata, architecture, dtypes)
 
 
 def write_folder(
@@ -170,8 +171,9 @@ def _tree_metadata(item: Path) -> dict[str, Any]:
         handler.close()
 
 
-def _restore(item: Path, key: str | None) -> dict[str, Any]:
-    """A saved tree, or of it the subtree under `key`, as float32 of NumPy whatever wrote it.
+def _restore(item: Path, key: str | None) -> tuple[dict[str, Any], frozenset[str]]:
+    """A saved tree, or of it the subtree under `key`, as float32 of NumPy whatever wrote it; and
+    the dtypes that it is saved in.
 
     Nothing else is read from the disk, and the devices it was sharded over need not be here.
     """
@@ -187,17 +189,23 @@ def _restore(item: Path, key: str | None) -> dict[str, Any]:
         )
     finally:
         handler.close()
+    saved = tree[key] if key else tree
+    dtypes = frozenset(str(leaf.dtype) for leaf in jax.tree.leaves(saved))
     with np.errstate(over="ignore"):
         # A float64 value beyond float32 becomes infinite, which `check_finite` reports.
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree[key] if key else tree)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), saved), dtypes
 
 
-def _read_json(item: Path) -> dict[str, Any]:
-    """What ocp.args.JsonSave wrote as this item."""
+def read_item(item: Path, file: str = "metadata") -> dict[str, Any]:
+    """What was saved as JSON under this item; that of a score lies in the file "metrics".
+
+    Raises:
+      UserError: it is unreadable.
+    """
     try:
-        document = json.loads((item / "metadata").read_text())
+        document = json.loads((item / file).read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{item.parent} is damaged: {item.name}/metadata is unreadable") from error
+        raise UserError(f"{item.parent} is damaged: {item.name}/{file} is unreadable") from error
     if not isinstance(document, dict):
-        raise UserError(f"{item.parent} is damaged: {item.name}/metadata is unreadable")
+        raise UserError(f"{item.parent} is damaged: {item.name}/{file} is unreadable")
     return document

@@ -42,13 +42,14 @@ class Weights:
 
     params: the tree of `models.drsformer`, float32 NumPy arrays; metadata: free strings (source,
     recipe, score, notes), kept by every form but PyTorch's; notes: what is to be said of how they
-    were read, kept by none.
+    were read, kept by none; dtypes: of the arrays where they were read from, likewise.
     """
 
     config: DRSformerConfig
     params: Params
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dtypes: frozenset[str] = frozenset()
 
 
 def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
@@ -110,7 +111,7 @@ def _load_folder(path: Path) -> Weights:
             metadata["source"] = path.absolute().name
         if failures:
             metadata["notes"] = "; ".join(failures)
-        return Weights(config, stored.params, metadata)
+        return Weights(config, stored.params, metadata, dtypes=stored.dtypes)
     raise UserError(f"{path} has no good checkpoint; {failures[0]}")
 
 
@@ -126,7 +127,8 @@ def _load_file(path: Path) -> Weights:
         config = config_from(stored.architecture, source)
     params = to_tree(stored.tensors, config, source)
     check_finite_params(params, config, source)
-    return Weights(config, params, stored.metadata, stored.notes)
+    dtypes = frozenset(tensor.precision for tensor in stored.tensors.values())
+    return Weights(config, params, stored.metadata, stored.notes, dtypes)
 
 
 def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:

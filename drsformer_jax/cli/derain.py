@@ -85,6 +85,12 @@ def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--strip-gps", action="store_true", help="write EXIF and XMP without where it was taken"
     )
+    files.add_argument(
+        "--compare",
+        action="store_true",
+        help="write a page beside each result, NAME.png.html: before and after with a line between "
+        "them to move, for any browser, without a network; about 1 MB each",
+    )
 
 
 def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +145,9 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
     check_tiling(args.tile, args.overlap)
     if any(given is STANDARD for given in args.inputs):
         require_stream(sys.stdin, "-", "pipe an image into it, or name a file")
-    naming = Naming(args.ext, args.suffix, args.recursive, args.skip_existing)
+    if args.compare and stdout is not None:
+        raise UserError("--compare: the page lies beside the result: name a file or a folder (-o)")
+    naming = Naming(args.ext, args.suffix, args.recursive, args.skip_existing, args.compare)
     # They are taken out of the inputs.
     films = plan_films(args, naming)
     jobs = plan_jobs(args.inputs, args.output, naming) if args.inputs else []

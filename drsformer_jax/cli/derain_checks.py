@@ -75,7 +75,7 @@ def _are_one_file(output: Path) -> bool:
         return False
 
 
-def check_overwriting(jobs: Sequence[Job], sources: Sequence[Path]) -> None:
+def check_overwriting(written: Sequence[Path], sources: Sequence[Path]) -> None:
     """That no file is replaced which is an input, or lies beside one.
 
     Args:
@@ -87,17 +87,17 @@ def check_overwriting(jobs: Sequence[Job], sources: Sequence[Path]) -> None:
     inputs = {identity(source): source for source in sources}
     folders = {identity(path.parent): source for source in sources for path in _names_of(source)}
     problems = []
-    for job in jobs:
-        if not os.path.lexists(job.destination):
+    for path in written:
+        if not os.path.lexists(path):
             continue
         # None: a link to nothing, which is not to be lost either.
-        own = identity(job.destination)
+        own = identity(path)
         same = inputs.get(own) if own else None
-        beside = folders.get(identity(job.destination.parent))
+        beside = folders.get(identity(path.parent))
         if same is not None:
-            problems.append(f"{job.destination} would overwrite an input ({same})")
+            problems.append(f"{path} would overwrite an input ({same})")
         elif beside is not None:
-            problems.append(f"{job.destination} exists beside its input {beside}")
+            problems.append(f"{path} exists beside its input {beside}")
     if problems:
         raise UserError(f"{enumerated(problems)}: choose another folder (-o)")
 

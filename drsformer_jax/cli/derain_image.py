@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def derain_image(
     derainer: Derainer, job: Job, args: argparse.Namespace, stdout: BinaryIO | None
 ) -> tuple[int, int]:
-    """Restores one file; returns its height and width.
+    """Restores one file, and writes its page if wanted; returns its height and width.
 
     Raises:
       UserError: it cannot be decoded or written.
@@ -52,6 +52,10 @@ def derain_image(
         write_photo(job.destination, data)
     else:
         write_whole(stdout, data)
+    if args.compare:
+        from drsformer_jax.page.comparison import write_comparison
+
+        write_comparison(job.page, job.destination.name, photo, restored)
     return height, width
 
 

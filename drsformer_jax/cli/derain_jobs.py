@@ -36,6 +36,11 @@ class Job:
     destination: Path
     form: Format
 
+    @property
+    def page(self) -> Path:
+        """Beside the result, that of both pictures (--compare)."""
+        return self.destination.with_name(f"{self.destination.name}.html")
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -46,12 +51,14 @@ class Naming:
       suffix: stands behind the base name.
       recursive: images in folders below are taken, and written to folders of the same names.
       skip_existing: what is there already is not written again.
+      pages: whether their pages are written, too.
     """
 
     ext: str | None = None
     suffix: str = ""
     recursive: bool = False
     skip_existing: bool = False
+    pages: bool = False
 
     def __post_init__(self) -> None:
         """UserError: the suffix is none."""
@@ -94,7 +101,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path, naming: Naming = Naming()) -
     if naming.skip_existing:
         found = _missing(found)
     # Of all, also where two names are one job: each is beside other files.
-    check_overwriting(found, [source for source, _ in sources if source is not STANDARD])
+    written = [job.destination for job in found] + [job.page for job in found if naming.pages]
+    check_overwriting(written, [source for source, _ in sources if source is not STANDARD])
     return found
 
 

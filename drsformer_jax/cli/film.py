@@ -71,6 +71,8 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> list[FilmDerainer]:
         return []
     if find_spec("av") is None:
         raise missing_extra("av", "video", "a film")
+    if args.compare:
+        raise UserError("--compare: is for photographs: derain films without it")
     if args.crf is not None and not 0 <= args.crf <= LARGEST_CRF:
         raise UserError(f"--crf must be 0 to {LARGEST_CRF}, not {args.crf}")
     from drsformer_jax.film.encoding import Encoding
@@ -84,7 +86,8 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> list[FilmDerainer]:
     check_clashes(films, args.output)
     if naming.skip_existing:
         films = [film for film in films if not film.destination.exists()]
-    check_overwriting(films, [path for path in args.inputs if path is not STANDARD])
+    written = [film.destination for film in films]
+    check_overwriting(written, [path for path in args.inputs if path is not STANDARD])
     args.inputs = [path for path in args.inputs if not is_film(path)]
     return films
 
@@ -244,7 +247,9 @@ class _Progress:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 class _Stopped(BaseException):

@@ -45,6 +45,11 @@ COMMANDS: dict[str, Command] = {
             "drsformer derain clip.mp4                     # killed, the same command goes on",
         ),
     ),
+    "explain": Command(
+        "drsformer_jax.cli.explain",
+        "show what the network looks at in a photograph",
+        ("drsformer explain photo.jpg    # draws photo.explained.png",),
+    ),
     "serve": Command(
         "drsformer_jax.cli.serve",
         "show a page that derains photographs",
@@ -102,6 +107,19 @@ COMMANDS: dict[str, Command] = {
         "drsformer_jax.cli.models",
         "list the weights that are known by name",
         ("drsformer models --time    # with the seconds that a photograph takes here",),
+    ),
+    "info": Command(
+        "drsformer_jax.cli.info",
+        "tell what is in a file of weights",
+        (
+            "drsformer info authors.pth",
+            "drsformer info runs/rain200h --json run.json  # the newest good checkpoint",
+        ),
+    ),
+    "report": Command(
+        "drsformer_jax.cli.run_report",
+        "write the page of a training run",
+        ("drsformer report runs/rain200h    # writes runs/rain200h/report.html",),
     ),
     "score": Command(
         "drsformer_jax.cli.score",

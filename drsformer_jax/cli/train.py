@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
 from drsformer_jax.cli.output import quiet_orbax
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, in_one_line
 from drsformer_jax.training.cpu import keep_cpu_memory, prepare_cpu, steps_in_main_thread
 
 if TYPE_CHECKING:
@@ -80,7 +81,34 @@ def _train(argv: Sequence[str], description: str) -> None:
         source = checked(lambda: training_source(config.data, options.seed, largest), "data")
         validation = checked(lambda: validation_source(config.data), "data")
     validator = Validator(options.model, validation)
-    train(config.to_dict(), options, source, given.workdir, validator, given.profile_steps, initial)
+    values, workdir, profiled = config.to_dict(), given.workdir, given.profile_steps
+    with _reported(workdir):
+        train(values, options, source, workdir, validator, profiled, initial)
+
+
+@contextlib.contextmanager
+def _reported(workdir: Path) -> Iterator[None]:
+    """Writes the report of a run when it ends, is stopped or diverges; that never fails."""
+    from drsformer_jax.training.processes import is_first
+    from drsformer_jax.training.run_report import write_run_report
+    from drsformer_jax.training.stopping import Interrupted
+    from drsformer_jax.training.workdir import TrainingDivergedError
+
+    def write() -> None:
+        if not is_first():
+            return
+        try:
+            print(f"report: {write_run_report(workdir)}", flush=True)
+        except Exception as error:
+            print(f"note: no report was written ({in_one_line(error)})", flush=True)
+
+    # Whatever else ends a run may mean that the folder is another one's.
+    try:
+        yield
+    except (Interrupted, TrainingDivergedError):
+        write()
+        raise
+    write()
 
 
 def _initial_params(config: ConfigDict, workdir: Path, model: DRSformerConfig) -> Params | None:

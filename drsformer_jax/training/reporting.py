@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,13 +15,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from drsformer_jax.files import atomic_path
+from drsformer_jax.training.sessions import note_end, note_start
 from drsformer_jax.training.tensorboard import open_writer
 
 METRICS_FILE = "metrics.jsonl"
 PARAMETERS_FILE = "parameters.txt"
+
+# What validation saw last, as JPEG, at most so wide.
+PICTURES = "validation"
+_PICTURE_WIDTH = 1800
 
 # Of what should change, so little does when the network has collapsed to output = input.
 COLLAPSED_SHARE = 0.02
@@ -98,7 +105,8 @@ class Validation:
     rainy: np.ndarray | None = None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, for people."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
@@ -119,9 +127,10 @@ class Reporter:
           silent: another process of the run reports; this one writes and says nothing.
         """
         self.total_steps = total_steps
-        self._path = workdir / METRICS_FILE
-        self._silent = silent
+        self._workdir, self._path = workdir, workdir / METRICS_FILE
+        self._silent, self._done = silent, first_step
         if not silent:
+            note_start(workdir, first_step, self._path)
             self._drop_records_after(first_step)
         self._file = open(os.devnull if silent else self._path, "a")  # noqa: SIM115
         self._bar = tqdm(
@@ -166,6 +175,7 @@ class Reporter:
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
+        self._done = step
         self._bar.update(step - self._bar.n)
 
     def training(self, window: Window) -> None:
@@ -176,7 +186,7 @@ class Reporter:
         self._last_step, self._last_time = step, now
         record = {**metrics, "images_per_second": window.images / seconds}
         self._write(step, record)
-        remaining = _duration((self.total_steps - step) * per_step)
+        remaining = duration((self.total_steps - step) * per_step)
         self.say(
             f"step {step:,}/{self.total_steps:,}  loss {metrics['loss']:.5f}"
             f"  lr {metrics['learning_rate']:.2e}  grad {metrics['gradient_norm']:.3g}"
@@ -193,6 +203,7 @@ class Reporter:
             self._tensorboard.write_images(
                 step, {name: picture[None] for name, picture in found.pictures.items()}
             )
+        self._keep_pictures(found.pictures)
         self.say(f"step {step:,}  {found.summary}")
         self.restart_clock()
 
@@ -212,6 +223,19 @@ class Reporter:
         if self._tensorboard is not None:
             self._tensorboard.write_scalars(step, values())
 
+    def _keep_pictures(self, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes them for the report, which goes without where they cannot be written."""
+        if self._silent:
+            return
+        folder = self._workdir / PICTURES
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            for name, picture in pictures.items():
+                image = Image.fromarray(picture)
+                image.thumbnail((_PICTURE_WIDTH, image.height))
+                with atomic_path(folder / f"{name}.jpg") as temporary:
+                    image.save(temporary, quality=90, subsampling=0)
+
     def _write(self, step: int, record: Mapping[str, float]) -> None:
         """Adds one record to the files."""
         values = {name: float(value) for name, value in record.items()}
@@ -222,6 +246,8 @@ class Reporter:
 
     def close(self) -> None:
         """Finishes the logs."""
+        if not self._silent:
+            note_end(self._workdir, self._done)
         self._bar.close()
         self._file.close()
         if self._tensorboard is not None:

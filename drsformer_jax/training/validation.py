@@ -21,6 +21,7 @@ from drsformer_jax.training.reporting import Validation
 
 PROTOCOL = "basicsr"
 FIELDS = ("psnr", "input_psnr")
+PICTURES = 3  # that the first process shows of its images
 
 
 class Validator:
@@ -58,7 +59,9 @@ class Validator:
     def _own_scores(
         self, params: Params
     ) -> tuple[list[list[float]], dict[str, np.ndarray], np.ndarray | None]:
-        """FIELDS of this process's images; the first image of all as a picture, and alone."""
+        """FIELDS of this process's images; of the first process's first ones pictures, and the
+        first of all alone.
+        """
         scores: list[list[float]] = []
         pictures: dict[str, np.ndarray] = {}
         rainy = None
@@ -66,11 +69,13 @@ class Validator:
             pair = restored.pair
             found = score_restored(pair, restored.image, PROTOCOL)
             scores.append([found[field] for field in FIELDS])
-            if restored.index == 0:
+            number, process = divmod(restored.index, jax.process_count())
+            if process == 0 and number < PICTURES:
                 # Rainy, restored, target side by side; uint8 H 3W 3.
-                rainy = pair["input"]
-                sides = [rainy, restored.image, pair["target"]]
-                pictures["rainy_restored_target"] = np.concatenate(sides, axis=1)
+                sides = [pair["input"], restored.image, pair["target"]]
+                name = f"rainy_restored_target{f'_{number + 1}' if number else ''}"
+                pictures[name] = np.concatenate(sides, axis=1)
+                rainy = rainy if number else pair["input"]
         return scores, pictures, rainy
 
     def _restore(self, params: Params) -> Iterator[Restored]:

@@ -167,7 +167,9 @@ def listing(folder: Path) -> list[str]:
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     path, workdir = saved_run(tmp_path), tmp_path / "run"
     import_run(path, None, workdir, force=False)
-    (workdir / "metrics.jsonl").write_text("old\n")
+    for name in ("metrics.jsonl", "sessions.jsonl", "report.html", "parameters.txt"):
+        (workdir / name).write_text("old\n")
+    (workdir / "validation").mkdir()
     before = listing(tmp_path)
     with pytest.raises(UserError, match=r"run holds a run: give another name, or --force"):
         import_run(path, None, workdir, force=False)

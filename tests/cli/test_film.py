@@ -92,6 +92,7 @@ def test_a_network_restores_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["clip.mp4", "--suffix", "/../../x"], "--suffix /../../x: is a part of names"),
         (["clip.mp4", "-o", "dry.avi"], "-o dry.avi: is neither a folder nor a film to write"),
         (["clip.mp4", "-o", "notes.txt"], "-o notes.txt: is neither a folder nor a film to write"),
+        (["clip.mp4", "--compare"], "--compare: is for photographs"),
         (["clip.mp4", "--crf", "64"], "--crf must be 0 to 63, not 64"),
         (["clip.mp4", "--codec", "nothing"], "--codec nothing: there is no such encoder"),
         (["missing.mp4"], "missing.mp4: no such film"),

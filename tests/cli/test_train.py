@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from drsformer_jax.cli import train
+from drsformer_jax.errors import UserError
+from drsformer_jax.training.stopping import Interrupted
+from drsformer_jax.training.workdir import TrainingDivergedError
 
 CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'demo.py'}"
 
@@ -104,3 +108,32 @@ def test_values_of_another_type(
     argv = ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", flag]
     assert train.run(argv, "") == 2
     assert capsys.readouterr().err == f"train.py: error: {flag}: must be {told}\n"
+
+
+@pytest.mark.parametrize("ending", [None, Interrupted(15), TrainingDivergedError("at step 3")])
+def test_a_run_ends_with_its_report(
+    ending: BaseException | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with contextlib.suppress(Interrupted, TrainingDivergedError), train._reported(tmp_path):
+        if ending:
+            raise ending
+    assert capsys.readouterr().out == f"report: {tmp_path / 'report.html'}\n"
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_a_report_that_fails_is_a_note_and_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with train._reported(tmp_path):
+        pass
+    told = capsys.readouterr().out
+    assert told.startswith("note: no report was written (")
+    assert told.count("\n") == 1
+
+
+def test_a_folder_that_may_be_another_runs_gets_no_report(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="in use"), train._reported(tmp_path):
+        raise UserError("in use by another run")
+    assert not (tmp_path / "report.html").exists()

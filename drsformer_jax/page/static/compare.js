@@ -2,15 +2,36 @@
 
 const SCALES = [0.125, 0.25, 0.5, 1, 2, 4, 8];
 const LARGEST_FIT = 2;
-const HIGHEST = 0.56; // of the window
+
+const PARTS = `
+  <div class="stage">
+    <div class="scroll"><div class="pictures"><img class="right" alt=""><img class="left" alt=""></div></div>
+    <div class="line"><span></span></div>
+    <span class="tag left"></span><span class="tag right"></span>
+  </div>
+  <div class="bar controls">
+    <input class="split" type="range" min="0" max="100" step="0.5" value="50">
+    <label class="pick">Left <select class="left"></select></label>
+    <label class="pick">Right <select class="right"></select></label>
+    <span class="zoom" role="group" aria-label="Zoom">
+      <button type="button" class="out" aria-label="Zoom out">−</button>
+      <button type="button" class="fit">Fit</button>
+      <button type="button" class="in" aria-label="Zoom in">+</button>
+      <output aria-label="Scale"></output>
+    </span>
+  </div>
+`;
 
 export class Compare {
   #pictures = [];
   #scale = null; // null: as large as there is place
+  #highest;
 
-  constructor(root) {
+  // highest: of the window's height, the part that a picture may fill.
+  constructor(root, highest = 0.56) {
+    this.#highest = highest;
     root.classList.add("compare");
-    root.append(document.getElementById("compare-parts").content.cloneNode(true));
+    root.insertAdjacentHTML("beforeend", PARTS);
     const find = (selector) => root.querySelector(selector);
     this.root = root;
     this.scroll = find(".scroll");
@@ -72,7 +93,7 @@ export class Compare {
 
   get #fit() {
     const [width, height] = this.#natural;
-    const highest = Math.max(200, HIGHEST * innerHeight);
+    const highest = Math.max(200, this.#highest * innerHeight);
     return Math.min(this.scroll.clientWidth / width, highest / height, LARGEST_FIT);
   }
 
