@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import os
 import re
 import signal
 import sys
@@ -78,6 +79,8 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> list[FilmDerainer]:
     from drsformer_jax.film.encoding import Encoding
     from drsformer_jax.film.restoring import FilmDerainer
 
+    # Else SVT-AV1 prints a page for every part.
+    os.environ.setdefault("SVT_LOG", "1")
     encoding = Encoding(args.codec, args.crf)
     films = [
         FilmDerainer(source, _destination(source, args, naming), encoding, _is_kept(args))

@@ -80,12 +80,12 @@ class Joiner:
                     continue
                 if self._takes(stream):
                     self._kept.append(stream.index)
-                # Titles of chapters are a stream in MP4, which is written anew from the chapters.
                 elif stream.type == "audio" and container != "matroska":
                     raise UserError(
                         f"{film.path}: a {container} file cannot hold its sound ({stream.name}): "
                         "name -o NAME.mkv"
                     )
+                # Titles of chapters are a stream in MP4, which is written anew from the chapters.
                 elif stream.name != "bin_data" or not source.chapters():
                     left_out.append(f"{stream.type} {stream.index} ({stream.name})")
             if left_out:

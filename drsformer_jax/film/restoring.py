@@ -88,7 +88,7 @@ class FilmDerainer:
 
         Args:
           restore: of one frame, uint8 `H W 3`, to the same. Where it raises FloatingPointError or
-            MemoryError the frame stays as it is; from the first one of a run, the error is raised.
+            MemoryError the frame stays as it is; from the first one of a film, the error is raised.
           made_with: all that decides what the frames become, beside the source and the encoding.
           overwrite: begin anew where there are parts of another job.
           on_frame: called after each frame; `is_new`: it was in no part that was there.
@@ -109,7 +109,7 @@ class FilmDerainer:
         }
         self.parts.begin(job, overwrite=overwrite)
         frames = self.film.frames()
-        restorer = _Restorer(restore)
+        restorer = _Restorer(restore, may_fail=self.parts.path(0).exists())
         count = 0
         while (first := next(frames, None)) is not None:
             part = itertools.chain([first], itertools.islice(frames, length - 1))
@@ -159,21 +159,20 @@ class FilmDerainer:
 
 
 class _Restorer:
-    """Restores frames; one that fails stays as it is, but for the first."""
+    """Restores frames; one that fails stays as it is, if it may: else it is the first of all."""
 
-    def __init__(self, restore: Restore) -> None:
-        self._restore = restore
-        self._is_first = True
+    def __init__(self, restore: Restore, may_fail: bool) -> None:
+        self._restore, self._may_fail = restore, may_fail
         self.failures = 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         try:
             image = self._restore(image)
         except (FloatingPointError, MemoryError):
-            if self._is_first:
+            if not self._may_fail:
                 raise
             self.failures += 1
-        self._is_first = False
+        self._may_fail = True
         return image
 
 

@@ -16,7 +16,6 @@ from av.stream import Disposition
 from drsformer_jax.errors import UserError
 
 # Codes of ITU-T H.273, which FFmpeg and PyAV use for tags of colour.
-UNSPECIFIED = 2
 BT709, SMPTE170M = 1, 6
 PQ, HLG = 16, 18
 LIMITED, FULL = 1, 2
@@ -83,8 +82,8 @@ def opened(path: Path) -> Iterator[Any]:
             container_options={"format_whitelist": _FORMATS},
             metadata_errors="surrogateescape",
         )
-    except PermissionError:
-        raise
+    except PermissionError as error:
+        raise PermissionError(error.errno, error.strerror, str(path)) from error
     except (av.error.FFmpegError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read as a film ({getattr(error, 'strerror', None) or error}): "

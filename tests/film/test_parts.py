@@ -86,3 +86,24 @@ def test_a_damaged_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "dry.mp4").exists()
     (tmp_path / "dry.mp4.parts" / "000000.npz").unlink()
     assert derain(source)[1].frames == 8
+
+
+def test_only_the_first_frame_of_a_film_has_to_be_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "PART_SECONDS", 0.16)
+    source = write_film(tmp_path / "wet.mp4", frames=8)
+    number = iter(range(100))
+
+    def fails(image: np.ndarray) -> np.ndarray:
+        called = next(number)
+        if called == 4:
+            raise KeyboardInterrupt
+        if called == 5:  # the first of the second run
+            raise FloatingPointError("not finite")
+        return image
+
+    with pytest.raises(KeyboardInterrupt):
+        derain(source, restore=fails)
+    _, outcome = derain(source, restore=fails)
+    assert (outcome.frames, outcome.rainy) == (8, 1)
