@@ -24,6 +24,7 @@ from reference.documented_commands import (  # noqa: E402
     commands_in_prose,
     words_of_command,
 )
+from reference.films import write_film  # noqa: E402
 from reference.miniature_sets import clean, rainy, save  # noqa: E402
 
 from drsformer_jax.basicsr.workdir_import import import_run  # noqa: E402
@@ -151,6 +152,8 @@ def lay_out(at: Path) -> None:
     for name in ("photo.jpg", "photo.png", "huge.tif", "b.png", "holiday/1.jpg", "more/2.jpg"):
         save(at / name, wet[0])
     save(at / "a.png", pictures[0])
+    for name in ("clip.mp4", "clip2.mov"):
+        write_film(at / name, frames=2, size=(104, 192))
     # Of the names that `drsformer derain` gives to the two photographs.
     for folder in ("derained", "rainy", "ours", "other", "targets", "photographs", "CLEAN_DIR"):
         of = wet if folder in ("derained", "rainy", "ours", "other") else pictures

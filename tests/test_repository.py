@@ -68,6 +68,7 @@ MAY_IMPORT = {
     "training": SHARED | {"ops", "models", "data", "checkpoints", "inference", "scores"},
     # Not needed to understand the program.
     "page": SHARED | {"data", "inference", "scores"},
+    "film": SHARED,
     "evaluation": SHARED | {"models", "data", "checkpoints", "inference", "scores"},
     "datasets": SHARED | {"data", "scores"},
     "basicsr": SHARED | {"models", "data", "checkpoints", "training"},
@@ -81,7 +82,7 @@ MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "
 LATE = {
     *("tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"),
     *("starlette", "uvicorn", "python_multipart"),
-    *("onnx", "onnxruntime", "huggingface_hub"),
+    *("onnx", "onnxruntime", "huggingface_hub", "av"),
 }
 FLAG_PARSERS = {"argparse", "absl", "ml_collections"}
 FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensors", "orbax"}
@@ -91,7 +92,8 @@ FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensor
 class Import:
     """One import statement: `what` is a dotted name; `late` if it stands inside a function.
 
-    `module` is what the statement imports from, or `what` itself.
+    One that is for types alone is late, too. `module` is what the statement imports from, or `what`
+    itself.
     """
 
     file: Path
@@ -108,6 +110,11 @@ class Import:
         return self.what.split(".")[0]
 
 
+def for_types(node: ast.AST) -> bool:
+    """Whether it is a block that is never run."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
 def imports_of(file: Path) -> Iterator[Import]:
     def visit(node: ast.AST, late: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
@@ -118,7 +125,7 @@ def imports_of(file: Path) -> Iterator[Import]:
             for name in node.names:
                 what = f"{node.module}.{name.name}"
                 yield Import(file, node.lineno, what, late, str(node.module))
-        late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or for_types(node)
         for child in ast.iter_child_nodes(node):
             yield from visit(child, late)
 
@@ -214,12 +221,12 @@ def test_rooms_do_without(rooms: set[str], forbidden: set[str]) -> None:
 def test_slow_and_optional_packages_are_imported_late() -> None:
     def is_slow(found: Import) -> bool:
         # Modules named torch_*.py are PyTorch programs, builders classes of TensorFlow Datasets,
-        # page handlers of Starlette: slow to import themselves.
-        slow_ones = r"drsformer_jax\.(parity\.torch_|datasets\.builders|page\.)"
+        # page handlers of Starlette, film needs PyAV: slow to import themselves, or optional.
+        slow_ones = r"drsformer_jax\.(parity\.torch_|datasets\.builders|page\.|film\.)"
         return found.top in LATE or bool(re.match(slow_ones, found.what))
 
     def may_be_slow(file: Path) -> bool:
-        return file.name.startswith("torch_") or file.parent.name in ("builders", "page")
+        return file.name.startswith("torch_") or file.parent.name in ("builders", "page", "film")
 
     wrong = [
         str(found)
@@ -323,6 +330,7 @@ def test_project_metadata() -> None:
     assert extras["torch"] == {"torch"}
     assert extras["tensorboard"] == {"tensorboardx", "tensorboard"}
     assert extras["serve"] >= {"starlette", "uvicorn"}
+    assert extras["video"] == {"av"}
     assert extras["demo"] >= {"scikit-image", "matplotlib"}
     assert extras["dev"] >= {"drsformer-jax", "pytest", "ruff", "mypy", "torch"}
 

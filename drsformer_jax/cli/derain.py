@@ -15,6 +15,7 @@ from drsformer_jax.cli.derain_image import derain_image
 from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, path_or_standard, plan_jobs
 from drsformer_jax.cli.derain_progress import Tally, for_all_sizes
 from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.film import add_film_arguments, derain_films, plan_films
 from drsformer_jax.cli.output import require_stream
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.inference.tiles import BLENDS, DEFAULT_BLEND, DEFAULT_OVERLAP, check_tiling
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_file_arguments(parser)
     add_restoring_arguments(parser)
+    add_film_arguments(parser)
 
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,9 +158,11 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
     if args.compare and stdout is not None:
         raise UserError("--compare: the page lies beside the result: name a file or a folder (-o)")
     naming = Naming(args.ext, args.suffix, args.recursive, args.skip_existing, args.compare)
-    jobs = plan_jobs(args.inputs, args.output, naming)
+    # They are taken out of the inputs.
+    films = plan_films(args, naming)
+    jobs = plan_jobs(args.inputs, args.output, naming) if args.inputs else []
     _check_quality(args.quality, jobs)
-    if not jobs:
+    if not jobs and not films:
         return 0
     derainer = load_derainer(args)
     for folder in {job.destination.parent: None for job in jobs}:
@@ -172,7 +176,7 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
         print(f"error: {one_line(message)}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
-    return 1 if failures else 0
+    return max(1 if failures else 0, derain_films(films, derainer, args) if films else 0)
 
 
 def _check_quality(quality: int | None, jobs: list[Job]) -> None:

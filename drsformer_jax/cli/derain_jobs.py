@@ -60,6 +60,11 @@ class Naming:
     skip_existing: bool = False
     pages: bool = False
 
+    def __post_init__(self) -> None:
+        """UserError: the suffix is none."""
+        if Path(self.suffix).name != self.suffix:
+            raise UserError(f"--suffix {self.suffix}: is a part of names, without folders")
+
 
 def plan_jobs(inputs: Sequence[Path], output: Path, naming: Naming = Naming()) -> list[Job]:
     """One job for each input image, folders opened, in the order given.
@@ -77,8 +82,6 @@ def plan_jobs(inputs: Sequence[Path], output: Path, naming: Naming = Naming()) -
     from drsformer_jax.data.encoding import format_of
 
     single = _names_a_file(output, naming)
-    if Path(naming.suffix).name != naming.suffix:
-        raise UserError(f"--suffix {naming.suffix}: is a part of names, without folders")
     sources = list(_images(inputs, output, naming.recursive))
     jobs: dict[tuple[Path, str, Identity | None], Job] = {}
     for source, folder in sources:

@@ -37,11 +37,12 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "derain": Command(
         "drsformer_jax.cli.derain",
-        "remove the rain from photographs",
+        "remove the rain from photographs and films",
         (
             "drsformer derain photo.jpg                    # writes derained/photo.png",
             "drsformer derain holiday/ more/*.jpg -o dry   # folders and files",
             "drsformer derain large.tif --tile 512         # where memory is short",
+            "drsformer derain clip.mp4                     # killed, the same command goes on",
         ),
     ),
     "explain": Command(
