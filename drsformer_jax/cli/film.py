@@ -187,8 +187,8 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
     with bar, _listening() as received:
         progress = _Progress(film, bar, received)
         outcome = film.run(
-            functools.partial(derainer, tile=tile, overlap=args.overlap),
-            {"weights": weights, "tile": tile, "overlap": args.overlap},
+            functools.partial(derainer, tile=tile, overlap=args.overlap, blend=args.blend),
+            {"weights": weights, "tile": tile, "overlap": args.overlap, "blend": args.blend},
             overwrite=args.overwrite,
             on_frame=progress,
         )
