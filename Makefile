@@ -62,7 +62,7 @@ docs: $(STAMPS)/dev
 
 # What is uploaded on a release, built and checked in an environment of its own.
 distribution: $(STAMPS)/demo
-	rm -rf dist
+	rm -rf dist build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check --strict dist/*

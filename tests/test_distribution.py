@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -17,8 +18,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_wheel_derains_in_a_fresh_environment(tmp_path: Path) -> None:
+    # A build leaves files behind that later ones would take for the package's.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "drsformer_jax", source / "drsformer_jax")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", ROOT, "--no-deps", "--wheel-dir", tmp_path], check=True)
+    subprocess.run([*pip, "wheel", source, "--no-deps", "--wheel-dir", tmp_path], check=True)
     (wheel,) = tmp_path.glob("drsformer_jax-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     rooms = {name.split("/")[0] for name in names}
