@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="folder to write to, made if missing (default: %(default)s); for a single image also "
         "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output",
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="tell of problems alone: no bar, no lines"
     )
     _add_file_arguments(parser)
     add_restoring_arguments(parser)
@@ -144,11 +148,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a mistake in the arguments, found before anything is written.
     """
-    if args.output is not STANDARD:
-        return _run(args, None)
-    stdout = require_stream(sys.stdout, "-o -", "send the picture to a file or a program: > NAME")
-    with contextlib.redirect_stdout(sys.stderr):
-        return _run(args, stdout)
+    stdout = None
+    if args.output is STANDARD:
+        advice = "send the picture to a file or a program: > NAME"
+        stdout = require_stream(sys.stdout, "-o -", advice)
+    with open(os.devnull, "w") as nowhere:
+        told = nowhere if args.quiet else sys.stderr if stdout else sys.stdout
+        with contextlib.redirect_stdout(told):
+            return _run(args, stdout)
 
 
 def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
@@ -222,7 +229,7 @@ def _run_jobs(
     tally = Tally(len(jobs))
     derainer = for_all_sizes(derainer, [job.source for job in jobs], args.tile, args.overlap)
     # disable=None: a bar on terminals only, and none for a single image.
-    bar = tqdm.tqdm(jobs, unit="image", disable=True if len(jobs) == 1 else None)
+    bar = tqdm.tqdm(jobs, unit="image", disable=True if args.quiet or len(jobs) == 1 else None)
     with tally.watching(), bar:
         for job in bar:
             start = time.perf_counter()

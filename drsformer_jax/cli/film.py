@@ -183,7 +183,7 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
     # Exported networks hold their parameters themselves.
     weights = fingerprint(derainer.params) if derainer.params else sha256(args.weights)
     # disable=None: a bar on terminals only.
-    bar = tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=None)
+    bar = tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=args.quiet or None)
     with bar, _listening() as received:
         progress = _Progress(film, bar, received)
         outcome = film.run(

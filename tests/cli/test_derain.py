@@ -68,6 +68,18 @@ def test_default_folder(tmp_path: Path, darken: list[Any], monkeypatch: pytest.M
     assert (tmp_path / "derained" / "photo.png").is_file()
 
 
+def test_quiet_tells_of_problems_alone(
+    tmp_path: Path, darken: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = save(tmp_path / "good.png"), tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    assert main(["derain", str(good), str(bad), "-o", str(tmp_path / "out"), "--quiet"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 2
+    assert (tmp_path / "out" / "good.png").is_file()
+
+
 def test_folders_and_files_of_all_kinds(tmp_path: Path, darken: list[Any]) -> None:
     folder = tmp_path / "photos"
     save(folder / "grey.png", "L")
