@@ -325,6 +325,8 @@ def test_project_metadata() -> None:
     project = metadata["project"]
     assert project["name"] == "drsformer_jax"
     assert project["requires-python"] == ">=3.11,<3.14"
+    assert project["version"] == drsformer_jax.__version__
+    assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
     assert project["scripts"] == {"drsformer": "drsformer_jax.cli.main:main"}
     extras = {name: names_of(lines) for name, lines in project["optional-dependencies"].items()}
     assert extras["torch"] == {"torch"}
