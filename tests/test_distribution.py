@@ -31,7 +31,7 @@ def test_the_wheel_derains_in_a_fresh_environment(tmp_path: Path) -> None:
     rooms = {name.split("/")[0] for name in names}
     assert rooms == {"drsformer_jax", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
     assert sum(name.startswith("drsformer_jax/weights/") for name in names) >= 1
-    for name in ("py.typed", "__init__.pyi", "page/static/index.html"):
+    for name in ("py.typed", "__init__.pyi", "page/static/index.html", "training/report.css"):
         assert f"drsformer_jax/{name}" in names
     assert wheel.stat().st_size < 20e6
 

@@ -325,6 +325,8 @@ def test_project_metadata() -> None:
     project = metadata["project"]
     assert project["name"] == "drsformer_jax"
     assert project["requires-python"] == ">=3.11,<3.14"
+    assert project["version"] == drsformer_jax.__version__
+    assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
     assert project["scripts"] == {"drsformer": "drsformer_jax.cli.main:main"}
     extras = {name: names_of(lines) for name, lines in project["optional-dependencies"].items()}
     assert extras["torch"] == {"torch"}
@@ -343,3 +345,9 @@ def test_licence_is_the_whole_apache_license() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="files have no permission to execute here")
 def test_ci_script_can_be_executed() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_names_of_tests_are_unique() -> None:
+    """pytest imports them by their last name: of two alike, one would not run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

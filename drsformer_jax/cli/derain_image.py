@@ -55,7 +55,7 @@ def derain_image(
     else:
         write_whole(stdout, data)
     if args.compare:
-        from drsformer_jax.page.comparison import write_comparison
+        from drsformer_jax.page.before_after import write_comparison
 
         write_comparison(job.page, job.destination.name, photo, restored)
     return height, width

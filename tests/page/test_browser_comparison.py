@@ -13,7 +13,7 @@ from reference.page import pixels
 from selenium.webdriver.common.keys import Keys
 
 from drsformer_jax.data.decoding import Decoded
-from drsformer_jax.page.comparison import write_comparison
+from drsformer_jax.page.before_after import write_comparison
 
 
 def test_the_line_moves_in_a_file_by_itself(browser: Browser, tmp_path: Path) -> None:

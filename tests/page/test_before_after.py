@@ -16,7 +16,7 @@ from drsformer_jax.cli.main import main
 from drsformer_jax.data.decoding import Decoded
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import PRESETS
-from drsformer_jax.page.comparison import LARGEST_SIDE, write_comparison
+from drsformer_jax.page.before_after import LARGEST_SIDE, write_comparison
 
 
 def pictures_in(page: Path) -> list[np.ndarray]:
