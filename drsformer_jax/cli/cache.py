@@ -54,7 +54,7 @@ def keep_programs() -> None:
         programs = folder / _machine()
         programs.mkdir(mode=0o700, exist_ok=True)
         for place in (folder, programs):
-            if (owner := place.stat().st_uid) != os.getuid():
+            if os.name == "posix" and (owner := place.stat().st_uid) != os.getuid():
                 raise PermissionError(f"{place} belongs to another user, of number {owner}")
         _remove_oldest(programs)
         if not os.access(programs, os.W_OK):
