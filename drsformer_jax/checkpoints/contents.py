@@ -14,6 +14,9 @@ from drsformer_jax.errors import UserError, listing
 
 Kind = Literal["pytorch", "safetensors"]
 
+# Suffixes of programs that are networks, which `drsformer export` writes: no weights come out.
+EXPORTED = (".stablehlo", ".onnx")
+
 _HEAD_BYTES = 4096
 
 # safetensors refuses a longer header.

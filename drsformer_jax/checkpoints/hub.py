@@ -26,6 +26,11 @@ def weights_argument(text: str, what: str = "") -> Path | str:
     return text if is_address(text) else local_path(text, what)
 
 
+def name_of(weights: Path | str) -> str:
+    """What to call weights: the last part of a path, an address as it is."""
+    return weights.name if isinstance(weights, Path) else weights
+
+
 def require_hub(purpose: str) -> None:
     """Raises the error that names the extra to install if huggingface_hub is not there."""
     try:
@@ -66,7 +71,7 @@ def fetch(address: str) -> tuple[Path, str]:
         raise UserError(
             f"{address}: there is no such repository, or it is private (`hf auth login`)"
         ) from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except Exception as error:  # with those of the library below, which are of many kinds
         raise UserError(f"{address}: cannot be fetched ({in_one_line(error)})") from error
     _check(path, address)
     # .../snapshots/COMMIT/FILE

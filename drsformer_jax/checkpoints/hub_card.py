@@ -61,7 +61,7 @@ def push(weights: Weights, repository: str, licence: str, *, private: bool, mess
     if not _REPOSITORY.fullmatch(repository):
         raise UserError(f"{repository}: name the repository as ORG/NAME")
     require_hub(f"publishing {repository}")
-    from huggingface_hub import CommitOperationAdd, HfApi, errors
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, FILE)
@@ -76,10 +76,7 @@ def push(weights: Weights, repository: str, licence: str, *, private: bool, mess
             [CommitOperationAdd(name, value) for name, value in content.items()],
             commit_message=message,
         )
-    except (
-        errors.HfHubHTTPError, errors.HFValidationError, errors.LocalTokenNotFoundError,
-        errors.OfflineModeIsEnabled, OSError,
-    ) as error:  # fmt: skip
+    except Exception as error:  # with those of the library below, which are of many kinds
         raise UserError(
             f"{repository}: cannot be published ({in_one_line(error)}); `hf auth login` gives the "
             "right to"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from drsformer_jax.checkpoints import hub
 from drsformer_jax.checkpoints.catalogue import by_name, default_weights, packaged
-from drsformer_jax.checkpoints.contents import kind_of
+from drsformer_jax.checkpoints.contents import EXPORTED, kind_of
 from drsformer_jax.checkpoints.infer import config_from, infer_config
 from drsformer_jax.checkpoints.names import (
     Params,
@@ -119,6 +119,8 @@ def _load_file(path: Path) -> Weights:
     if not path.is_file():
         raise UserError(f"{path} is neither a file nor a folder")
     kind = kind_of(path) or _FORMS.get(path.suffix.lower())
+    if kind is None and path.suffix.lower() in EXPORTED:
+        raise UserError(f"{path} is an exported network: name the weights that it was made from")
     read = read_safetensors if kind == "safetensors" else read_pytorch
     stored, source = read(path), str(path)
     if stored.architecture is None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import errno
+import glob
 import hashlib
 import logging
 import os
 import platform
+import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 from drsformer_jax.errors import words_of
 
@@ -17,6 +21,7 @@ logger = logging.getLogger(__name__)
 # Bytes; of the compiled programs of one machine the oldest are removed above it.
 LARGEST = 500_000_000
 _SUFFIX = "-cache"
+_DAMAGED = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '([^']+)'")
 _SETTINGS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 
 
@@ -48,14 +53,39 @@ def keep_programs() -> None:
             logger.warning("compiled programs are kept in %s (--no-cache keeps none)", folder)
         programs = folder / _machine()
         programs.mkdir(mode=0o700, exist_ok=True)
+        for place in (folder, programs):
+            if os.name == "posix" and (owner := place.stat().st_uid) != os.getuid():
+                raise PermissionError(f"{place} belongs to another user, of number {owner}")
         _remove_oldest(programs)
         if not os.access(programs, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(programs))
     except (OSError, RuntimeError) as error:  # the second where the user has no home
         logger.warning("compiled programs cannot be kept: %s", words_of(error))
         return
+    _remove_damaged(programs)
     jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _remove_damaged(programs: Path) -> None:
+    """Has a program that cannot be read removed, so that it is written anew.
+
+    JAX writes them where others see them, so that a full disk or a kill leaves half of one; it
+    warns of that, and whenever it reads it, and never replaces it. The warning names the function
+    alone.
+    """
+    told = warnings.showwarning
+
+    def heal(message: Warning | str, *where: Any, **more: Any) -> None:
+        found = _DAMAGED.match(str(message))
+        if found is None:
+            told(message, *where, **more)
+            return
+        logger.warning("%s: it is compiled anew", message)
+        for path in programs.glob(f"{glob.escape(found[1])}-*{_SUFFIX}"):
+            path.unlink(missing_ok=True)
+
+    warnings.showwarning = heal
 
 
 def _user_folder() -> Path:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -166,24 +167,43 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
         raise UserError("--compare: the page lies beside the result: name a file or a folder (-o)")
     naming = Naming(args.ext, args.suffix, args.recursive, args.skip_existing, args.compare)
     # They are taken out of the inputs.
-    films = plan_films(args, naming)
+    films, refused = plan_films(args, naming)
     jobs = plan_jobs(args.inputs, args.output, naming) if args.inputs else []
     _check_quality(args.quality, jobs)
-    if not jobs and not films:
-        return 0
-    derainer = load_derainer(args)
+    code = 0
+    if jobs or films:
+        derainer = load_derainer(args)
+        if stdout is None:
+            _make_folders(jobs)
+        failures = _run_jobs(derainer, jobs, args, stdout)
+        code = _told(failures)
+        if failures:
+            print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
+    if films:
+        alone = len(films) + len(refused) == 1 and not jobs
+        of_films, failed = derain_films(films, derainer, args, alone=alone)
+        code, refused = max(code, of_films), refused + failed
+    return max(code, _told(refused))
+
+
+def _make_folders(jobs: list[Job]) -> None:
+    """Makes the folders of the results; finds before the work that one cannot be written."""
     for folder in {job.destination.parent: None for job in jobs}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"-o {folder}: cannot be made ({error.strerror})") from error
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(f"-o {folder}: cannot be written ({error.strerror})") from error
 
-    failures = _run_jobs(derainer, jobs, args, stdout)
+
+def _told(failures: list[str]) -> int:
+    """Tells what failed; 1 if anything did."""
     for message in failures:
         print(f"error: {one_line(message)}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} of {len(jobs)} images failed", file=sys.stderr)
-    return max(1 if failures else 0, derain_films(films, derainer, args) if films else 0)
+    return 1 if failures else 0
 
 
 def _check_quality(quality: int | None, jobs: list[Job]) -> None:

@@ -43,7 +43,8 @@ def check_clashes(jobs: Sequence[Job], output: Path) -> None:
         raise UserError(
             f"{len(problems)} {'file' if len(problems) == 1 else 'files'} would be written more "
             f"than once: {enumerated(problems)}. Derain one folder after the other, and in it one "
-            "suffix (FOLDER/*.jpg), each with an -o folder of its own"
+            "suffix (FOLDER/*.jpg), each with an -o folder of its own; --ext auto keeps a.jpg and "
+            "a.png apart"
         )
 
 

@@ -45,10 +45,10 @@ def derain_image(
         notes += job.form.losses(photo, metadata)
     for note in notes:
         tqdm.tqdm.write(one_line(f"{job.source}: {note}"), file=sys.stderr)
-    restored = restore_photo(
-        derainer, photo, tile=args.tile, overlap=args.overlap, blend=args.blend
-    )
     with _named(job.source):
+        restored = restore_photo(
+            derainer, photo, tile=args.tile, overlap=args.overlap, blend=args.blend
+        )
         data = encoded(restored, job.form, metadata, quality=args.quality or DEFAULT_QUALITY)
     if stdout is None:
         write_photo(job.destination, data)

@@ -21,11 +21,20 @@ logger = logging.getLogger(__name__)
 # Standard input and output. It is this object: one made of "./-" is equal, and names a file.
 STANDARD = Path("-")
 DEFAULT_EXT = "png"
+FILM_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
+    *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob"),
+)
 
 
 def path_or_standard(text: str) -> Path:
     """What the user typed as an input or output; UserError as `local_path` raises it."""
     return STANDARD if text == "-" else local_path(text)
+
+
+def is_film(path: Path) -> bool:
+    """Whether a path, by its suffix, is a film."""
+    return path.suffix.lower() in FILM_SUFFIXES and not path.is_dir()
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, naming: Naming = Naming()) -
         return found
     check_clashes(found, output)
     if naming.skip_existing:
-        found = _missing(found)
+        found = _missing(found, naming.pages)
     # Of all, also where two names are one job: each is beside other files.
     written = [job.destination for job in found] + [job.page for job in found if naming.pages]
     check_overwriting(written, [source for source, _ in sources if source is not STANDARD])
@@ -165,7 +174,7 @@ def _names_a_file(output: Path, naming: Naming) -> bool:
             return False
         form = format_of(output)
         if form is None:
-            if output.suffix.lower() in picture_suffixes():
+            if output.suffix.lower() in {*picture_suffixes(), *FILM_SUFFIXES}:
                 raise UserError(
                     f"-o {output}: derain writes {', '.join(FORMATS)}: name such a file or a folder"
                 )
@@ -193,15 +202,17 @@ def _ext(source: Path, naming: Naming) -> str:
     return ".jpg" if source.suffix.lower() in HEIF_SUFFIXES else f".{DEFAULT_EXT}"
 
 
-def _missing(jobs: list[Job]) -> list[Job]:
-    """The jobs that are not done: a result of ours is there whole or not at all.
+def _missing(jobs: list[Job], pages: bool) -> list[Job]:
+    """The jobs that are not done, with their pages: what is ours is there whole or not at all.
 
     An image that is the result of another one, in the folder of both, is no input either.
     """
     done = {
         job
         for job in jobs
-        if job.destination.is_file() and identity(job.destination) != identity(job.source)
+        if job.destination.is_file()
+        and identity(job.destination) != identity(job.source)
+        and (job.page.is_file() or not pages)
     }
     if done:
         logger.warning("%d of %d images are there already", len(done), len(jobs))

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from drsformer_jax.checkpoints.hub import weights_argument
+from drsformer_jax.checkpoints.hub import name_of, weights_argument
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import UserError, missing_extra, one_line
 from drsformer_jax.files import write_json
@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     inputs = [given for given in (args.image, args.weights) if isinstance(given, Path)]
     check_destination("-o", output, inputs)
     check_destination("--json", args.json, inputs)
+    if args.json and args.json.resolve() == output.resolve():
+        raise UserError(f"-o and --json both name {output}: give each a file of its own")
     if importlib.util.find_spec("matplotlib") is None:
         raise missing_extra("matplotlib", "explain", "drawing a figure")
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     check_devices()
     image = read_rgb(args.image)
     given = args.weights or default_weights()
-    named = given.name if isinstance(given, Path) else given
+    named = name_of(given)
     weights = load_weights(given)
     if weights.config.in_channels != 3:
         raise UserError(

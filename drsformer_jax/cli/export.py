@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_jax.checkpoints.hub import weights_argument
+from drsformer_jax.cli.reports import check_destination
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.paths import local_path
 
@@ -64,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.exporting.checked import TOLERANCE, export_network
 
     weights = load_weights(args.weights)
-    found = export_network(args.output, weights, size, [] if image is None else [image])
+    try:
+        found = export_network(args.output, weights, size, [] if image is None else [image])
+    except OSError as error:
+        raise UserError(f"{args.output}: cannot be written ({error.strerror or error})") from error
     bytes_written = args.output.stat().st_size
     print(one_line(f"{args.output}: {weights.config.summary()}, {bytes_written / 1e6:.1f} MB"))
     for shape, difference in found.items():
@@ -83,14 +87,12 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 def _check_output(path: Path, force: bool) -> None:
-    from drsformer_jax.inference.exported import SUFFIXES, description_of
+    from drsformer_jax.checkpoints.contents import EXPORTED
+    from drsformer_jax.inference.exported import description_of
 
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: end the name in {' or '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}, make it first")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give a file name")
+    if path.suffix.lower() not in EXPORTED:
+        raise UserError(f"{path}: end the name in {' or '.join(EXPORTED)}")
+    check_destination("OUT", path)
     for file in (path, description_of(path)):
         if file.exists() and not force:
             raise UserError(f"{file} exists: give another name, or --force to replace it")

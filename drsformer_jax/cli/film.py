@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import logging
 import os
 import re
 import signal
@@ -13,21 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
-from drsformer_jax.cli.derain_jobs import STANDARD, Naming
-from drsformer_jax.errors import UserError, missing_extra, one_line
+from drsformer_jax.cli.derain_jobs import FILM_SUFFIXES, STANDARD, Naming, is_film
+from drsformer_jax.errors import UserError, missing_extra, no_access, one_line
 from drsformer_jax.paths import identity, nothing_at
 
 if TYPE_CHECKING:
     from drsformer_jax.film.restoring import FilmDerainer, Outcome
     from drsformer_jax.inference.derainer import Derainer
 
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
-    *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob"),
-)
+logger = logging.getLogger(__name__)
+
 LARGEST_CRF = 63
 # How many frames tell how long a film takes; the first one compiles the network.
 _TIMED_FRAMES = 4
@@ -56,20 +55,23 @@ def add_film_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def is_film(path: Path) -> bool:
-    """Whether a path, by its suffix, is a film."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+class _Job(NamedTuple):
+    source: Path
+    destination: Path
 
 
-def plan_films(args: argparse.Namespace, naming: Naming) -> list[FilmDerainer]:
+def plan_films(args: argparse.Namespace, naming: Naming) -> tuple[list[FilmDerainer], list[str]]:
     """Takes the films out of `args.inputs` and looks at them; writes nothing.
 
+    Returns:
+      The films, and a message for each that is none or cannot be written as one.
+
     Raises:
-      UserError: one is no film, or cannot be written where it is to be; PyAV is missing.
+      UserError: a mistake in the arguments; the only input is no film; PyAV is missing.
     """
     sources = list({identity(path): path for path in args.inputs if is_film(path)}.values())
     if not sources:
-        return []
+        return [], []
     if find_spec("av") is None:
         raise missing_extra("av", "video", "a film")
     if args.compare:
@@ -82,17 +84,27 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> list[FilmDerainer]:
     # Else SVT-AV1 prints a page for every part.
     os.environ.setdefault("SVT_LOG", "1")
     encoding = Encoding(args.codec, args.crf)
-    films = [
-        FilmDerainer(source, _destination(source, args, naming), encoding, _is_kept(args))
-        for source in sources
-    ]
-    check_clashes(films, args.output)
+    encoding.encoder()
+    jobs = [_Job(source, _destination(source, args, naming)) for source in sources]
+    check_clashes(jobs, args.output)
     if naming.skip_existing:
-        films = [film for film in films if not film.destination.exists()]
-    written = [film.destination for film in films]
+        jobs = [job for job in jobs if not job.destination.exists()]
+        if done := len(sources) - len(jobs):
+            logger.warning("%d of %d films are there already", done, len(sources))
+    written = [job.destination for job in jobs]
     check_overwriting(written, [path for path in args.inputs if path is not STANDARD])
     args.inputs = [path for path in args.inputs if not is_film(path)]
-    return films
+    films, refused = [], []
+    for job in jobs:
+        try:
+            films.append(FilmDerainer(*job, encoding, _is_kept(args)))
+        except UserError as error:
+            refused.append(str(error))
+        except PermissionError as error:
+            refused.append(no_access(error))
+    if refused and len(sources) == 1 and not args.inputs:
+        raise UserError(refused[0])
+    return films, refused
 
 
 def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path:
@@ -101,6 +113,7 @@ def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path
     Raises:
       UserError: nowhere.
     """
+    from drsformer_jax.data.formats.pillow import picture_suffixes
     from drsformer_jax.film.joining import CONTAINERS, suffix_for
 
     if not source.exists():
@@ -108,7 +121,8 @@ def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path
     output: Path = args.output
     if output is STANDARD:
         raise UserError("-o -: a film is not written to standard output: name a file or a folder")
-    if output.is_dir() or not (output.exists() or output.suffix.lower() in SUFFIXES):
+    named = {*FILM_SUFFIXES, *picture_suffixes()}
+    if output.is_dir() or not (output.exists() or output.suffix.lower() in named):
         return output / f"{source.stem}{naming.suffix}{suffix_for(source, args.codec)}"
     if output.suffix.lower() not in CONTAINERS:
         raise UserError(
@@ -116,6 +130,8 @@ def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path
         )
     if len(args.inputs) > 1:
         raise UserError(f"-o {output}: is one file, for {len(args.inputs)} inputs: name a folder")
+    if naming.suffix:
+        raise UserError(f"--suffix {naming.suffix}: is for results in a folder, not -o {output}")
     return output
 
 
@@ -126,19 +142,24 @@ def _is_kept(args: argparse.Namespace) -> Callable[[str], bool]:
     return lambda key: not (args.strip_gps and re.search("location|gps", key.lower()))
 
 
-def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.Namespace) -> int:
+def derain_films(
+    films: list[FilmDerainer], derainer: Derainer, args: argparse.Namespace, *, alone: bool
+) -> tuple[int, list[str]]:
     """Restores films one after the other.
 
+    Args:
+      alone: whether there is one film and no other input.
+
     Returns:
-      0; 1 if one of several failed, or not all of one could be restored; 128 and the number of the
-      signal that ended it.
+      0; 1 if not all of one could be restored; or 128 and the number of the signal that ended it.
+      And a message for each that failed.
 
     Raises:
-      UserError: the only film failed.
+      UserError: the film that is alone failed.
     """
     from av.error import FFmpegError
 
-    failures = []
+    failures: list[str] = []
     code = 0
     for film in films:
         try:
@@ -149,7 +170,7 @@ def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.N
                 one_line(f"stopped; the same command goes on with what is in {folder}"),
                 file=sys.stderr,
             )
-            return 128 + stopped.number
+            return 128 + stopped.number, failures
         except UserError as error:
             failures.append(str(error))
         except (FloatingPointError, MemoryError) as error:
@@ -159,11 +180,9 @@ def derain_films(films: list[FilmDerainer], derainer: Derainer, args: argparse.N
                 f"{film.destination}: cannot be written ({error.strerror or error}); the same "
                 f"command goes on with what is in {film.parts.folder}"
             )
-    if failures and len(films) == 1:
+    if failures and alone:
         raise UserError(failures[0])
-    for message in failures:
-        print(f"error: {one_line(message)}", file=sys.stderr)
-    return 1 if failures else code
+    return code, failures
 
 
 def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ needs libtpu without a TPU sets `compiles_for_tpu`.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     output went away; the work is done.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return print_safely("drsformer", lambda: _told(arguments))
+    code = print_safely("drsformer", lambda: _told(arguments))
+    if code == EXIT_INTERRUPTED and argv is None:
+        # JAX compiles and computes in threads of its own: where Python ends around them, the
+        # process ends with a fault of memory and that exit code. All is closed and flushed.
+        os._exit(code)
+    return code
 
 
 def _told(arguments: list[str]) -> int:

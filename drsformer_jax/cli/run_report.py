@@ -6,7 +6,7 @@ import argparse
 
 from drsformer_jax.cli.reports import check_destination
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import local_path
+from drsformer_jax.paths import files_below, local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page; returns 0."""
-    from drsformer_jax.training.run_report import write_run_report
+    from drsformer_jax.training.run_report import REPORT, write_run_report
 
-    check_destination("-o", args.output)
+    if args.output:
+        files = (path for path in files_below(args.workdir) if path.name != REPORT)
+        check_destination("-o", args.output, files)
     try:
         print(write_run_report(args.workdir, args.output))
     except OSError as error:

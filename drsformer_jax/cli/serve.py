@@ -94,13 +94,14 @@ def run(args: argparse.Namespace) -> int:
         if value < 1:
             raise UserError(f"{flag} must be positive, not {value}")
     from drsformer_jax.checkpoints.catalogue import DEFAULT
+    from drsformer_jax.checkpoints.hub import name_of
     from drsformer_jax.page.evaluation import evaluated_sets
     from drsformer_jax.page.guard import Guard
     from drsformer_jax.page.running import make_server
     from drsformer_jax.page.server import Options, Page
 
     options = Options(
-        weights=DEFAULT if args.weights is None else args.weights.name,
+        weights=name_of(args.weights or DEFAULT),
         tile=args.tile,
         overlap=args.overlap,
         blend=args.blend,

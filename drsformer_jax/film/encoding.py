@@ -31,12 +31,8 @@ class Encoding:
     codec: str = DEFAULT_CODEC
     crf: int | None = None
 
-    def context(self, look: Look, *, flags: int = 0) -> Any:
-        """An encoder that is open, for one part or, if nothing is encoded, to learn from.
-
-        Raises:
-          UserError: there is no such encoder, or it does not take the film.
-        """
+    def encoder(self) -> Any:
+        """PyAV's description of it. UserError: there is none of that name."""
         try:
             codec = av.codec.Codec(self.codec, "w")
             if codec.type != "video":
@@ -46,6 +42,15 @@ class Encoding:
                 f"--codec {self.codec}: there is no such encoder here (libx264, libx265, "
                 "libvpx-vp9 and libsvtav1 are in PyAV's wheels)"
             ) from error
+        return codec
+
+    def context(self, look: Look, *, flags: int = 0) -> Any:
+        """An encoder that is open, for one part or, if nothing is encoded, to learn from.
+
+        Raises:
+          UserError: there is no such encoder, or it does not take the film.
+        """
+        codec = self.encoder()
         width, height = look.size_upright
         # H.264 and H.265 have even sides in 4:2:0; others take any.
         for even in (0, 1):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +35,54 @@ class Parts:
     def __init__(self, destination: Path) -> None:
         self.folder = destination.with_name(f"{destination.name}.parts")
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs out of it; the lock ends with the process.
+
+        Raises:
+          UserError: another run is at work in it.
+          OSError: it cannot be made.
+        """
+        with contextlib.suppress(FileExistsError):  # `begin` says what is in the way
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if os.name != "posix":
+            yield
+            return
+        import fcntl
+
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a drive that knows no locks
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(
+                        f"{self.folder}: another run is at work on this film: let it end, or name "
+                        "another -o"
+                    ) from None
+            yield
+        finally:
+            os.close(handle)
+
     def begin(self, job: dict[str, Any], *, overwrite: bool) -> None:
-        """Makes the folder for a job, or opens the one of the same job.
+        """Takes the folder, which is held, for a job, or what is there of the same job.
 
         Raises:
           UserError: what is there is of another job.
           OSError: it cannot be written.
         """
-        if self.folder.exists():
-            self._remove_torn()
-            there = self._job()
-            if there is None:
-                raise UserError(
-                    f"{self.folder}: is in the way, and not begun by this program: move it"
-                )
-            other = sorted(key for key in job | there if job.get(key) != there.get(key))
-            if other and there and not overwrite:
-                raise UserError(
-                    f"{self.folder}: holds parts made with another {', '.join(other)}: give what "
-                    "it was begun with, or --overwrite to begin anew"
-                )
-            if overwrite:
-                self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_torn()
+        there = self._job()
+        if there is None:
+            raise UserError(f"{self.folder}: is in the way, and not begun by this program: move it")
+        other = sorted(key for key in job | there if job.get(key) != there.get(key))
+        if other and there and not overwrite:
+            raise UserError(
+                f"{self.folder}: holds parts made with another {', '.join(other)}: give what it "
+                "was begun with, or --overwrite to begin anew"
+            )
+        if overwrite:
+            self._clear()
         write_json(self.folder / JOB_FILE, job)
 
     def _job(self) -> dict[str, Any] | None:
@@ -103,11 +130,14 @@ class Parts:
 
     def remove(self) -> None:
         """Removes the folder, but not what others put in it."""
+        self._clear()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
         self._remove_torn()
         for path in (*self.folder.glob("[0-9]*.npz"), self.folder / JOB_FILE):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
 
     def _remove_torn(self) -> None:
         """What a killed run was writing."""

@@ -94,7 +94,7 @@ class FilmDerainer:
           on_frame: called after each frame; `is_new`: it was in no part that was there.
 
         Raises:
-          UserError: the parts there are of another job, or one is damaged.
+          UserError: the parts there are of another job, or one is damaged; another run is at work.
           FloatingPointError, MemoryError: not even one frame can be restored.
           OSError: something cannot be written.
         """
@@ -107,21 +107,22 @@ class FilmDerainer:
             "PyAV": av.__version__,
             **made_with,
         }
-        self.parts.begin(job, overwrite=overwrite)
-        frames = self.film.frames()
-        restorer = _Restorer(restore, may_fail=self.parts.path(0).exists())
-        count = 0
-        while (first := next(frames, None)) is not None:
-            part = itertools.chain([first], itertools.islice(frames, length - 1))
-            if self.parts.path(count).exists():
-                for _ in part:
-                    on_frame(False)
-            else:
-                self.parts.write(count, self._encoded(part, restorer, on_frame))
-            count += 1
-        self._joiner.join(self.destination, self.parts, count)
-        kept = [self.parts.read(number, "rainy", "size") for number in range(count)]
-        self.parts.remove()
+        with self.parts.held():
+            self.parts.begin(job, overwrite=overwrite)
+            frames = self.film.frames()
+            restorer = _Restorer(restore, may_fail=self.parts.path(0).exists())
+            count = 0
+            while (first := next(frames, None)) is not None:
+                part = itertools.chain([first], itertools.islice(frames, length - 1))
+                if self.parts.path(count).exists():
+                    for _ in part:
+                        on_frame(False)
+                else:
+                    self.parts.write(count, self._encoded(part, restorer, on_frame))
+                count += 1
+            self._joiner.join(self.destination, self.parts, count)
+            kept = [self.parts.read(number, "rainy", "size") for number in range(count)]
+            self.parts.remove()
         return Outcome(
             frames=sum(len(sizes) for _, sizes in kept),
             rainy=sum(int(rainy) for rainy, _ in kept),

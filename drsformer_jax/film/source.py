@@ -69,6 +69,17 @@ class Look:
         return sides[::-1] if self.is_on_its_side else sides
 
 
+def _losses(kind: Any) -> list[str]:
+    """What pixels of a kind (av.VideoFormat) become when they are written as yuv420p."""
+    is_finer = kind.is_rgb or kind.chroma_width(2) > 1 or kind.chroma_height(2) > 1
+    losses = {
+        "8 bits a sample": any(component.bits > 8 for component in kind.components),
+        "4:2:0": len(kind.components) > 2 and is_finer,
+        "opaque": any(component.is_alpha for component in kind.components),
+    }
+    return [words for words, is_lost in losses.items() if is_lost] or ["yuv420p"]
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """An open container of a local file; of one that names other files or addresses, none.
@@ -175,8 +186,7 @@ class Film:
             )
         name = frame.format.name
         if name not in PLAIN_FORMATS:
-            alpha = ", without transparency" if name.startswith(("yuva", "rgba", "gbrap")) else ""
-            self.notes.append(f"{name} becomes 8 bits a sample{alpha}")
+            self.notes.append(f"{name} becomes {', '.join(_losses(frame.format))}")
         if frame.interlaced_frame:
             self.notes.append(
                 "is interlaced: both fields are restored as one picture; deinterlace it first for "

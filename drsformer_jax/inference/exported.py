@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from drsformer_jax.checkpoints.contents import EXPORTED
 from drsformer_jax.checkpoints.infer import config_from
 from drsformer_jax.errors import UserError, in_one_line, missing_extra
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.paths import nothing_at
 
-SUFFIXES = (".stablehlo", ".onnx")
 FORMAT = "drsformer export"
 
 
@@ -39,7 +39,7 @@ class Exported:
 
 def is_exported(weights: object) -> bool:
     """Whether the name of weights is that of an exported network."""
-    return Path(str(weights)).suffix.lower() in SUFFIXES
+    return Path(str(weights)).suffix.lower() in EXPORTED
 
 
 def description_of(path: Path) -> Path:

@@ -169,6 +169,17 @@ def test_what_cannot_be_had_is_one_line(
     assert is_address(address)
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.shutdown()
+    hub.server_close()
+    assert cli.main(["push", "rain_small", "team/rain", "--license", "mit"]) == 2
+    told = capsys.readouterr().err
+    assert "team/rain: cannot be published (ConnectError" in told
+    assert told.count("\n") == 1
+
+
 def test_push_publishes_weights_and_card(
     hub: Hub,
     weights: Weights,

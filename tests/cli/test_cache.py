@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import jax
@@ -79,3 +80,29 @@ def test_the_oldest_programs_are_removed(
     monkeypatch.setattr(cache, "LARGEST", 25)
     cache.keep_programs()
     assert sorted(path.name for path in folder.iterdir()) == ["0-cache", "1-cache"]
+
+
+def test_a_folder_of_another_user_is_not_used(
+    told: dict[str, object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    cache.keep_programs()
+    assert told == {}
+    assert "drsformer_jax belongs to another user" in caplog.messages[-1]
+
+
+def test_a_program_that_was_half_written_is_removed(
+    told: dict[str, object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    others: list[str] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: others.append(str(message)))
+    cache.keep_programs()
+    folder = Path(str(told["jax_compilation_cache_dir"]))
+    (folder / "jit_f-1-cache").touch()
+    (folder / "jit_g-2-cache").touch()
+    begins = "Error reading persistent compilation cache entry for"
+    for text in (f"{begins} 'jit_f': error: incomplete", "another"):
+        warnings.showwarning(text, UserWarning, "", 1)
+    assert [path.name for path in folder.iterdir()] == ["jit_g-2-cache"]
+    assert others == ["another"]
+    assert caplog.messages[1:] == [f"{begins} 'jit_f': error: incomplete: it is compiled anew"]

@@ -263,6 +263,10 @@ class TestMistakes:
     def test_output_below_a_file(self) -> None:
         assert "-o photo.jpg/out" in self.refused("photo.jpg", "-o", "photo.jpg/out")
 
+    def test_a_folder_that_cannot_be_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+        assert "-o gone: cannot be written (No such" in self.refused("photo.jpg", "-o", "gone")
+
     @pytest.mark.parametrize(
         ("flags", "named"),
         [

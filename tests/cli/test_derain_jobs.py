@@ -324,3 +324,9 @@ class TestSkipExisting:
     def test_an_image_is_not_its_own_result(self) -> None:
         made("d/1.png")
         assert "overwrite an input" in refused("d", output="d", skip_existing=True)
+
+    def test_a_page_that_is_missing_is_made(self) -> None:
+        for name in ("d/1.jpg", "d/2.jpg", "out/1.png", "out/2.png", "out/2.png.html"):
+            made(name)
+        left = planned("d", output="out", skip_existing=True, pages=True)
+        assert left == {"d/1.jpg": "out/1.png"}

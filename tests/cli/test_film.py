@@ -92,6 +92,10 @@ def test_a_network_restores_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["clip.mp4", "--suffix", "/../../x"], "--suffix /../../x: is a part of names"),
         (["clip.mp4", "-o", "dry.avi"], "-o dry.avi: is neither a folder nor a film to write"),
         (["clip.mp4", "-o", "notes.txt"], "-o notes.txt: is neither a folder nor a film to write"),
+        (["clip.mp4", "-o", "dry.png"], "-o dry.png: is neither a folder nor a film to write"),
+        (["photo.png", "-o", "dry.mp4"], "-o dry.mp4: derain writes png, jpg, webp"),
+        (["clip.mp4", "-o", "dry.mp4", "--suffix", "_x"], "--suffix _x: is for results in a"),
+        (["notes.mp4"], "notes.mp4: cannot be read as a film"),
         (["clip.mp4", "--compare"], "--compare: is for photographs"),
         (["clip.mp4", "--crf", "64"], "--crf must be 0 to 63, not 64"),
         (["clip.mp4", "--codec", "nothing"], "--codec nothing: there is no such encoder"),
@@ -111,12 +115,38 @@ def test_mistakes(
     for name in ("there.mp4", "notes.txt", "b/clip.mp4", "b/clip.mov"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(Path("clip.mp4").read_bytes())
+    Path("notes.mp4").write_text("no film")
+    Image.new("RGB", (9, 9)).save("photo.png")
     before = sorted(tmp_path.rglob("*"))
     assert main(["derain", *arguments]) == 2
     told = capsys.readouterr().err
     assert why in told
     assert told.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_that_is_no_film_stops_nothing(
+    tmp_path: Path,
+    darken: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.mp4").write_text("no film")
+    write_film(Path("clip.mp4"), frames=2)
+    Image.new("RGB", (9, 9)).save("photo.png")
+    assert main(["derain", "bad.mp4", "clip.mp4", "photo.png"]) == 1
+    assert sorted(path.name for path in Path("derained").iterdir()) == ["clip.mp4", "photo.png"]
+    told = capsys.readouterr().err
+    assert "error: bad.mp4: cannot be read as a film" in told
+    # A film that fails later is no worse beside a photograph.
+    Path("parts/clip.mp4.parts").mkdir(parents=True)
+    Path("parts/clip.mp4.parts/mine").touch()
+    assert main(["derain", "photo.png", "clip.mp4", "-o", "parts"]) == 1
+    assert main(["derain", "clip.mp4", "-o", "parts"]) == 2
+    assert main(["derain", "photo.png", "clip.mp4", "--skip-existing"]) == 0
+    assert "1 of 1 films are there already" in caplog.messages
 
 
 def test_flags_of_photographs(

@@ -120,6 +120,17 @@ def test_interrupt_is_quiet(probe, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_an_interrupted_program_ends_without_waiting_for_threads(
+    probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe(raising(KeyboardInterrupt()))
+    monkeypatch.setattr(sys, "argv", ["drsformer", "probe"])
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    cli.main()
+    assert ended == [130]
+
+
 def test_arguments_come_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["drsformer", "--version"])
     assert cli.main() == 0

@@ -51,6 +51,11 @@ def test_mistakes(arguments: list[str], complaint: str, capsys: pytest.CaptureFi
     assert complaint in fails(capsys, *arguments)
 
 
+def test_weights_of_the_hub_are_looked_for() -> None:
+    with pytest.raises(AssertionError, match="the weights are read"):
+        main(["serve", "--port", "0", "--weights", "hf://org/name"])
+
+
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

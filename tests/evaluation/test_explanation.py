@@ -109,6 +109,7 @@ def test_a_figure_by_command(
         (["-o", "figure.jpeg"], "name a file that ends in .png, .pdf, .svg"),
         (["-o", "none/figure.svg"], "there is no folder none"),
         (["--json", "a photo.jpg"], "would overwrite an input"),
+        (["-o", "a.svg", "--json", "./a.svg"], "-o and --json both name a.svg"),
     ):
         assert main([*command, *flags]) == 2
         assert told in capsys.readouterr().err

@@ -107,3 +107,16 @@ def test_only_the_first_frame_of_a_film_has_to_be_restored(
         derain(source, restore=fails)
     _, outcome = derain(source, restore=fails)
     assert (outcome.frames, outcome.rainy) == (8, 1)
+
+
+def test_a_film_is_one_runs(tmp_path: Path) -> None:
+    source, destination = write_film(tmp_path / "wet.mkv", frames=2), tmp_path / "dry.mkv"
+
+    def second(image: np.ndarray) -> np.ndarray:
+        with pytest.raises(UserError, match=r"dry\.mkv\.parts: another run is at work"):
+            derain(source, destination)
+        return image
+
+    derain(source, destination, second)
+    assert destination.is_file()
+    assert not (tmp_path / "dry.mkv.parts").exists()

@@ -12,6 +12,7 @@ from reference.films import FINE, derain, same, see, write_film
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.film.restoring import FilmDerainer
+from drsformer_jax.film.source import _losses
 
 
 def test_ten_bits_become_eight_and_hdr_is_refused(tmp_path: Path) -> None:
@@ -23,6 +24,20 @@ def test_ten_bits_become_eight_and_hdr_is_refused(tmp_path: Path) -> None:
     bright = write_film(tmp_path / "hdr.mp4", frames=2, pixels="yuv420p10le", tags=(9, 1, 9, 16))
     with pytest.raises(UserError, match=r"hdr.mp4: is HDR \(PQ\).* convert it to SDR"):
         FilmDerainer(bright, tmp_path / "none.mp4", FINE)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "lost"),
+    [
+        ("yuv444p", ["4:2:0"]),
+        ("yuv422p10le", ["8 bits a sample", "4:2:0"]),
+        ("gray10le", ["8 bits a sample"]),
+        ("bgra", ["4:2:0", "opaque"]),
+        ("nv21", ["yuv420p"]),
+    ],
+)
+def test_what_pixels_become(pixels: str, lost: list[str]) -> None:
+    assert _losses(av.VideoFormat(pixels)) == lost
 
 
 def test_damaged_packets_do_not_end_a_film(tmp_path: Path) -> None:

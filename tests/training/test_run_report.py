@@ -98,6 +98,9 @@ def test_an_old_workdir_by_command(tmp_path: Path, capsys: pytest.CaptureFixture
     (run / "metrics.jsonl").unlink()
     assert main(["report", str(run), "-o", str(tmp_path / "other.html")]) == 0
     assert (tmp_path / "other.html").is_file()
+    # What the run wrote is not written over.
+    assert main(["report", str(run), "-o", str(run / "config.json")]) == 2
+    assert "config.json: would overwrite an input" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
