@@ -3,7 +3,7 @@
 # docker run --rm -v "$PWD:/data" drsformer derain photo.jpg
 FROM python:3.12-slim
 ARG KIND=cpu
-WORKDIR /opt/drsformer
+WORKDIR /drsformer_jax
 COPY . .
 RUN case "$KIND" in cpu) extra=hub ;; *) extra="hub,$KIND" ;; esac \
     && pip install --no-cache-dir ".[$extra]"
