@@ -15,8 +15,9 @@ PACKAGES := pyproject.toml requirements.txt
 # The tests compile the same small networks in many processes.
 TEST_CACHE := $(VENV)/.jax-cache
 
-# A worker a core, each with whole files, whose tests share what they compile; a worker takes 2 GB.
-PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# A worker a core, each with whole files, whose tests share what they compile, in the order of
+# tests/conftest.py; a worker takes 2 GB.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test browser-test docs notebooks distribution lint clean

@@ -17,6 +17,25 @@ if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 
+# A worker takes whole files. Those that take longest begin first, and no worker ends with one.
+LONGEST = (
+    "test_end_to_end.py",
+    "test_network_rows.py",
+    "test_documented_commands.py",
+    "test_processes.py",
+    "test_exporting.py",
+    "test_fixtures.py",
+    "test_examples.py",
+    "test_plan.py",
+    "test_benchmarks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first; the order within a file stays."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Folder of real image pairs and reference scores that developers keep beside the checkout.

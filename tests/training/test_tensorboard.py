@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import struct
 from pathlib import Path
@@ -76,9 +77,13 @@ def test_without_either_package_it_is_said(
 
 
 def test_learned_values_are_those_of_the_network() -> None:
-    params = init_params(TINY, jax.random.key(0))
-    weights = params["encoder_level2"]["attn"]["attn2"]
-    params["encoder_level2"]["attn"]["attn2"] = weights.at[0].add(0.5)
+    shapes = jax.eval_shape(functools.partial(init_params, TINY), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape, np.float32), shapes)
+    for level in ("encoder_level1", "encoder_level2"):
+        params[level]["attn"]["attn2"][:] = 0.2
+    params["latent"]["attn"]["temperature"][:] = 1
+    params["encoder_level2"]["attn"]["attn2"][0] += 0.5
     image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
     found = learned(TINY, params, image)
     assert found["encoder_level2/weight_of_top_2of3"] == pytest.approx(0.2 + 0.25)
