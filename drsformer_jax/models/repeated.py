@@ -40,7 +40,7 @@ def repeated(
 
     def run(x: Image, *each: jax.Array) -> Image:
         if x.how.is_unrolled and not is_watched(parent):
-            apply = _outlined(module, options)
+            apply = _outlined(module, options, x.how.is_recomputed)
             stacked = parent.variables["params"][name]
             for i in range(length):
                 x = apply(block_params(stacked, i), x, *(values[:, i] for values in each))
@@ -57,13 +57,20 @@ def repeated(
 
 
 @functools.lru_cache(maxsize=64)
-def _outlined(module: Callable[..., nn.Module], options: tuple[Any, ...]) -> Callable[..., Image]:
+def _outlined(
+    module: Callable[..., nn.Module], options: tuple[Any, ...], is_recomputed: bool = True
+) -> Callable[..., Image]:
     """A module as a function of its parameters and arguments: each use is a call, compiled once.
 
     How it is computed comes with the image: another way is another program.
     """
     detached = module(*options, parent=None)
-    return outlined(lambda params, *arguments: detached.apply({"params": params}, *arguments)[0])
+
+    def apply(params: Params, *arguments: Any) -> Image:
+        image: Image = detached.apply({"params": params}, *arguments)[0]
+        return image
+
+    return outlined(apply, is_recomputed)
 
 
 def block_params(stacked: Params | tuple[Params, ...], index: int) -> Params:

@@ -44,10 +44,9 @@ class Execution:
       precision: of matrix products and convolutions; "highest" for parity ("default" is TF32 on
         recent GPUs and bfloat16 on TPU).
       unroll: whether the blocks of a level are written out one after the other, each a call of one
-        compiled function (fast on CPU), or run by one loop. None chooses by platform. Written out,
-        a block runs again in the backward pass, as with remat.
-      remat: in loops, recompute the inside of each block in the backward pass instead of storing
-        it. None: do; it takes no more time than storing.
+        compiled function (fast on CPU), or run by one loop. None chooses by platform.
+      remat: recompute the inside of each block in the backward pass instead of storing it. None:
+        do. Storing takes less time on CPU where it fits in memory.
       platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
         they differ. None: the one that JAX runs on; name it to compile for another one.
       rows: how the rows of the images are split over devices, see `ops.rows`; None: they are not.
@@ -90,7 +89,7 @@ class Execution:
 
     @property
     def is_recomputed(self) -> bool:
-        """Whether loops over blocks run them again in the backward pass; left open, they do."""
+        """Whether blocks are run again in the backward pass; left open, they are."""
         return self.remat is not False
 
     def matmul(self, a: jax.Array, b: jax.Array) -> jax.Array:

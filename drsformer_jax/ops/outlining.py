@@ -34,21 +34,24 @@ def called(function: Function) -> Function:
     return call
 
 
-def outlined(function: Function) -> Function:
+def outlined(function: Function, is_recomputed: bool = True) -> Function:
     """The same, differentiable in reverse mode: a gradient is one more call.
 
-    Only the arguments are kept for the backward pass, which runs `function` again: as
-    `jax.checkpoint`, it takes memory for one call at a time.
+    Args:
+      is_recomputed: only the arguments are kept for the backward pass, which runs `function`
+        again: as `jax.checkpoint`, it takes memory for one call at a time. Else the backward pass
+        finds what it needs of each call in memory.
     """
     forward = called(function)
-    backward = called(lambda args, cotangent: jax.vjp(function, *args)[1](cotangent))
 
     @jax.custom_vjp
     def call(*args: Any) -> Any:
         return forward(*args)
 
-    def call_forward(*args: Any) -> tuple[Any, tuple[Any, ...]]:
-        return forward(*args), args
-
-    call.defvjp(call_forward, backward)
+    if is_recomputed:
+        backward = called(lambda args, cotangent: jax.vjp(function, *args)[1](cotangent))
+        call.defvjp(lambda *args: (forward(*args), args), backward)
+    else:
+        keeping = called(lambda *args: jax.vjp(function, *args))
+        call.defvjp(keeping, called(lambda pullback, cotangent: pullback(cotangent)))
     return call

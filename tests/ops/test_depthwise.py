@@ -275,3 +275,13 @@ def test_even_kernels_are_refused(shape: tuple[int, int, int]) -> None:
 def test_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="kernel for 1 channels, image with 5"):
         of_each_channel(jnp.zeros((1, 5, 8, 8)), jnp.zeros((3, 3, 1)))
+
+
+def test_ones_for_the_rows_change_no_bit() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 6, 12, 12)).astype(np.float32)
+    kernel = rng.normal(size=(5, 5, 2, 3)).astype(np.float32)
+    convolve = depthwise._shift_and_add(1, 2)
+    np.testing.assert_array_equal(
+        convolve(x, kernel, jnp.ones(5, jnp.float32)), convolve(x, kernel)
+    )

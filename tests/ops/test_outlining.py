@@ -57,11 +57,24 @@ def test_a_gradient_is_a_call_too() -> None:
     assert len(calls(gradient)) == 6
 
 
-def test_values_and_gradients() -> None:
+@on_cpu
+@pytest.mark.parametrize(("is_recomputed", "forwards"), [(True, 2), (False, 1)])
+def test_the_backward_pass_runs_it_again_only_if_told(is_recomputed: bool, forwards: int) -> None:
+    """Of the two functions called, each three times, those that compute the hyperbolic tangent."""
+    gradient = jax.grad(stack(outlined(layer, is_recomputed)), argnums=(0, 1))
+    assert len(calls(gradient)) == 6
+    text = jax.jit(gradient).lower(*draw()).as_text()
+    functions = text.split("func.func private")
+    assert sum("stablehlo.tanh" in function for function in functions) == forwards
+
+
+@pytest.mark.parametrize("is_recomputed", [True, False])
+def test_values_and_gradients(is_recomputed: bool) -> None:
     params, x = draw()
+    actual = stack(outlined(layer, is_recomputed))
     with jax.enable_x64(True):
         expected = jax.jit(jax.value_and_grad(stack(layer), argnums=(0, 1)))(params, x)
-        actual = jax.jit(jax.value_and_grad(stack(outlined(layer)), argnums=(0, 1)))(params, x)
+        actual = jax.jit(jax.value_and_grad(actual, argnums=(0, 1)))(params, x)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-13), actual, expected)
 
 
