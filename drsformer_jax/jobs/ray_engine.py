@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -56,6 +57,9 @@ class _Actors:
 
         here: dict[str, Any] = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1)}
         try:
+            # Python warns of the forks by which Ray starts programs, for JAX has threads; a program
+            # that is started at once has none of them.
+            warnings.simplefilter("ignore", RuntimeWarning)
             ray.init(
                 address=address, logging_level=logging.ERROR, log_to_driver=False,
                 include_dashboard=None if address else False, ignore_reinit_error=True, **here,
