@@ -7,6 +7,7 @@ import io
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.errors import UserError
@@ -37,12 +38,22 @@ def build(
       UserError: the folder is not that set, files are broken, it was built before, or the result
         cannot be written.
     """
+    check_arguments(name, source, out, form)
+    return write_records(name, source, out, form=form, partial=partial)
+
+
+def check_arguments(name: str, source: Path, out: Path, form: str) -> None:
+    """UserError: a set or a form that is not known, or a path that is none."""
     get_set(name)
     require_text(out)
     if form not in FORMS:
         raise UserError(f"form {form!r}: must be one of {', '.join(FORMS)}")
     if not source.is_dir():
         raise nothing_at(source, "folder")
+
+
+def write_records(name: str, source: Path, out: Path, *, form: str, **options: Any) -> Path:
+    """As `build`; `options` are those of the builder."""
     import tensorflow_datasets as tfds
 
     import drsformer_jax.datasets.builders.sets  # noqa: F401  (registers them)
@@ -52,7 +63,7 @@ def build(
     try:
         out.mkdir(parents=True, exist_ok=True)
         builder = tfds.builder(
-            f"{name}/{form}", data_dir=out, file_format="array_record", partial=partial
+            f"{name}/{form}", data_dir=out, file_format="array_record", **options
         )
         written = Path(builder.data_dir)
         if written.exists():
