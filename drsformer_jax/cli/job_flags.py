@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from drsformer_jax.errors import UserError, one_line
-from drsformer_jax.jobs.engines import Engine, Inline, MakeWorker, engine_of
+from drsformer_jax.jobs.engines import Engine, Inline, MakeWorker, Processes
 from drsformer_jax.jobs.folder import JobFolder
 from drsformer_jax.jobs.ledger import DONE, FAILED, Ledgers, Row, opened, stamp_of
 from drsformer_jax.jobs.shards import WHOLE, parse_shard
@@ -19,6 +19,7 @@ from drsformer_jax.jobs.units import Size, Unit, batches
 from drsformer_jax.paths import local_path
 
 ENGINES = ("processes", "ray")
+DEFAULT_WORKERS = 2
 
 
 class _Status(argparse.Action):
@@ -51,7 +52,9 @@ def add_job_arguments(parser: argparse.ArgumentParser, out: str = "OUT") -> None
         help="do part I of N alone; auto: what Slurm, Kubernetes or a TPU pod says it is",
     )
     who.add_argument("--engine", choices=ENGINES, help="hand the work out to --workers")
-    group.add_argument("--workers", type=int, metavar="N", help="of --engine (default: 2)")
+    group.add_argument(
+        "--workers", type=int, metavar="N", help=f"of --engine (default: {DEFAULT_WORKERS})"
+    )
     group.add_argument(
         "--address", metavar="A", help="of the Ray cluster; auto: that of this machine"
     )
@@ -90,9 +93,15 @@ def is_job(args: argparse.Namespace) -> bool:
 
 
 def _engine(args: argparse.Namespace, writer: str) -> Engine:
-    if args.engine:
-        return engine_of(args.engine, args.workers or 2, args.address, _resources(args.resources))
-    return Inline(writer)
+    """UserError: Ray is not installed."""
+    if not args.engine:
+        return Inline(writer)
+    workers = args.workers or DEFAULT_WORKERS
+    if args.engine == "processes":
+        return Processes(workers)
+    from drsformer_jax.jobs.ray_engine import Ray
+
+    return Ray(workers, args.address, _resources(args.resources))
 
 
 def _resources(text: str | None) -> dict[str, float]:

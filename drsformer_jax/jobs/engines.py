@@ -230,16 +230,3 @@ def _gpu(number: int) -> str | None:
     if given is None:
         found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     return sorted(found)[(number - 1) % len(found)] if found else None
-
-
-def engine_of(name: str, workers: int, address: str | None, resources: dict[str, float]) -> Engine:
-    """The engine of a name: "processes" or "ray".
-
-    Raises:
-      UserError: Ray is not installed.
-    """
-    if name == "processes":
-        return Processes(workers)
-    from drsformer_jax.jobs.ray_engine import Ray
-
-    return Ray(workers, address, resources)
