@@ -66,14 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     builder = command("build", "write a data set as ArrayRecord files", _BUILD, _build)
-    # All are needed, but for --status.
-    builder.add_argument("name", metavar="SET", nargs="?", help=names)
+    builder.add_argument("name", metavar="SET", help=names)
     builder.add_argument(
-        "source", metavar="PATH", nargs="?", type=local_path, help="folder it was unpacked to"
+        "source", metavar="PATH", type=local_path, help="folder it was unpacked to"
     )
-    builder.add_argument(
-        "out", metavar="OUT", nargs="?", type=local_path, help="folder of all sets"
-    )
+    builder.add_argument("out", metavar="OUT", type=local_path, help="folder of all sets")
     builder.add_argument(
         "--form",
         choices=FORMS,
@@ -126,8 +123,6 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    if args.out is None:
-        raise UserError("SET PATH OUT are needed: which set, the folder of it, and where to")
     if is_job(args):
         return _build_in_job(args)
     if sys.stderr.isatty():

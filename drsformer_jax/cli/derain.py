@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "inputs",
-        nargs="*",
+        nargs="+",
         type=path_or_standard,
         metavar="INPUT",
         help="an image, or a folder: all images directly in it; -: an image on standard input",
@@ -165,8 +165,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
-    if not args.inputs:
-        raise UserError("INPUT is needed: an image, a film or a folder")
     check_tiling(args.tile, args.overlap)
     if any(given is STANDARD for given in args.inputs):
         require_stream(sys.stdin, "-", "pipe an image into it, or name a file")

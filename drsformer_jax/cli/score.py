@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         metavar="RESULTS ... TARGETS",
-        nargs="*",
+        nargs="+",
         help="folders of derained images, one a method (NAME=FOLDER says what to call it), and "
         "last the folder of clean images of the same names; or single images; there are no TARGETS "
         "with --no-reference",
     )
-    kind = parser.add_mutually_exclusive_group()
+    kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
@@ -97,12 +97,8 @@ def run(args: argparse.Namespace) -> int:
     unknown = [word for word in args.changes if word.startswith("-")]
     if unknown:
         raise UserError(f"unrecognized arguments: {' '.join(unknown)}")
-    if (args.protocol is None) == (args.no_reference is None):
-        raise UserError("one of --protocol and --no-reference is needed")
     if args.no_reference is None and args.niqe_model:
         raise UserError("--niqe-model goes with --no-reference niqe, not with --protocol")
-    if not paths:
-        raise UserError("RESULTS are needed: the folder of derained images")
     if args.no_reference is None and len(paths) < 2:
         raise UserError(
             f"RESULTS and TARGETS are needed, but only {paths[0]} is given: add the folder of "
