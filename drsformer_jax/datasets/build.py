@@ -6,6 +6,7 @@ import contextlib
 import io
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def write_records(name: str, source: Path, out: Path, *, form: str, **options: A
         with (
             tempfile.TemporaryDirectory(dir=out) as downloads,
             contextlib.redirect_stdout(io.StringIO()),
+            _deterministic(tfds.core.ExampleSerializer),
         ):
             builder.download_and_prepare(
                 download_dir=downloads,
@@ -86,6 +88,22 @@ def write_records(name: str, source: Path, out: Path, *, form: str, **options: A
             raise UserError(f"{out}: cannot be written ({told})") from error
         raise
     return written
+
+
+@contextlib.contextmanager
+def _deterministic(serializer: Any) -> Iterator[None]:
+    """Has TFDS write the same bytes for the same examples; protobuf orders maps at random."""
+    before = serializer.serialize_example
+
+    def serialize(self: Any, example: Any) -> bytes:
+        data: bytes = self.get_tf_example(example).SerializeToString(deterministic=True)
+        return data
+
+    serializer.serialize_example = serialize
+    try:
+        yield
+    finally:
+        serializer.serialize_example = before
 
 
 def _remove(folders: list[Path]) -> None:

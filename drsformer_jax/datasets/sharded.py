@@ -129,7 +129,8 @@ def merge(out: Path) -> Path:
         raise UserError(f"{out}: holds a job of {job.get('command')}, and no set to merge")
     text, is_done = status(out)
     if not is_done:
-        raise UserError(f"{out}: not all of it is done: {'; '.join(text.splitlines()[1:])}")
+        told = "; ".join(" ".join(line.split()) for line in text.splitlines()[1:])
+        raise UserError(f"{out}: not all of it is done: {told}")
     splits: dict[str, list[Path]] = {}
     for unit in sorted(folder.listed()):
         splits.setdefault(unit.rpartition("/")[0], []).append(out / FILES.format(unit))
