@@ -17,7 +17,6 @@ from drsformer_jax.cli.job_flags import do_job
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.jobs.folder import JobFolder
 from drsformer_jax.jobs.ledger import DONE, Row
-from drsformer_jax.jobs.shards import Shard
 from drsformer_jax.jobs.status import part_name
 from drsformer_jax.jobs.units import Size, Unit
 from drsformer_jax.jobs.working import Worker
@@ -116,7 +115,7 @@ def _check_folder(args: argparse.Namespace, jobs: Sequence[Job | film.FilmJob]) 
     if args.skip_existing:  # what is there is left alone, and is no input
         return
     written = {identity(folder) for folder in {job.destination.parent for job in jobs}} - {None}
-    for folder in {job.source.parent for job in jobs}:
+    for folder in dict.fromkeys(job.source.parent for job in jobs):
         if identity(folder) in written:
             raise UserError(
                 f"{flag}: {folder} holds inputs, and results would go there, too: name another "
@@ -178,14 +177,15 @@ def _do_film(
 ) -> dict[str, Any] | None:
     """Restores a share of a film; None if others have yet to do theirs."""
     job = film.FilmJob(Path(unit.sources[0]), Path(unit.outputs[0]))
-    shard, opened = Shard(*(unit.share or (1, 1))), film.open_film(job, args)
+    (own, count), opened = unit.share or (1, 1), film.open_film(job, args)
     given_up: set[str] = set()
 
     def takes(number: int) -> bool:
+        if number % count != own - 1:  # in turn: parts are few, and as long as each other
+            return False
         name = part_name(unit.name, number)
-        if shard.has(name):
-            given_up.update(worker.died_of([name]))
-        return shard.has(name) and name not in given_up
+        given_up.update(worker.died_of([name]))
+        return name not in given_up
 
     def around(number: int) -> contextlib.AbstractContextManager[None]:
         return worker.part(part_name(unit.name, number), str(opened.parts.folder))

@@ -12,7 +12,7 @@ from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.jobs.engines import Engine, Inline, MakeWorker, Processes
 from drsformer_jax.jobs.folder import JobFolder
 from drsformer_jax.jobs.ledger import DONE, FAILED, Ledgers, Row, opened, stamp_of
-from drsformer_jax.jobs.shards import WHOLE, parse_shard
+from drsformer_jax.jobs.shards import WHOLE, Shard, parse_shard
 from drsformer_jax.jobs.status import status
 from drsformer_jax.jobs.stopping import listening
 from drsformer_jax.jobs.units import Size, Unit, batches
@@ -48,6 +48,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, out: str = "OUT") -> None
     who = group.add_mutually_exclusive_group()
     who.add_argument(
         "--shard",
+        type=parse_shard,
         metavar="I/N",
         help="do part I of N alone; auto: what Slurm, Kubernetes or a TPU pod says it is",
     )
@@ -59,7 +60,10 @@ def add_job_arguments(parser: argparse.ArgumentParser, out: str = "OUT") -> None
         "--address", metavar="A", help="of the Ray cluster; auto: that of this machine"
     )
     group.add_argument(
-        "--resources", metavar="R=N", help="of a worker on Ray: GPU=1, TPU=4 (default: one CPU)"
+        "--resources",
+        type=_resources,
+        metavar="R=N",
+        help="of a worker on Ray: GPU=1, TPU=4 (default: one CPU)",
     )
     group.add_argument(
         "--overwrite",
@@ -101,12 +105,12 @@ def _engine(args: argparse.Namespace, writer: str) -> Engine:
         return Processes(workers)
     from drsformer_jax.jobs.ray_engine import Ray
 
-    return Ray(workers, args.address, _resources(args.resources))
+    return Ray(workers, args.address, args.resources or {})
 
 
-def _resources(text: str | None) -> dict[str, float]:
+def _resources(text: str) -> dict[str, float]:
     resources = {}
-    for part in text.split(",") if text else []:
+    for part in text.split(","):
         name, _, number = part.partition("=")
         try:
             resources[name] = float(number)
@@ -138,7 +142,7 @@ def do_job(
     Raises:
       UserError: as the engine and the workers do.
     """
-    shard = parse_shard(args.shard) if args.shard else WHOLE
+    shard: Shard = args.shard or WHOLE
     engine = _engine(args, shard.writer)
     try:
         sizes = folder.list(units, size_of)

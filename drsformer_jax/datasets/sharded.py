@@ -48,8 +48,11 @@ def begin(
         raise UserError(f"{written}: is there already; remove it to build it anew")
     splits = open_splits(name, source, partial=partial, verify=False)
     folder = JobFolder(out)
-    made_with = {"command": COMMAND, "set": name, "source": str(source), "form": form}
-    folder.begin(made_with | {"partial": partial}, overwrite=overwrite, files=FILES)
+    made_with = {
+        **{"command": COMMAND, "set": name, "source": str(source), "form": form},
+        "pairs": {split: len(pairs) for split, pairs in splits.items()},
+    }
+    folder.begin(made_with, overwrite=overwrite, files=FILES)
     units = []
     for split, pairs in splits.items():
         for start in range(0, len(pairs), MOST_TOGETHER):
@@ -131,9 +134,9 @@ def merge(out: Path) -> Path:
     if not is_done:
         told = "; ".join(" ".join(line.split()) for line in text.splitlines()[1:])
         raise UserError(f"{out}: not all of it is done: {told}")
-    splits: dict[str, list[Path]] = {}
+    splits: dict[str, list[Path]] = {split: [] for split in job["pairs"]}
     for unit in sorted(folder.listed()):
-        splits.setdefault(unit.rpartition("/")[0], []).append(out / FILES.format(unit))
+        splits[unit.rpartition("/")[0]].append(out / FILES.format(unit))
     staged = {split: _read(paths) for split, paths in splits.items()}
     written = write_records(job["set"], Path(job["source"]), out, form=job["form"], staged=staged)
     shutil.rmtree(folder.path)

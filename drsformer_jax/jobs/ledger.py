@@ -133,14 +133,14 @@ class Ledger:
         self._file = io.FileIO(self._path, "a")
         # Else another process may be at it, whose files are not to be touched.
         is_alone = _lock(self._file)
-        lines = self._path.read_bytes().splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
+        line, places = b"\n", set[str]()
+        with self._path.open("rb") as file:
+            for line in file:
+                places.update((read_row(line) or {}).get("at", ()))
+        if not line.endswith(b"\n"):
             self._file.write(b"\n")
         if is_alone:
-            places: dict[str, list[str]] = {}
-            for row in filter(None, map(read_row, lines)):
-                places[row["id"]] = row.get("at", [])
-            for place in {place for some in places.values() for place in some}:
+            for place in places:
                 remove_temporaries(Path(place), writer)
 
     def write(self, name: str, status: str, **told: Any) -> Row:

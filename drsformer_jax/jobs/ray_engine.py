@@ -55,15 +55,17 @@ class _Actors:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
+        self._is_ours = not ray.is_initialized()
         here: dict[str, Any] = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1)}
         try:
             # Python warns of the forks by which Ray starts programs, for JAX has threads; a program
             # that is started at once has none of them.
             warnings.simplefilter("ignore", RuntimeWarning)
-            ray.init(
-                address=address, logging_level=logging.ERROR, log_to_driver=False,
-                include_dashboard=None if address else False, ignore_reinit_error=True, **here,
-            )  # fmt: skip
+            if self._is_ours:
+                ray.init(
+                    address=address, logging_level=logging.ERROR, log_to_driver=False,
+                    include_dashboard=None if address else False, **here,
+                )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"--engine ray: no cluster can be had ({in_one_line(error)})"
@@ -103,7 +105,10 @@ class _Actors:
             actor.stop.remote()
 
     def close(self) -> None:
-        self._ray.shutdown()
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        if self._is_ours:
+            self._ray.shutdown()
 
 
 class _Actor:
