@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from drsformer_jax.cli.devices import tpu_chips
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.jobs.engines import Engine, Inline, MakeWorker, Processes
 from drsformer_jax.jobs.folder import JobFolder
@@ -45,14 +46,15 @@ def add_job_arguments(parser: argparse.ArgumentParser, out: str = "OUT") -> None
         f"With --shard or --engine the work is a job, and {out}/.drsformer tells what is done of "
         "it: the same command, killed or not, goes on (docs/scale.md).",
     )
-    who = group.add_mutually_exclusive_group()
-    who.add_argument(
+    group.add_argument(
         "--shard",
         type=parse_shard,
         metavar="I/N",
         help="do part I of N alone; auto: what Slurm, Kubernetes or a TPU pod says it is",
     )
-    who.add_argument("--engine", choices=ENGINES, help="hand the work out to --workers")
+    group.add_argument(
+        "--engine", choices=ENGINES, help="hand the work, or this part of it, out to --workers"
+    )
     group.add_argument(
         "--workers", type=int, metavar="N", help=f"of --engine (default: {DEFAULT_WORKERS})"
     )
@@ -96,16 +98,17 @@ def is_job(args: argparse.Namespace) -> bool:
     return bool(args.shard or args.engine)
 
 
-def _engine(args: argparse.Namespace, writer: str) -> Engine:
+def _engine(args: argparse.Namespace, shard: Shard) -> Engine:
     """UserError: Ray is not installed."""
     if not args.engine:
-        return Inline(writer)
+        return Inline(shard.writer)
     workers = args.workers or DEFAULT_WORKERS
+    prefix = f"{shard.writer}-" if args.shard else ""
     if args.engine == "processes":
-        return Processes(workers)
+        return Processes(workers, prefix, tpu_chips())
     from drsformer_jax.jobs.ray_engine import Ray
 
-    return Ray(workers, args.address, args.resources or {})
+    return Ray(workers, args.address, args.resources or {}, prefix)
 
 
 def _resources(text: str) -> dict[str, float]:
@@ -143,14 +146,13 @@ def do_job(
       UserError: as the engine and the workers do.
     """
     shard: Shard = args.shard or WHOLE
-    engine = _engine(args, shard.writer)
+    engine = _engine(args, shard)
     try:
         sizes = folder.list(units, size_of)
     except OSError as error:
         raise UserError(f"{folder.path}: cannot be written ({error.strerror})") from error
-    shares = [(shard.number, shard.count)]
-    if args.engine:
-        shares = [(number + 1, engine.workers) for number in range(engine.workers)]
+    first, count = (shard.number - 1) * engine.workers, shard.count * engine.workers
+    shares = [(first + number + 1, count) for number in range(engine.workers)]
     own = [unit for unit in units if not unit.share and shard.has(unit.name)]
     own += [replace(unit, share=share) for unit in units if unit.share for share in shares]
     ledgers = Ledgers(folder, {unit.name for unit in own})

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +25,8 @@ Batches = Iterable[list[Unit]]
 # stop. It can be pickled.
 MakeWorker = Callable[[str, Callable[[], int]], Worker]
 Stopped = Callable[[], int]
+# Of libtpu in a process that is alone on its chip, and of those behind it.
+_TPU_PORT = 8476
 
 
 class Engine(Protocol):
@@ -141,24 +143,25 @@ def hand_out(
 
 
 class Processes:
-    """Processes of this machine; on one with GPUs, each has one of them."""
+    """Processes of this machine; each has one of its GPUs or TPU chips, where there are some."""
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, prefix: str = "", tpu_chips: int = 0) -> None:
+        """Takes how many, and what the names of their ledgers begin with."""
+        self.workers, self.prefix, self.tpu_chips = workers, prefix, tpu_chips
 
     def submit(
         self, batches: Batches, make_worker: MakeWorker, stopped: Stopped, again: bool
     ) -> Iterator[Row]:
         """See `Engine`."""
-        pool = _Processes(make_worker, self.workers)
+        pool = _Processes(self, make_worker)
         yield from hand_out(pool, self.workers, batches, stopped, again)
 
 
 class _Processes:
     """A `Pool`."""
 
-    def __init__(self, make_worker: MakeWorker, workers: int) -> None:
-        self._make_worker, self._workers = make_worker, workers
+    def __init__(self, engine: Processes, make_worker: MakeWorker) -> None:
+        self._engine, self._make_worker = engine, make_worker
         # JAX does not survive a fork.
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
@@ -166,9 +169,10 @@ class _Processes:
 
     def start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
-        writer = f"worker-{number}-of-{self._workers}"
+        writer = f"{self._engine.prefix}worker-{number}-of-{self._engine.workers}"
+        device = own_device(number, self._engine.tpu_chips, os.environ)
         process = self._context.Process(
-            target=_serve, args=(theirs, self._make_worker, writer, _gpu(number)), daemon=True
+            target=_serve, args=(theirs, self._make_worker, writer, device), daemon=True
         )
         process.start()
         theirs.close()
@@ -205,10 +209,9 @@ class _Processes:
             process.join()
 
 
-def _serve(pipe: Any, make_worker: MakeWorker, writer: str, gpu: str | None) -> None:
+def _serve(pipe: Any, make_worker: MakeWorker, writer: str, device: dict[str, str]) -> None:
     """In the process of a worker: does what comes through the pipe, until that is closed."""
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ.update(device)
     with listening() as stopped:
         try:
             with make_worker(writer, stopped) as worker:
@@ -223,10 +226,23 @@ def _serve(pipe: Any, make_worker: MakeWorker, writer: str, gpu: str | None) -> 
             pipe.send(("error", str(error)))
 
 
-def _gpu(number: int) -> str | None:
-    """The GPU of a worker, as CUDA_VISIBLE_DEVICES has it; None if there are none."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = [gpu for gpu in given.split(",") if gpu] if given is not None else []
-    if given is None:
-        found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
-    return sorted(found)[(number - 1) % len(found)] if found else None
+def own_device(number: int, tpu_chips: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which a worker sees one device alone; none where there are no such devices.
+
+    Args:
+      number: of the worker, from 1.
+      tpu_chips: of this machine.
+    """
+    if tpu_chips:
+        chip = (number - 1) % tpu_chips
+        port = str(_TPU_PORT + chip)
+        return {
+            **{"TPU_VISIBLE_CHIPS": str(chip), "TPU_PROCESS_BOUNDS": "1,1,1"},
+            **{"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "CLOUD_TPU_TASK_ID": "0"},
+            **{"TPU_PROCESS_ADDRESSES": f"localhost:{port}", "TPU_PROCESS_PORT": port},
+        }
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    gpus = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    if given is not None:
+        gpus = [gpu for gpu in given.split(",") if gpu]
+    return {"CUDA_VISIBLE_DEVICES": sorted(gpus)[(number - 1) % len(gpus)]} if gpus else {}

@@ -21,63 +21,61 @@ _GPU = "GPU"
 class Ray:
     """Actors of a cluster; of one on this machine alone, if none is named."""
 
-    def __init__(self, workers: int, address: str | None, resources: dict[str, float]) -> None:
+    def __init__(
+        self, workers: int, address: str | None, resources: dict[str, float], prefix: str = ""
+    ) -> None:
         """Takes what `ray.init` and each actor need.
 
         Args:
           resources: of an actor, by Ray's names: "GPU", "TPU", or the cluster's own.
+          prefix: what the names of their ledgers begin with.
 
         Raises:
           UserError: Ray is not installed.
         """
         if find_spec("ray") is None:
             raise missing_extra("ray", "ray", "--engine ray")
-        self.workers, self._address, self._resources = workers, address, resources
+        self.workers, self.prefix = workers, prefix
+        self.address, self.resources = address, resources
 
     def submit(
         self, batches: Batches, make_worker: MakeWorker, stopped: Stopped, again: bool
     ) -> Iterator[Row]:
         """See `engines.Engine`."""
-        pool = _Actors(make_worker, self.workers, self._address, self._resources)
+        pool = _Actors(self, make_worker)
         yield from hand_out(pool, self.workers, batches, stopped, again)
 
 
 class _Actors:
     """An `engines.Pool`."""
 
-    def __init__(
-        self,
-        make_worker: MakeWorker,
-        workers: int,
-        address: str | None,
-        resources: dict[str, float],
-    ) -> None:
+    def __init__(self, engine: Ray, make_worker: MakeWorker) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
         self._is_ours = not ray.is_initialized()
-        here: dict[str, Any] = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1)}
+        options: dict[str, Any] = {"address": engine.address}
+        if engine.address is None:
+            cores = max(engine.workers, os.cpu_count() or 1)
+            options = {"num_cpus": cores, "include_dashboard": False}
         try:
-            # Python warns of the forks by which Ray starts programs, for JAX has threads; a program
-            # that is started at once has none of them.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            if self._is_ours:
-                ray.init(
-                    address=address, logging_level=logging.ERROR, log_to_driver=False,
-                    include_dashboard=None if address else False, **here,
-                )  # fmt: skip
+            with warnings.catch_warnings():
+                # Of forks, by which Ray starts programs: JAX has threads, but such a program none.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                if self._is_ours:
+                    ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"--engine ray: no cluster can be had ({in_one_line(error)})"
             ) from error
-        own = dict(resources)
+        own = dict(engine.resources)
         self._options = {"num_cpus": 1, "num_gpus": own.pop(_GPU, 0), "resources": own or None}
-        self._make_worker, self._workers, self._ray = make_worker, workers, ray
+        self._engine, self._make_worker, self._ray = engine, make_worker, ray
         self._actors: dict[int, Any] = {}
         self._futures: dict[Any, int] = {}
 
     def start(self, number: int) -> None:
-        writer = f"worker-{number}-of-{self._workers}"
+        writer = f"{self._engine.prefix}worker-{number}-of-{self._engine.workers}"
         # `stop` is heard while `run` is at work.
         made = self._ray.remote(_Actor).options(max_concurrency=2, **self._options)
         self._actors[number] = made.remote(self._make_worker, writer)
