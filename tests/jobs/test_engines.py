@@ -13,7 +13,7 @@ from reference.job_worker import AFTER_WRITING, ALWAYS, BAD, ONCE, Texts
 from reference.programs import environment
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.jobs.engines import Engine, Inline, Processes
+from drsformer_jax.jobs.engines import Engine, Inline, Processes, own_device
 from drsformer_jax.jobs.ledger import DONE, FAILED
 from drsformer_jax.jobs.status import status
 
@@ -97,6 +97,22 @@ def test_workers_are_killed(name: str, tmp_path: Path) -> None:
     # Nor by another run, which tells of it.
     assert [row["id"] for row in texts.run(engine("inline"))] == ["041.txt"]
     assert texts.calls()["041.txt"] == 3
+
+
+@pytest.mark.parametrize(
+    ("chips", "given", "expected"),
+    [
+        (0, {"CUDA_VISIBLE_DEVICES": "4,7"}, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "474"]),
+        (0, {"CUDA_VISIBLE_DEVICES": ""}, [{}, {}, {}]),
+        (2, {}, ["0", "1", "0"]),
+    ],
+)
+def test_a_worker_has_a_device_of_its_own(
+    chips: int, given: dict[str, str], expected: list[object]
+) -> None:
+    own = [own_device(number, chips, given) for number in (1, 2, 3)]
+    assert [found.get("TPU_VISIBLE_CHIPS", found) for found in own] == expected
+    assert len({found.get("TPU_PROCESS_PORT") for found in own}) == max(1, chips)
 
 
 def test_workers_that_die_at_once_do_not_go_on_for_ever(tmp_path: Path) -> None:
