@@ -25,10 +25,12 @@ from drsformer_jax.paths import identity
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
 
-# What decides the pixels of a photograph, and what is written of it; and more, of a film.
-_OF_ALL = ("tile", "overlap", "blend", "no_metadata", "strip_gps")
-_OF_PHOTOGRAPHS = ("quality", "compare")
-_OF_FILMS = ("codec", "crf")
+# Of the arguments, what decides pixels and what is written of them; and more that a worker needs.
+_DECIDE = (
+    *("tile", "overlap", "blend", "no_metadata", "strip_gps"),
+    *("quality", "compare", "codec", "crf"),
+)
+_SETTINGS = (*_DECIDE, "output", "weights", "devices", "no_cache", "quiet", "overwrite")
 
 LoadDerainer = Callable[[argparse.Namespace], "Derainer"]
 
@@ -67,10 +69,8 @@ def run_job(
 
         jax.config.update("jax_platforms", "cpu")
     folder = JobFolder(args.output)
-    names = [*_OF_ALL, *(_OF_PHOTOGRAPHS if any(photographs) else ())]
-    names += _OF_FILMS if any(films) else ()
     made_with = {"command": "drsformer derain", "weights": film.weights_of(args.weights)}
-    made_with |= {name.replace("_", "-"): getattr(args, name) for name in names}
+    made_with |= {name.replace("_", "-"): getattr(args, name) for name in _DECIDE}
     folder.begin(made_with, overwrite=args.overwrite)
     are_whole = [True]
 
@@ -87,13 +87,6 @@ def run_job(
     trusted = {_unit(job, args).name for job in there}
     code = do_job(args, folder, units, make_worker, tell, _size_in_header, trusted)
     return code or int(not all(are_whole))
-
-
-# Of the arguments, what a worker needs.
-_SETTINGS = (
-    *(*_OF_ALL, *_OF_PHOTOGRAPHS, *_OF_FILMS, "output", "weights", "devices", "no_cache", "quiet"),
-    "overwrite",
-)
 
 
 def _unit(job: Job | film.FilmJob, args: argparse.Namespace) -> Unit:

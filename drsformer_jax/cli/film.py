@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
 from drsformer_jax.cli.derain_jobs import FILM_SUFFIXES, STANDARD, Naming, is_film
+from drsformer_jax.cli.derain_progress import FilmProgress
 from drsformer_jax.errors import UserError, missing_extra, no_access, one_line
 from drsformer_jax.jobs.stopping import Stopped, listening
 from drsformer_jax.paths import identity, nothing_at
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LARGEST_CRF = 63
-# How many frames tell how long a film takes; the first one compiles the network.
-_TIMED_FRAMES = 4
 
 
 def add_film_arguments(parser: argparse.ArgumentParser) -> None:
@@ -229,7 +228,7 @@ def derain_film(
     # disable=None: a bar on terminals only.
     bar = tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=args.quiet or None)
     with bar:
-        progress = _Progress(film, bar, stopped)
+        progress = FilmProgress(film.film, bar, stopped)
         try:
             outcome = film.run(
                 functools.partial(derainer, tile=tile, overlap=args.overlap, blend=args.blend),
@@ -287,41 +286,3 @@ def _told(source: Path, outcome: Outcome) -> int:
     for problem in problems:
         print(one_line(f"{source}: {problem}"), file=sys.stderr)
     return 1 if outcome.rainy or outcome.is_cut_short else 0
-
-
-class _Progress:
-    """Called after each frame: moves the bar, and says once, early on, how long it takes.
-
-    Attributes:
-      new: frames that were restored now.
-    """
-
-    def __init__(self, film: FilmDerainer, bar: Any, stopped: Callable[[], int]) -> None:
-        self._film, self._bar, self._stopped = film.film, bar, stopped
-        self._done = self.new = 0
-        self._begun = 0.0
-
-    def __call__(self, is_new: bool) -> None:
-        """Raises Stopped: a signal was received."""
-        if number := self._stopped():
-            raise Stopped(number)
-        self._bar.update()
-        self._done += 1
-        self.new += is_new
-        if self.new == 1 and is_new:
-            self._begun = time.perf_counter()
-        if self.new == _TIMED_FRAMES and is_new and self._film.frames_expected:
-            rate = (_TIMED_FRAMES - 1) / (time.perf_counter() - self._begun)
-            left = max(0, self._film.frames_expected - self._done)
-            self._bar.write(
-                f"{one_line(self._film.path)}: about {left} frames to go, {rate:.2f} frames/s: "
-                f"{_duration(left / rate)}"
-            )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
