@@ -23,6 +23,7 @@ NAME = ".drsformer"
 JOB_FILE = "job.json"
 # Reading a header is mostly waiting, on the drives where it takes long.
 _READERS = 16
+_AT_ONCE = 1024
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:
@@ -154,7 +155,12 @@ class JobFolder:
             sizes: Iterable[Size] = [None] * len(new)
             if size_of is not None:
                 with ThreadPoolExecutor(_READERS) as pool:
-                    sizes = list(pool.map(size_of, new))
+                    # Some at a time: what is asked of a pool takes more memory than the answer.
+                    sizes = [
+                        size
+                        for start in range(0, len(new), _AT_ONCE)
+                        for size in pool.map(size_of, new[start : start + _AT_ONCE])
+                    ]
             known |= zip((unit.name for unit in new), sizes, strict=True)
             lines = (json.dumps([name, *(known[name] or ())]) for name in sorted(known))
             write_text(self._listing, "\n".join(lines) + "\n")
