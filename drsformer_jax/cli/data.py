@@ -37,8 +37,8 @@ training with --config.data.kind=records --config.data.train=OUT/SET --config.da
 """
 
 _MERGE = """\
-Writes OUT/SET/FORM/VERSION when all parts of `drsformer data build --shard` are done, byte for byte
-what one process writes, and removes what they have left in OUT/.drsformer.
+Writes OUT/SET/FORM/VERSION when all parts (--shard of `drsformer data build`) are done, byte for
+byte what one process writes, and removes what they have left in OUT/.drsformer.
 """
 
 _RAIN = """\

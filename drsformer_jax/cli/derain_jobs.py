@@ -186,7 +186,8 @@ def _names_a_file(output: Path, naming: Naming) -> bool:
                 raise UserError(
                     f"-o {output}: derain writes {', '.join(FORMATS)}: name such a file or a folder"
                 )
-            if output.exists():
+            # Another part of the same job may have made it since.
+            if output.exists() and not output.is_dir():
                 raise UserError(f"-o {output}: is a file, not a folder")
             return False
         if naming.ext is not None and FORMATS.get(naming.ext) is not form:
