@@ -142,7 +142,9 @@ def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path
     if output is STANDARD:
         raise UserError("-o -: a film is not written to standard output: name a file or a folder")
     named = {*FILM_SUFFIXES, *picture_suffixes()}
-    if output.is_dir() or not (output.exists() or output.suffix.lower() in named):
+    # Another part of the same job may make the folder at any moment.
+    is_file = output.exists() and not output.is_dir()
+    if output.is_dir() or not (is_file or output.suffix.lower() in named):
         return output / f"{source.stem}{naming.suffix}{suffix_for(source, args.codec)}"
     if output.suffix.lower() not in CONTAINERS:
         raise UserError(

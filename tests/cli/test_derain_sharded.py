@@ -179,6 +179,22 @@ def test_sigterm_ends_after_the_image(
     assert len(contents("out")) == len(done_by("part-1-of-1")) == 8
 
 
+@pytest.mark.parametrize("inputs", [["photos"], ["clip.mkv"]])
+def test_parts_that_begin_at_once(inputs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may make the folder while another one looks whether it is there."""
+    write_film(Path("clip.mkv"), frames=2)
+    is_dir = Path.is_dir
+
+    def made_meanwhile(path: Path, **options: Any) -> bool:
+        found = is_dir(path, **options)
+        if str(path) == "out" and not found:
+            path.mkdir()
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", made_meanwhile)
+    assert main(["derain", *inputs, "-o", "out", "--shard", "1/1"]) == 0
+
+
 def test_parts_of_a_film(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoring, "PART_SECONDS", 0.16)  # 4 frames
     write_film(Path("clip.mkv"), frames=18)
