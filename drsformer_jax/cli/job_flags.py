@@ -165,6 +165,8 @@ def do_job(
     again = any(ledgers.is_poison(unit.name) for unit in left)
     if done := len(own) - len(left):
         print(f"{done:,} of {len(own):,} are done already")
+    if not left:
+        return 0
     failures: list[str] = []
     with listening() as stopped:
         for row in engine.submit(batches(left, sizes), make_worker, stopped, again):
