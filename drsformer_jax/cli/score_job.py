@@ -60,7 +60,7 @@ def score_in_job(
     ]
     make_worker = functools.partial(_worker, args.job, args.protocol, args.niqe_model)
     code = do_job(args, folder, units, make_worker, lambda row: None)
-    ledgers = Ledgers(folder)
+    ledgers = Ledgers(folder, with_results=True)
     by_sources = {unit.sources: unit for unit in units}
 
     def known(pair: NamedPair) -> dict[str, float]:

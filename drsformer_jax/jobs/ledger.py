@@ -50,8 +50,15 @@ class Ledgers:
       torn: lines that could not be read.
     """
 
-    def __init__(self, folder: JobFolder, names: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: JobFolder,
+        names: Collection[str] | None = None,
+        *,
+        with_results: bool = False,
+    ) -> None:
         """Reads them; of the units of these names, or of all."""
+        self._with_results = with_results
         self.seen: dict[str, tuple[Seen, ...]] = {}
         self.deaths: Counter[str] = Counter()
         self.torn = 0
@@ -72,7 +79,8 @@ class Ledgers:
         if not self.deaths[name]:
             del self.deaths[name]
         if status in (DONE, FAILED):
-            told = row.get("result"), row.get("why", ""), bool(row.get("poison"))
+            result = row.get("result") if self._with_results else None
+            told = result, row.get("why", ""), bool(row.get("poison"))
             new = Seen(status, str(row.get("input")), *told)
             known = self.seen.get(name, ())
             # What one has done another may have failed to do.
