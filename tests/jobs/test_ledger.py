@@ -36,12 +36,16 @@ def ledger_of(texts: Texts, writer: str = "part-1-of-1") -> Path:
 def test_a_torn_line_is_the_only_one_that_is_lost(texts: Texts) -> None:
     list(texts.run(Inline("part-1-of-1")))
     whole = ledger_of(texts).read_bytes()
-    for torn in (whole[:-7], whole[:-1], whole.replace(b'"003.txt"', b"003", 2)):
+    cut, without_end = whole[:-7], whole[:-1]
+    damaged = whole.replace(b'"003.txt"', b"003", 2)
+    # A unit whose row is torn is one whose worker has died.
+    for torn, deaths in ((cut, 1), (without_end, 0), (damaged, 0)):
         ledger_of(texts).write_bytes(torn)
         # Its last byte may be all that is missing, and then nothing is.
-        assert left(texts) == ([] if torn == whole[:-1] else ["003.txt"])
+        assert left(texts) == ([] if torn == without_end else ["003.txt"])
         list(texts.run(Inline("part-1-of-1")))
         assert left(texts) == []
+        assert Ledgers(texts.folder).deaths["003.txt"] == deaths
         assert status(texts.out)[1]
 
 
