@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
@@ -17,8 +18,31 @@ from typing import Any
 from drsformer_jax.paths import printable
 
 # Temporary names are as short as this allows, whatever they stand for: a name may have 255 bytes.
-_TEMPORARY = ".drsformer."
+TEMPORARY = ".drsformer."
 _LONGEST_SUFFIX = 16
+# Who writes: see `written_by`.
+_writer = ""
+
+
+@contextlib.contextmanager
+def written_by(name: str) -> Iterator[None]:
+    """Around work that may be killed, or lose its machine, and is then carried on.
+
+    What `atomic_path` writes in it is on the disk before it gets its name, and the names of its
+    temporary files say whose they are, for `remove_temporaries`.
+    """
+    global _writer
+    before, _writer = _writer, f"{name}."
+    try:
+        yield
+    finally:
+        _writer = before
+
+
+def remove_temporaries(folder: Path, name: str) -> None:
+    """Removes what a killed writer of that name was writing in a folder."""
+    for path in folder.glob(f"{TEMPORARY}{name}.*"):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -32,7 +56,7 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
     suffix = destination.suffix
     handle, name = tempfile.mkstemp(
         dir=destination.parent,
-        prefix=_TEMPORARY,
+        prefix=TEMPORARY + _writer,
         suffix=suffix if len(os.fsencode(suffix)) <= _LONGEST_SUFFIX else "",
     )
     os.close(handle)
@@ -43,10 +67,27 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        if _writer:
+            _flush(temporary)
         os.replace(temporary, destination)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's content is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Of what a file holds, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(destination: str | os.PathLike[str], text: str) -> None:
@@ -97,7 +138,7 @@ def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """
     # A link to a folder stands for that folder, which may lie on another disk.
     destination = Path(destination).resolve()
-    scratch = Path(tempfile.mkdtemp(dir=destination.parent, prefix=_TEMPORARY))
+    scratch = Path(tempfile.mkdtemp(dir=destination.parent, prefix=TEMPORARY))
     new, old = scratch / "new", scratch / "old"
     try:
         new.mkdir()

@@ -28,6 +28,7 @@ LONGEST = (
     "test_examples.py",
     "test_plan.py",
     "test_benchmarks.py",
+    "test_engines.py",
 )
 
 

@@ -51,6 +51,12 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r" [A-Z] |=[A-Z] |NAME", READ, "a letter stands for the values of a table beside it"),
     (r" --help$", RUN, ""),
     (r"hf://|^drsformer push", READ, "asks a hub that a test must start; tests/checkpoints"),
+    (r"^drsformer .*--status", SKIP, "tells of a job; tests/cli/test_derain_sharded.py"),
+    (
+        r"^drsformer .*(--shard|--engine|--job|data merge)",
+        READ,
+        "wants a job, or begins one; tests/cli/test_derain_sharded.py, tests/jobs",
+    ),
     (r"^drsformer (export|derain .*\.onnx)", SLOW, "exports networks; tests/exporting"),
     (r"^drsformer derain .*--devices", SLOW, "compiles the network for four devices"),
     (r"^drsformer derain .*--compare", READ, "as without it; tests/page/test_comparison.py"),
@@ -266,7 +272,10 @@ def test_commands_of_docstrings(program: Path, installed, monkeypatch) -> None:
     check(commands, *installed, monkeypatch)
 
 
-SUBCOMMANDS = ["", *cli.COMMANDS, "data verify", "data build", "data make-rain"]
+SUBCOMMANDS = [
+    *("", *cli.COMMANDS),
+    *("data verify", "data build", "data merge", "data make-rain"),
+]
 
 
 def test_helps_and_their_commands(installed, monkeypatch, capsys) -> None:

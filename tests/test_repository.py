@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "paths": {"errors"},
     "files": {"paths"},
     "tables": set(),
+    "jobs": SHARED,
     "ops": set(),
     "models": {"ops"},
     "data": SHARED,
@@ -68,9 +69,9 @@ MAY_IMPORT = {
     "training": SHARED | {"ops", "models", "data", "checkpoints", "inference", "scores"},
     # Not needed to understand the program.
     "page": SHARED | {"data", "inference", "scores"},
-    "film": SHARED,
+    "film": SHARED | {"jobs"},
     "evaluation": SHARED | {"models", "data", "checkpoints", "inference", "scores"},
-    "datasets": SHARED | {"data", "scores"},
+    "datasets": SHARED | {"data", "scores", "jobs"},
     "basicsr": SHARED | {"models", "data", "checkpoints", "training"},
     "parity": SHARED | {"models", "data", "checkpoints", "training"},
     "exporting": SHARED | {"models", "checkpoints", "inference", "parity"},
@@ -82,7 +83,7 @@ MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "
 LATE = {
     *("tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"),
     *("starlette", "uvicorn", "python_multipart"),
-    *("onnx", "onnxruntime", "huggingface_hub", "av"),
+    *("onnx", "onnxruntime", "huggingface_hub", "av", "ray"),
 }
 FLAG_PARSERS = {"argparse", "absl", "ml_collections"}
 FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensors", "orbax"}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import drsformer_jax.datasets.sharded as sharded
+from drsformer_jax.cli.job_flags import add_job_arguments, do_job, is_job
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
 from drsformer_jax.data.sets import SETS, get_set
 from drsformer_jax.datasets.build import FORMS, build
@@ -31,6 +34,11 @@ wrong; 1: something is; 2: PATH is no data set.
 _BUILD = """\
 Writes OUT/SET/FORM/VERSION, for TensorFlow Datasets (tfds.data_source, without TensorFlow) and for
 training with --config.data.kind=records --config.data.train=OUT/SET --config.data.val=OUT/SET.
+"""
+
+_MERGE = """\
+Writes OUT/SET/FORM/VERSION when all parts (--shard of `drsformer data build`) are done, byte for
+byte what one process writes, and removes what they have left in OUT/.drsformer.
 """
 
 _RAIN = """\
@@ -72,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     builder.add_argument(
         "--partial", action="store_true", help="take what is there, whatever the counts should be"
     )
+    add_job_arguments(builder)
+
+    merger = command("merge", "write the set that parts have read", _MERGE, _merge)
+    merger.add_argument("out", metavar="OUT", type=local_path, help="as of data build --shard")
 
     rain = command("make-rain", "render rain over clean photographs", _RAIN, _make_rain)
     rain.add_argument("clean", metavar="CLEAN_DIR", type=local_path, help="folder of photographs")
@@ -111,9 +123,33 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
+    if is_job(args):
+        return _build_in_job(args)
     if sys.stderr.isatty():
         print("checking every file, then writing ...", file=sys.stderr, flush=True)
     written = build(args.name, args.source, args.out, form=args.form, partial=args.partial)
+    return _tell_size(written)
+
+
+def _build_in_job(args: argparse.Namespace) -> int:
+    folder, units = sharded.begin(
+        args.name, args.source, args.out,
+        form=args.form, partial=args.partial, overwrite=args.overwrite,
+    )  # fmt: skip
+    make_worker = functools.partial(sharded.make_worker, args.out)
+    code = do_job(args, folder, units, make_worker, lambda row: None)
+    if args.engine and not code:
+        return _merge(args)
+    if not code:
+        print(f"when all parts are done: drsformer data merge {args.out}")
+    return code
+
+
+def _merge(args: argparse.Namespace) -> int:
+    return _tell_size(sharded.merge(args.out))
+
+
+def _tell_size(written: Path) -> int:
     size = sum(path.stat().st_size for path in written.iterdir())
     print(f"{written}: {size / 1e6:,.1f} MB")
     return 0

@@ -7,22 +7,26 @@ import contextlib
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.cache import add_cache_argument, keep_programs
-from drsformer_jax.cli.derain_image import derain_image
-from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, path_or_standard, plan_jobs
+from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, all_jobs, path_or_standard
 from drsformer_jax.cli.derain_progress import Tally, for_all_sizes
+from drsformer_jax.cli.derain_work import restored, run_job
 from drsformer_jax.cli.devices import check_devices
-from drsformer_jax.cli.film import add_film_arguments, derain_films, plan_films
+from drsformer_jax.cli.film import add_film_arguments, derain_films, open_films, plan_films
+from drsformer_jax.cli.job_flags import add_job_arguments, is_job
 from drsformer_jax.cli.output import require_stream
 from drsformer_jax.errors import UserError, one_line
 from drsformer_jax.inference.tiles import BLENDS, DEFAULT_BLEND, DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.jobs.ledger import FAILED
+from drsformer_jax.jobs.units import Unit
+from drsformer_jax.jobs.working import Worker
 
 if TYPE_CHECKING:
+    from drsformer_jax.film.restoring import FilmDerainer
     from drsformer_jax.inference.derainer import Derainer
 
 DEFAULT_OUTPUT = "derained"
@@ -56,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_file_arguments(parser)
     add_restoring_arguments(parser)
     add_film_arguments(parser)
+    add_job_arguments(parser)
 
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,9 +172,23 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
         raise UserError("--compare: the page lies beside the result: name a file or a folder (-o)")
     naming = Naming(args.ext, args.suffix, args.recursive, args.skip_existing, args.compare)
     # They are taken out of the inputs.
-    films, refused = plan_films(args, naming)
-    jobs = plan_jobs(args.inputs, args.output, naming) if args.inputs else []
-    _check_quality(args.quality, jobs)
+    films = plan_films(args, naming)
+    jobs = all_jobs(args.inputs, args.output, naming) if args.inputs else ([], [])
+    _check_quality(args.quality, jobs[0])
+    # Of a single file there is nothing to go on with.
+    is_folder = args.output not in {job.destination for some in (films, jobs) for job in some[0]}
+    if is_job(args) or (args.skip_existing and is_folder):
+        return run_job(args, jobs, films, load_derainer)
+    return _restore_all(jobs[0], *open_films(films[0], args), args, stdout)
+
+
+def _restore_all(
+    jobs: list[Job],
+    films: list[FilmDerainer],
+    refused: list[str],
+    args: argparse.Namespace,
+    stdout: BinaryIO | None,
+) -> int:
     code = 0
     if jobs or films:
         derainer = load_derainer(args)
@@ -248,22 +267,25 @@ def _run_jobs(
     failures = []
     tally = Tally(len(jobs))
     derainer = for_all_sizes(derainer, [job.source for job in jobs], args.tile, args.overlap)
+    by_name = {str(number): job for number, job in enumerate(jobs)}
+
+    def work(unit: Unit, worker: Worker) -> dict[str, int]:
+        del worker
+        height, width = restored(derainer, by_name[unit.name], args, stdout)
+        return {"height": height, "width": width}
+
+    units = [Unit(name, (str(job.source),)) for name, job in by_name.items()]
     # disable=None: a bar on terminals only, and none for a single image.
-    bar = tqdm.tqdm(jobs, unit="image", disable=True if args.quiet or len(jobs) == 1 else None)
-    with tally.watching(), bar:
-        for job in bar:
-            start = time.perf_counter()
-            try:
-                height, width = derain_image(derainer, job, args, stdout)
-            except UserError as error:
-                failures.append(str(error))
+    disable = True if args.quiet or len(jobs) == 1 else None
+    with tally.watching(), Worker(work) as worker:
+        for row in tqdm.tqdm(worker.run(units), unit="image", total=len(jobs), disable=disable):
+            if row["status"] == FAILED:
+                failures.append(row["why"])
                 continue
-            except (FloatingPointError, MemoryError) as error:
-                failures.append(f"{job.source}: {str(error) or 'not enough memory'}")
-                continue
-            seconds = time.perf_counter() - start
+            height, width = row["result"]["height"], row["result"]["width"]
             tally.restored(height, width)
-            tqdm.tqdm.write(f"{one_line(job.destination)}  {width} x {height}  {seconds:.1f} s")
+            path = by_name[row["id"]].destination
+            tqdm.tqdm.write(f"{one_line(path)}  {width} x {height}  {row['seconds']:.1f} s")
     if len(jobs) > 1:
         print(tally.summary(len(failures)))
     return failures

@@ -76,7 +76,14 @@ class Naming:
 
 
 def plan_jobs(inputs: Sequence[Path], output: Path, naming: Naming = Naming()) -> list[Job]:
-    """One job for each input image, folders opened, in the order given.
+    """The images to restore: see `all_jobs`."""
+    return all_jobs(inputs, output, naming)[0]
+
+
+def all_jobs(inputs: Sequence[Path], output: Path, naming: Naming) -> tuple[list[Job], list[Job]]:
+    """One job for each input image, folders opened, in the order given; and those left out.
+
+    Left out are those whose results are there, where they are to be skipped.
 
     A file that is given twice is one job; two links to one file are two, by their names.
 
@@ -105,14 +112,15 @@ def plan_jobs(inputs: Sequence[Path], output: Path, naming: Naming = Naming()) -
         raise UserError(f"-o {output}: is one file, for {len(jobs)} images: name a folder")
     found = list(jobs.values())
     if output is STANDARD:
-        return found
+        return found, []
     check_clashes(found, output)
+    there: list[Job] = []
     if naming.skip_existing:
-        found = _missing(found, naming.pages)
+        found, there = _missing(found, naming.pages)
     # Of all, also where two names are one job: each is beside other files.
     written = [job.destination for job in found] + [job.page for job in found if naming.pages]
     check_overwriting(written, [source for source, _ in sources if source is not STANDARD])
-    return found
+    return found, there
 
 
 def _images(inputs: Sequence[Path], output: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
@@ -178,7 +186,8 @@ def _names_a_file(output: Path, naming: Naming) -> bool:
                 raise UserError(
                     f"-o {output}: derain writes {', '.join(FORMATS)}: name such a file or a folder"
                 )
-            if output.exists():
+            # Another part of the same job may have made it since.
+            if output.exists() and not output.is_dir():
                 raise UserError(f"-o {output}: is a file, not a folder")
             return False
         if naming.ext is not None and FORMATS.get(naming.ext) is not form:
@@ -202,8 +211,8 @@ def _ext(source: Path, naming: Naming) -> str:
     return ".jpg" if source.suffix.lower() in HEIF_SUFFIXES else f".{DEFAULT_EXT}"
 
 
-def _missing(jobs: list[Job], pages: bool) -> list[Job]:
-    """The jobs that are not done, with their pages: what is ours is there whole or not at all.
+def _missing(jobs: list[Job], pages: bool) -> tuple[list[Job], list[Job]]:
+    """The jobs that are not done, with their pages, and the others: what is there is whole.
 
     An image that is the result of another one, in the folder of both, is no input either.
     """
@@ -217,4 +226,5 @@ def _missing(jobs: list[Job], pages: bool) -> list[Job]:
     if done:
         logger.warning("%d of %d images are there already", len(done), len(jobs))
     results = {identity(job.destination) for job in done}
-    return [job for job in jobs if job not in done and identity(job.source) not in results]
+    left = [job for job in jobs if job not in done and identity(job.source) not in results]
+    return left, [job for job in jobs if job in done]

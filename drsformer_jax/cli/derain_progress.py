@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drsformer_jax.errors import one_line
+from drsformer_jax.jobs.stopping import Stopped
+
 if TYPE_CHECKING:
+    from drsformer_jax.film.source import Film
     from drsformer_jax.inference.derainer import Derainer
 
 # JAX's events of tracing, lowering and compiling; the last also where a program is read from the
 # cache.
 _COMPILING = "/jax/core/compile/"
+# How many frames tell how long a film takes; the first one compiles the network.
+_TIMED_FRAMES = 4
 
 
 def for_all_sizes(
@@ -73,3 +79,41 @@ class Tally:
             f"{images}{failed}, {self.pixels / 1e6:.1f} megapixels in "
             f"{time.perf_counter() - self._start:.1f} s, of which {self.compiling:.1f} s compiling"
         )
+
+
+class FilmProgress:
+    """Called after each frame: moves the bar, and says once, early on, how long it takes.
+
+    Attributes:
+      new: frames that were restored now.
+    """
+
+    def __init__(self, film: Film, bar: Any, stopped: Callable[[], int]) -> None:
+        self._film, self._bar, self._stopped = film, bar, stopped
+        self._done = self.new = 0
+        self._begun = 0.0
+
+    def __call__(self, is_new: bool) -> None:
+        """Raises Stopped: a signal was received."""
+        if number := self._stopped():
+            raise Stopped(number)
+        self._bar.update()
+        self._done += 1
+        self.new += is_new
+        if self.new == 1 and is_new:
+            self._begun = time.perf_counter()
+        if self.new == _TIMED_FRAMES and is_new and self._film.frames_expected:
+            rate = (_TIMED_FRAMES - 1) / (time.perf_counter() - self._begun)
+            left = max(0, self._film.frames_expected - self._done)
+            self._bar.write(
+                f"{one_line(self._film.path)}: about {left} frames to go, {rate:.2f} frames/s: "
+                f"{_duration(left / rate)}"
+            )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -28,6 +28,12 @@ def has_tpu() -> bool:
     return False
 
 
+def tpu_chips() -> int:
+    """How many TPU chips this machine has."""
+    files = ("accel[0-9]*", "accel/accel[0-9]*", "vfio/[0-9]*")
+    return max(len(list(Path("/dev").glob(name))) for name in files) if has_tpu() else 0
+
+
 def leave_libtpu_alone() -> None:
     """Keeps JAX, before it is imported, from libtpu on a machine without a TPU.
 

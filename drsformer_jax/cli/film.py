@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import logging
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
 from drsformer_jax.cli.derain_jobs import FILM_SUFFIXES, STANDARD, Naming, is_film
+from drsformer_jax.cli.derain_progress import FilmProgress
 from drsformer_jax.errors import UserError, missing_extra, no_access, one_line
+from drsformer_jax.jobs.stopping import Stopped, listening
 from drsformer_jax.paths import identity, nothing_at
 
 if TYPE_CHECKING:
+    from drsformer_jax.film.encoding import Encoding
     from drsformer_jax.film.restoring import FilmDerainer, Outcome
     from drsformer_jax.inference.derainer import Derainer
 
 logger = logging.getLogger(__name__)
 
 LARGEST_CRF = 63
-# How many frames tell how long a film takes; the first one compiles the network.
-_TIMED_FRAMES = 4
 
 
 def add_film_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,26 +47,23 @@ def add_film_arguments(parser: argparse.ArgumentParser) -> None:
     films.add_argument(
         "--codec", default="libx264", metavar="C", help="encoder (default: %(default)s)"
     )
-    films.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="begin anew where there are parts of a film that other weights or settings made",
-    )
 
 
-class _Job(NamedTuple):
+class FilmJob(NamedTuple):
+    """A film, and the file to write."""
+
     source: Path
     destination: Path
 
 
-def plan_films(args: argparse.Namespace, naming: Naming) -> tuple[list[FilmDerainer], list[str]]:
-    """Takes the films out of `args.inputs` and looks at them; writes nothing.
+def plan_films(args: argparse.Namespace, naming: Naming) -> tuple[list[FilmJob], list[FilmJob]]:
+    """Takes the films out of `args.inputs`; writes nothing.
 
     Returns:
-      The films, and a message for each that is none or cannot be written as one.
+      The films, and those that are there already and were to be skipped.
 
     Raises:
-      UserError: a mistake in the arguments; the only input is no film; PyAV is missing.
+      UserError: a mistake in the arguments; PyAV is missing.
     """
     sources = list({identity(path): path for path in args.inputs if is_film(path)}.values())
     if not sources:
@@ -78,33 +74,57 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> tuple[list[FilmDerai
         raise UserError("--compare: is for photographs: derain films without it")
     if args.crf is not None and not 0 <= args.crf <= LARGEST_CRF:
         raise UserError(f"--crf must be 0 to {LARGEST_CRF}, not {args.crf}")
-    from drsformer_jax.film.encoding import Encoding
-    from drsformer_jax.film.restoring import FilmDerainer
-
-    # Else SVT-AV1 prints a page for every part.
-    os.environ.setdefault("SVT_LOG", "1")
-    encoding = Encoding(args.codec, args.crf)
-    encoding.encoder()
-    jobs = [_Job(source, _destination(source, args, naming)) for source in sources]
+    _encoding(args).encoder()
+    jobs = [FilmJob(source, _destination(source, args, naming)) for source in sources]
     check_clashes(jobs, args.output)
-    if naming.skip_existing:
-        jobs = [job for job in jobs if not job.destination.exists()]
-        if done := len(sources) - len(jobs):
-            logger.warning("%d of %d films are there already", done, len(sources))
+    there = [job for job in jobs if naming.skip_existing and job.destination.exists()]
+    if there:
+        logger.warning("%d of %d films are there already", len(there), len(jobs))
+    jobs = [job for job in jobs if job not in there]
     written = [job.destination for job in jobs]
     check_overwriting(written, [path for path in args.inputs if path is not STANDARD])
     args.inputs = [path for path in args.inputs if not is_film(path)]
+    return jobs, there
+
+
+def open_films(
+    jobs: list[FilmJob], args: argparse.Namespace
+) -> tuple[list[FilmDerainer], list[str]]:
+    """Looks at films; writes nothing.
+
+    Returns:
+      The films, and a message for each that is none or cannot be written as one.
+
+    Raises:
+      UserError: the only input is no film.
+    """
     films, refused = [], []
     for job in jobs:
         try:
-            films.append(FilmDerainer(*job, encoding, _is_kept(args)))
+            films.append(open_film(job, args))
         except UserError as error:
             refused.append(str(error))
-        except PermissionError as error:
-            refused.append(no_access(error))
-    if refused and len(sources) == 1 and not args.inputs:
+    if refused and len(jobs) == 1 and not args.inputs:
         raise UserError(refused[0])
     return films, refused
+
+
+def open_film(job: FilmJob, args: argparse.Namespace) -> FilmDerainer:
+    """Looks at a film; UserError: it is none, or cannot be written as one."""
+    from drsformer_jax.film.restoring import FilmDerainer
+
+    try:
+        return FilmDerainer(*job, _encoding(args), _is_kept(args))
+    except PermissionError as error:
+        raise UserError(no_access(error)) from error
+
+
+def _encoding(args: argparse.Namespace) -> Encoding:
+    from drsformer_jax.film.encoding import Encoding
+
+    # Else SVT-AV1 prints a page for every part.
+    os.environ.setdefault("SVT_LOG", "1")
+    return Encoding(args.codec, args.crf)
 
 
 def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path:
@@ -122,7 +142,9 @@ def _destination(source: Path, args: argparse.Namespace, naming: Naming) -> Path
     if output is STANDARD:
         raise UserError("-o -: a film is not written to standard output: name a file or a folder")
     named = {*FILM_SUFFIXES, *picture_suffixes()}
-    if output.is_dir() or not (output.exists() or output.suffix.lower() in named):
+    # Another part of the same job may make the folder at any moment.
+    is_file = output.exists() and not output.is_dir()
+    if output.is_dir() or not (is_file or output.suffix.lower() in named):
         return output / f"{source.stem}{naming.suffix}{suffix_for(source, args.codec)}"
     if output.suffix.lower() not in CONTAINERS:
         raise UserError(
@@ -157,40 +179,46 @@ def derain_films(
     Raises:
       UserError: the film that is alone failed.
     """
-    from av.error import FFmpegError
-
     failures: list[str] = []
     code = 0
     for film in films:
         try:
-            code = max(code, _derain_film(film, derainer, args))
-        except _Stopped as stopped:
+            with listening() as stopped_by:
+                # Alone, it leaves no part to others.
+                code = max(code, derain_film(film, derainer, args, stopped_by) or 0)
+        except Stopped as stop:
             folder = film.parts.folder
             print(
                 one_line(f"stopped; the same command goes on with what is in {folder}"),
                 file=sys.stderr,
             )
-            return 128 + stopped.number, failures
+            return 128 + stop.number, failures
         except UserError as error:
             failures.append(str(error))
-        except (FloatingPointError, MemoryError) as error:
-            failures.append(f"{film.source}: {str(error) or 'not enough memory'}")
-        except (OSError, FFmpegError) as error:
-            failures.append(
-                f"{film.destination}: cannot be written ({error.strerror or error}); the same "
-                f"command goes on with what is in {film.parts.folder}"
-            )
     if failures and alone:
         raise UserError(failures[0])
     return code, failures
 
 
-def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespace) -> int:
-    """Restores one; 1 if not all of it could be."""
-    import tqdm
+def derain_film(
+    film: FilmDerainer,
+    derainer: Derainer,
+    args: argparse.Namespace,
+    stopped: Callable[[], int],
+    **sharing: Any,
+) -> int | None:
+    """Restores one; 1 if not all of it could be, None if others have yet to do their parts.
 
-    from drsformer_jax.checkpoints.fingerprint import fingerprint
-    from drsformer_jax.film.restoring import sha256
+    Args:
+      stopped: the number of the signal that asks to end, or 0.
+      **sharing: as for `FilmDerainer.run`.
+
+    Raises:
+      UserError: it cannot be restored or written.
+      Stopped: before it was done.
+    """
+    import tqdm
+    from av.error import FFmpegError
 
     begun, source = time.perf_counter(), film.source
     for note in film.notes:
@@ -199,18 +227,30 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
     # What of tiles is to be said is said once, here.
     plan = derainer.plan(height, width, tile=args.tile, overlap=args.overlap)
     tile = max(plan.tile_height, plan.tile_width) if len(plan) > 1 else 0
-    # Exported networks hold their parameters themselves.
-    weights = fingerprint(derainer.params) if derainer.params else sha256(args.weights)
     # disable=None: a bar on terminals only.
     bar = tqdm.tqdm(total=film.film.frames_expected, unit="frame", disable=args.quiet or None)
-    with bar, _listening() as received:
-        progress = _Progress(film, bar, received)
-        outcome = film.run(
-            functools.partial(derainer, tile=tile, overlap=args.overlap, blend=args.blend),
-            {"weights": weights, "tile": tile, "overlap": args.overlap, "blend": args.blend},
-            overwrite=args.overwrite,
-            on_frame=progress,
-        )
+    with bar:
+        progress = FilmProgress(film.film, bar, stopped)
+        try:
+            outcome = film.run(
+                functools.partial(derainer, tile=tile, overlap=args.overlap, blend=args.blend),
+                {
+                    "weights": weights_of(args.weights),
+                    **{"tile": tile, "overlap": args.overlap, "blend": args.blend},
+                },
+                overwrite=args.overwrite,
+                on_frame=progress,
+                **sharing,
+            )
+        except (FloatingPointError, MemoryError) as error:
+            raise UserError(f"{source}: {str(error) or 'not enough memory'}") from error
+        except (OSError, FFmpegError) as error:
+            raise UserError(
+                f"{film.destination}: cannot be written ({error.strerror or error}); the same "
+                f"command goes on with what is in {film.parts.folder}"
+            ) from error
+    if outcome is None:
+        return None
     seconds = time.perf_counter() - begun
     speed = f"  {progress.new / seconds:.2f} frames/s" if progress.new else ""
     print(
@@ -218,6 +258,20 @@ def _derain_film(film: FilmDerainer, derainer: Derainer, args: argparse.Namespac
         f"{seconds:.1f} s{speed}"
     )
     return _told(source, outcome)
+
+
+def weights_of(weights: Path | str | None) -> str:
+    """What tells weights from others, on whatever device they are: hexadecimal digits."""
+    from drsformer_jax.inference.exported import is_exported
+
+    if is_exported(weights):  # which holds its parameters itself
+        from drsformer_jax.files import sha256
+
+        return sha256(Path(str(weights)))
+    from drsformer_jax import load_weights
+    from drsformer_jax.checkpoints.fingerprint import fingerprint
+
+    return fingerprint(load_weights(weights).params)
 
 
 def _told(source: Path, outcome: Outcome) -> int:
@@ -234,77 +288,3 @@ def _told(source: Path, outcome: Outcome) -> int:
     for problem in problems:
         print(one_line(f"{source}: {problem}"), file=sys.stderr)
     return 1 if outcome.rainy or outcome.is_cut_short else 0
-
-
-class _Progress:
-    """Called after each frame: moves the bar, and says once, early on, how long it takes.
-
-    Attributes:
-      new: frames that were restored now.
-    """
-
-    def __init__(self, film: FilmDerainer, bar: Any, received: list[int]) -> None:
-        self._film, self._bar, self._received = film.film, bar, received
-        self._done = self.new = 0
-        self._begun = 0.0
-
-    def __call__(self, is_new: bool) -> None:
-        """Raises _Stopped: a signal was received."""
-        if self._received:
-            raise _Stopped(self._received[0])
-        self._bar.update()
-        self._done += 1
-        self.new += is_new
-        if self.new == 1 and is_new:
-            self._begun = time.perf_counter()
-        if self.new == _TIMED_FRAMES and is_new and self._film.frames_expected:
-            rate = (_TIMED_FRAMES - 1) / (time.perf_counter() - self._begun)
-            left = max(0, self._film.frames_expected - self._done)
-            self._bar.write(
-                f"{one_line(self._film.path)}: about {left} frames to go, {rate:.2f} frames/s: "
-                f"{_duration(left / rate)}"
-            )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-class _Stopped(BaseException):
-    """A signal asked the program to end.
-
-    Attributes:
-      number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Notes SIGINT and SIGTERM, so that no frame is torn apart; a second one works as usual.
-
-    JAX computes in threads of its own, and Python must not end around them.
-    """
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    with contextlib.suppress(ValueError):  # not in the main thread: leave the signals alone
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for known, handler in previous.items():
-            signal.signal(known, handler)

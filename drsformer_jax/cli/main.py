@@ -178,8 +178,8 @@ def _run(arguments: list[str]) -> int:
             parsed.parser.refuse(others)
         parsed.changes = others
     except SystemExit as request:
-        # So argparse ends --help, --version and usage errors, having printed what there is to say.
-        return EXIT_USAGE if request.code else 0
+        # So argparse ends --help, --status and usage errors, having printed what there is to say.
+        return int(request.code or 0)
     if not getattr(parsed, "compiles_for_tpu", False):
         leave_libtpu_alone()
     code: int = parsed.run(parsed)

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.cli.job_flags import add_job_arguments, is_job
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
+from drsformer_jax.cli.score_job import niqe_model_of, score_in_job
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import local_path, nothing_at
 from drsformer_jax.scores.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
+    from drsformer_jax.data.pairing import NamedPair
     from drsformer_jax.evaluation.comparison import Comparison, Method
+    from drsformer_jax.evaluation.scoring import ScoresOf
 
 USAGE = """drsformer score RESULTS TARGETS --protocol PROTOCOL [--json FILE] [--csv FILE]
        drsformer score [NAME=]RESULTS [NAME=]RESULTS ... TARGETS --protocol PROTOCOL
@@ -76,6 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", metavar="FILE", type=local_path, help="write one row an image (and method) as CSV"
     )
+    parser.add_argument(
+        "--job",
+        metavar="FOLDER",
+        type=local_path,
+        help="keep each score in FOLDER, and go on with those that are there",
+    )
+    add_job_arguments(parser, "FOLDER")
     # argparse gives the first run of paths to `paths` and leaves those behind a flag over.
     parser.set_defaults(takes_changes=True)
 
@@ -100,7 +111,20 @@ def run(args: argparse.Namespace) -> int:
     if targets is not None and not targets.exists():
         raise nothing_at(targets)
     _check_files(args, [*(method.path for method in methods), targets, args.niqe_model])
-    _report(_compared(methods, targets, args), args)
+    if is_job(args) and args.job is None:
+        raise UserError("--shard, --engine: the scores need a folder to lie in: --job FOLDER")
+    if args.shard and (args.json or args.csv):
+        raise UserError(
+            "--json, --csv: are for all scores: when all parts are done, give the command without "
+            "--shard"
+        )
+    pairs = _paired(methods, targets)
+    known = None
+    if args.job is not None:
+        code, known = score_in_job(methods, pairs, args)
+        if args.shard or code > 1:
+            return code
+    _report(_compared(methods, pairs, known, args), args)
     return 0
 
 
@@ -113,24 +137,30 @@ def _check_files(args: argparse.Namespace, given: Sequence[Path | None]) -> None
         raise UserError(f"--json and --csv both name {args.csv}: give each a file of its own")
 
 
-def _compared(methods: list[Method], targets: Path | None, args: argparse.Namespace) -> Comparison:
+def _paired(methods: list[Method], targets: Path | None) -> list[list[NamedPair]]:
+    from drsformer_jax.evaluation.methods import paired_with_targets, without_targets
+
+    return without_targets(methods) if targets is None else paired_with_targets(methods, targets)
+
+
+def _compared(
+    methods: list[Method],
+    pairs: list[list[NamedPair]],
+    known: ScoresOf | None,
+    args: argparse.Namespace,
+) -> Comparison:
     """The scores of all methods, with a bar on the terminal."""
     from tqdm import tqdm
 
-    from drsformer_jax.evaluation.methods import paired_with_targets, without_targets
     from drsformer_jax.evaluation.scoring import compare_niqe, compare_with_targets
-    from drsformer_jax.scores.niqe_model import load, packaged
 
-    if targets is None:
-        model = packaged() if args.niqe_model is None else load(args.niqe_model)
-        pairs = without_targets(methods)
-    else:
-        pairs = paired_with_targets(methods, targets)
     # disable=None: no bar where stderr is no terminal.
-    with tqdm(total=sum(map(len, pairs)), unit="image", leave=False, disable=None) as bar:
-        if targets is None:
-            return compare_niqe(methods, pairs, model, on_image=bar.update)
-        return compare_with_targets(methods, pairs, args.protocol, on_image=bar.update)
+    total = sum(map(len, pairs))
+    with tqdm(total=total, unit="image", leave=False, disable=True if known else None) as bar:
+        shown = {"on_image": bar.update, "scores_of": known}
+        if args.no_reference:
+            return compare_niqe(methods, pairs, niqe_model_of(args), **shown)
+        return compare_with_targets(methods, pairs, args.protocol, **shown)
 
 
 def _report(comparison: Comparison, args: argparse.Namespace) -> None:

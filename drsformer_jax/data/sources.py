@@ -183,6 +183,14 @@ class PairedFolder:
     def __repr__(self) -> str:
         return f"PairedFolder({str(self.root)!r}, {len(self)} pairs)"
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """What a pair is read from."""
+        return self.paths[index]
+
+    def problems(self, index: int) -> list[str]:
+        """What is wrong with a pair, whose files are decoded."""
+        return self._check_pair(self.paths[index])
+
     def verify(self) -> None:
         """Decodes every file completely and compares the sizes of each pair.
 

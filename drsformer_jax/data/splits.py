@@ -118,6 +118,18 @@ class HalvedImages:
     def __repr__(self) -> str:
         return f"HalvedImages({str(self.root)!r}, {len(self)} pairs)"
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """What a pair is read from."""
+        return (self._paths[index],)
+
+    def problems(self, index: int) -> list[str]:
+        """What is wrong with a pair, whose file is decoded."""
+        try:
+            self[index]
+        except UserError as error:
+            return [str(error)]
+        return []
+
     @staticmethod
     def of_file(path: Path, decode: Callable[[Path], np.ndarray] = read_rgb) -> Pair:
         """The pair that a file holds; UserError if it cannot be read or halved."""

@@ -6,7 +6,9 @@ import contextlib
 import io
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from drsformer_jax.data.sets import get_set
 from drsformer_jax.errors import UserError
@@ -37,12 +39,22 @@ def build(
       UserError: the folder is not that set, files are broken, it was built before, or the result
         cannot be written.
     """
+    check_arguments(name, source, out, form)
+    return write_records(name, source, out, form=form, partial=partial)
+
+
+def check_arguments(name: str, source: Path, out: Path, form: str) -> None:
+    """UserError: a set or a form that is not known, or a path that is none."""
     get_set(name)
     require_text(out)
     if form not in FORMS:
         raise UserError(f"form {form!r}: must be one of {', '.join(FORMS)}")
     if not source.is_dir():
         raise nothing_at(source, "folder")
+
+
+def write_records(name: str, source: Path, out: Path, *, form: str, **options: Any) -> Path:
+    """As `build`; `options` are those of the builder."""
     import tensorflow_datasets as tfds
 
     import drsformer_jax.datasets.builders.sets  # noqa: F401  (registers them)
@@ -52,7 +64,7 @@ def build(
     try:
         out.mkdir(parents=True, exist_ok=True)
         builder = tfds.builder(
-            f"{name}/{form}", data_dir=out, file_format="array_record", partial=partial
+            f"{name}/{form}", data_dir=out, file_format="array_record", **options
         )
         written = Path(builder.data_dir)
         if written.exists():
@@ -61,6 +73,7 @@ def build(
         with (
             tempfile.TemporaryDirectory(dir=out) as downloads,
             contextlib.redirect_stdout(io.StringIO()),
+            _deterministic(tfds.core.ExampleSerializer),
         ):
             builder.download_and_prepare(
                 download_dir=downloads,
@@ -75,6 +88,22 @@ def build(
             raise UserError(f"{out}: cannot be written ({told})") from error
         raise
     return written
+
+
+@contextlib.contextmanager
+def _deterministic(serializer: Any) -> Iterator[None]:
+    """Has TFDS write the same bytes for the same examples; protobuf orders maps at random."""
+    before = serializer.serialize_example
+
+    def serialize(self: Any, example: Any) -> bytes:
+        data: bytes = self.get_tf_example(example).SerializeToString(deterministic=True)
+        return data
+
+    serializer.serialize_example = serialize
+    try:
+        yield
+    finally:
+        serializer.serialize_example = before
 
 
 def _remove(folders: list[Path]) -> None:

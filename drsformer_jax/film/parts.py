@@ -7,22 +7,20 @@ container lies between them and the film: times stay the whole numbers that they
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.files import atomic_path, write_json
+from drsformer_jax.files import TEMPORARY, atomic_path, write_json
+from drsformer_jax.jobs.folder import JOB_FILE, check_same, differences, read_job
 
-JOB_FILE = "job.json"
-# Begins as all temporary names of this program do.
-JOINED = ".drsformer.joined"
+JOINED = f"{TEMPORARY}joined"
 
 
 class Parts:
@@ -36,8 +34,14 @@ class Parts:
         self.folder = destination.with_name(f"{destination.name}.parts")
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, shared: bool = False) -> Iterator[Callable[[], bool]]:
         """Makes the folder, and keeps other runs out of it; the lock ends with the process.
+
+        Args:
+          shared: runs that share the film may come in.
+
+        Yields:
+          What tells such a run whether it is the last one in it, and if so shuts the others out.
 
         Raises:
           UserError: another run is at work in it.
@@ -46,57 +50,57 @@ class Parts:
         with contextlib.suppress(FileExistsError):  # `begin` says what is in the way
             self.folder.mkdir(parents=True, exist_ok=True)
         if os.name != "posix":
-            yield
+            yield lambda: True
             return
         import fcntl
 
         handle = os.open(self.folder, os.O_RDONLY)
+
+        def locks(kind: int) -> bool:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:  # a drive that knows no locks
+                pass
+            return True
+
         try:
-            with contextlib.suppress(OSError):  # a drive that knows no locks
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UserError(
-                        f"{self.folder}: another run is at work on this film: let it end, or name "
-                        "another -o"
-                    ) from None
-            yield
+            if not locks(fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+                raise UserError(
+                    f"{self.folder}: another run is at work on this film: let it end, or name "
+                    "another -o"
+                )
+            yield lambda: locks(fcntl.LOCK_EX)
         finally:
             os.close(handle)
 
-    def begin(self, job: dict[str, Any], *, overwrite: bool) -> None:
+    def begin(self, job: dict[str, Any], *, overwrite: bool, shared: bool = False) -> None:
         """Takes the folder, which is held, for a job, or what is there of the same job.
 
         Raises:
           UserError: what is there is of another job.
           OSError: it cannot be written.
         """
-        self._remove_torn()
+        if not shared:
+            self._remove_torn()
         there = self._job()
         if there is None:
             raise UserError(f"{self.folder}: is in the way, and not begun by this program: move it")
-        other = sorted(key for key in job | there if job.get(key) != there.get(key))
-        if other and there and not overwrite:
-            raise UserError(
-                f"{self.folder}: holds parts made with another {', '.join(other)}: give what it "
-                "was begun with, or --overwrite to begin anew"
-            )
-        if overwrite:
+        if not overwrite:
+            check_same(self.folder, there, job)
+        elif not shared or differences(there, job):
             self._clear()
         write_json(self.folder / JOB_FILE, job)
 
     def _job(self) -> dict[str, Any] | None:
         """What the folder was begun for, {} if it is empty; None: it is none of ours."""
-        if not self.folder.is_dir():
-            return None
-        try:
-            job = json.loads((self.folder / JOB_FILE).read_text("utf-8"))
-        except FileNotFoundError:
-            # Killed before the file was there, or as the last one was removed.
-            return None if any(self.folder.iterdir()) else {}
-        except (OSError, ValueError):
-            return None
-        return job if isinstance(job, dict) else None
+        job = read_job(self.folder)
+        # Killed before the file was there, or as the last one was removed.
+        is_empty = self.folder.is_dir() and all(
+            path.name.startswith(TEMPORARY) for path in self.folder.iterdir()
+        )
+        return job if job or is_empty else None
 
     def path(self, number: int) -> Path:
         """Of a part, there or not."""
@@ -141,5 +145,5 @@ class Parts:
 
     def _remove_torn(self) -> None:
         """What a killed run was writing."""
-        for path in self.folder.glob(".drsformer.*"):
+        for path in self.folder.glob(f"{TEMPORARY}*"):
             path.unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from drsformer_jax.errors import UserError
+from drsformer_jax.files import sha256
 from drsformer_jax.film.encoding import Encoding
 from drsformer_jax.film.joining import CONTAINERS, Joiner
 from drsformer_jax.film.parts import Parts
@@ -24,6 +25,8 @@ PART_SECONDS = 4
 MOST_FRAMES_A_SECOND = 60
 
 Restore = Callable[[np.ndarray], np.ndarray]
+# Around the work on a part, by its number.
+Around = Callable[[int], contextlib.AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,9 @@ class FilmDerainer:
         *,
         overwrite: bool = False,
         on_frame: Callable[[bool], None] = lambda is_new: None,
-    ) -> Outcome:
+        takes: Callable[[int], bool] | None = None,
+        around: Around = lambda number: contextlib.nullcontext(),
+    ) -> Outcome | None:
         """Restores what is not restored yet, and writes the film.
 
         Args:
@@ -92,6 +97,10 @@ class FilmDerainer:
           made_with: all that decides what the frames become, beside the source and the encoding.
           overwrite: begin anew where there are parts of another job.
           on_frame: called after each frame; `is_new`: it was in no part that was there.
+          takes: of several runs that share the film, the parts that this one restores.
+
+        Returns:
+          What became of it; None: others of those that share it have yet to do their parts.
 
         Raises:
           UserError: the parts there are of another job, or one is damaged; another run is at work.
@@ -107,19 +116,24 @@ class FilmDerainer:
             "PyAV": av.__version__,
             **made_with,
         }
-        with self.parts.held():
-            self.parts.begin(job, overwrite=overwrite)
+        shared = takes is not None
+        with self.parts.held(shared=shared) as is_last:
+            self.parts.begin(job, overwrite=overwrite, shared=shared)
             frames = self.film.frames()
             restorer = _Restorer(restore, may_fail=self.parts.path(0).exists())
             count = 0
             while (first := next(frames, None)) is not None:
                 part = itertools.chain([first], itertools.islice(frames, length - 1))
-                if self.parts.path(count).exists():
+                if self.parts.path(count).exists() or (takes is not None and not takes(count)):
                     for _ in part:
                         on_frame(False)
                 else:
-                    self.parts.write(count, self._encoded(part, restorer, on_frame))
+                    with around(count):
+                        self.parts.write(count, self._encoded(part, restorer, on_frame))
                 count += 1
+            are_there = all(self.parts.path(number).exists() for number in range(count))
+            if shared and not (are_there and is_last()):
+                return None
             self._joiner.join(self.destination, self.parts, count)
             kept = [self.parts.read(number, "rainy", "size") for number in range(count)]
             self.parts.remove()
@@ -175,9 +189,3 @@ class _Restorer:
             self.failures += 1
         self._may_fail = True
         return image
-
-
-def sha256(path: Path) -> str:
-    """Of what a file holds, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

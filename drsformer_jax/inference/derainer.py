@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -201,7 +203,11 @@ class Derainer:
             return self
         from drsformer_jax.inference.sizes import programs_for
 
-        plans = [self._plan(height, width, tile, overlap) for height, width in sizes]
+        # Of a million pictures few are of a size of their own.
+        plans = itertools.chain.from_iterable(
+            itertools.repeat(self._plan(*size, tile, overlap), count)
+            for size, count in collections.Counter(sizes).items()
+        )
         takes_extents = self._is_network and self.devices == 1
         other = copy.copy(self)
         other.programs = programs_for(self.config, plans, are_shared=takes_extents)

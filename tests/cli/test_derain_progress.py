@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from drsformer_jax.cli import derain
+from drsformer_jax.cli import derain_work
 from drsformer_jax.cli.derain_progress import Tally
 from drsformer_jax.cli.main import main
 from drsformer_jax.data.images import write_png
@@ -79,6 +79,6 @@ def test_an_interruption_says_what_is_done(
             raise KeyboardInterrupt
         return 13, 21
 
-    monkeypatch.setattr(derain, "derain_image", interrupted)
+    monkeypatch.setattr(derain_work, "derain_image", interrupted)
     assert main(["derain", str(photos), "-o", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "interrupted: 1 of 3 images are done\n"

@@ -36,6 +36,7 @@ def darken(monkeypatch: pytest.MonkeyPatch) -> None:
         return Derainer(TINY, params, restore=lambda _, image: 0.5 * image)
 
     monkeypatch.setattr(Derainer, "load", staticmethod(load))
+    monkeypatch.setattr(film, "weights_of", str)
 
 
 def test_films_and_photographs_in_one_call(

@@ -44,6 +44,7 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     Args:
       partial: take what is there, whatever the number of pairs and splits should be.
+      staged: examples by split, which are then taken in the place of a folder.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -57,8 +58,14 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         "input/ and target/ (Rain800: with JPEGs that hold both sides)."
     )
 
-    def __init__(self, *, partial: bool = False, **kwargs: Any) -> None:
-        self._partial = partial
+    def __init__(
+        self,
+        *,
+        partial: bool = False,
+        staged: Mapping[str, Iterator[dict[str, Any]]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._partial, self._staged = partial, staged
         super().__init__(**kwargs)
 
     def _info(self) -> Any:
@@ -86,27 +93,48 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        if self._staged is not None:
+            return {name: self._generate_examples(own) for name, own in self._staged.items()}
         root = Path(dl_manager.manual_dir)
-        splits = find_splits(root, halves=get_set(self.name).halves)
-        if WHOLE in splits:
-            raise UserError(
-                f"{root}: is one split, and whether of training or of test is not known: put it "
-                f"into a folder train/ or test/, and name the folder around that"
-            )
-        sources = {name: open_split(split, verify=True) for name, split in splits.items()}
-        if not self._partial:
-            check_counts(self.name, root, {name: len(source) for name, source in sources.items()})
-        return {name: self._generate_examples(source) for name, source in sources.items()}
+        sources = open_splits(self.name, root, partial=self._partial, verify=True)
+        form = self.builder_config.name
+        return {
+            name: self._generate_examples(examples(source, form, range(len(source))))
+            for name, source in sources.items()
+        }
 
     def _generate_examples(
-        self, source: PairedFolder | HalvedImages
+        self, own: Iterator[dict[str, Any]]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in range(len(source)):
-            if self.builder_config.name == RAW:
-                example = dict(source[index])
-            else:
-                example = _encoded(source, index)
-            yield index, example | {"name": printable(source.names[index])}
+        yield from enumerate(own)
+
+
+Source = PairedFolder | HalvedImages
+
+
+def open_splits(name: str, root: Path, *, partial: bool, verify: bool) -> dict[str, Source]:
+    """The splits of a set that lies in a folder.
+
+    Raises:
+      UserError: it is not that set, or files are broken; those are looked at if `verify`.
+    """
+    splits = find_splits(root, halves=get_set(name).halves)
+    if WHOLE in splits:
+        raise UserError(
+            f"{root}: is one split, and whether of training or of test is not known: put it "
+            f"into a folder train/ or test/, and name the folder around that"
+        )
+    sources = {split: open_split(folder, verify=verify) for split, folder in splits.items()}
+    if not partial:
+        check_counts(name, root, {split: len(source) for split, source in sources.items()})
+    return sources
+
+
+def examples(source: Source, form: str, indices: range) -> Iterator[dict[str, Any]]:
+    """Examples of a split as the features of a form have them."""
+    for index in indices:
+        example = dict(source[index]) if form == RAW else _encoded(source, index)
+        yield example | {"name": printable(source.names[index])}
 
 
 def check_counts(name: str, root: Path, found: Mapping[str, int]) -> None:
@@ -127,7 +155,7 @@ def check_counts(name: str, root: Path, found: Mapping[str, int]) -> None:
         )
 
 
-def _encoded(source: PairedFolder | HalvedImages, index: int) -> dict[str, Any]:
+def _encoded(source: Source, index: int) -> dict[str, Any]:
     """A pair with its images as files in memory."""
     if isinstance(source, HalvedImages):
         pair = source[index]
