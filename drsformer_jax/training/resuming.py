@@ -13,7 +13,7 @@ from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.models.drsformer import Params
 from drsformer_jax.paths import require_readable
-from drsformer_jax.training.processes import is_first, together
+from drsformer_jax.processes import is_first, together
 from drsformer_jax.training.sharding import state_sharding
 from drsformer_jax.training.state import TrainState
 

@@ -14,8 +14,8 @@ from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import write_json
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.processes import check_shared, is_first, together
 from drsformer_jax.training.config import TrainingOptions, check_same_run
-from drsformer_jax.training.processes import check_shared, is_first, together
 from drsformer_jax.training.profiling import StepProfiler
 from drsformer_jax.training.reporting import NotFiniteError, Reporter, Window
 from drsformer_jax.training.resuming import first_state

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.training.processes import is_first, together
+from drsformer_jax.processes import is_first, together
 
 try:
     import fcntl

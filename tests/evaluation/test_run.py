@@ -44,7 +44,7 @@ def dimmed(params: dict, image: jax.Array) -> jax.Array:
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a run whose network is `dimmed`."""
     derain = Derainer(DRSformerConfig(), {}, restore=dimmed)
-    monkeypatch.setattr(Derainer, "load", lambda workdir: derain)
+    monkeypatch.setattr(Derainer, "load", lambda workdir, devices=1: derain)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     return tmp_path / "run"
 

@@ -25,9 +25,10 @@ from reference.toy_training import (
     toy_restore,
 )
 
+from drsformer_jax import processes
 from drsformer_jax.cli.output import quiet_orbax
 from drsformer_jax.errors import UserError
-from drsformer_jax.training import loop, processes, state, step
+from drsformer_jax.training import loop, state, step
 from drsformer_jax.training.stopping import Interrupted
 
 
