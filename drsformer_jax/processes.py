@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import printable
 
@@ -173,6 +174,14 @@ def check_shared(folder: Path) -> None:
     Raises:
       UserError: it is not.
     """
+    other = UserError(
+        f"--workdir {folder} is not the folder that process 0 sees: all processes need one on a "
+        "shared file system, or in a bucket"
+    )
+    if is_in_bucket(folder):
+        if len(set(gather_documents(str(folder)))) > 1:
+            raise other
+        return
     if jax.process_count() == 1:
         return
     number = gather(np.frombuffer(uuid.uuid4().bytes, np.uint8))[0]
@@ -185,10 +194,7 @@ def check_shared(folder: Path) -> None:
             deadline = time.monotonic() + SECONDS_TO_APPEAR
             while not token.exists():
                 if time.monotonic() > deadline:
-                    raise UserError(
-                        f"--workdir {folder} is not the folder that process 0 sees: all processes "
-                        "need one on a shared file system"
-                    )
+                    raise other
                 time.sleep(0.5)
     finally:
         if is_first():

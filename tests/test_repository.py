@@ -53,13 +53,14 @@ REQUIRED = {
 
 # What each part of the package may import of the others: ops <- models <- {training, checkpoints,
 # inference} <- {evaluation, parity, planning} <- cli.
-SHARED = {"errors", "files", "paths", "tables"}
+SHARED = {"buckets", "errors", "files", "paths", "tables"}
 MAY_IMPORT = {
     "errors": set(),
     "paths": {"errors"},
-    "files": {"paths"},
+    "buckets": {"errors", "paths"},
+    "files": {"buckets", "paths"},
     "tables": set(),
-    "processes": {"errors", "paths"},
+    "processes": {"buckets", "errors", "paths"},
     "ops": set(),
     "models": {"ops"},
     "data": SHARED,
@@ -84,7 +85,7 @@ MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "
 LATE = {
     *("tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"),
     *("starlette", "uvicorn", "python_multipart"),
-    *("onnx", "onnxruntime", "huggingface_hub", "av"),
+    *("onnx", "onnxruntime", "huggingface_hub", "av", "gcsfs", "fsspec"),
 }
 FLAG_PARSERS = {"argparse", "absl", "ml_collections"}
 FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensors", "orbax"}

@@ -11,10 +11,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from drsformer_jax.buckets import check_writable, is_in_bucket
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.cache import add_cache_argument, keep_programs
 from drsformer_jax.cli.derain_image import derain_image
-from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, path_or_standard, plan_jobs
+from drsformer_jax.cli.derain_jobs import (
+    STANDARD,
+    Job,
+    Naming,
+    output_path,
+    path_or_standard,
+    plan_jobs,
+)
 from drsformer_jax.cli.derain_progress import Tally, for_all_sizes
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.film import add_film_arguments, derain_films, plan_films
@@ -44,11 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=path_or_standard,
+        type=output_path,
         default=Path(DEFAULT_OUTPUT),
         metavar="OUT",
         help="folder to write to, made if missing (default: %(default)s); for a single image also "
-        "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output",
+        "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output; photographs "
+        "also to a bucket, gs://BUCKET/NAME",
     )
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="tell of problems alone: no bar, no lines"
@@ -189,6 +198,9 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
 def _make_folders(jobs: list[Job]) -> None:
     """Makes the folders of the results; finds before the work that one cannot be written."""
     for folder in {job.destination.parent: None for job in jobs}:
+        if is_in_bucket(folder):
+            check_writable(folder)
+            continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from drsformer_jax.buckets import any_path, is_in_bucket, local_copy
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.distributed import USAGE as DISTRIBUTED_USAGE
 from drsformer_jax.cli.distributed import define_distributed, distributed_arguments, join_if_asked
 from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import files_below, identity, local_path
+from drsformer_jax.paths import files_below, identity
 
 if TYPE_CHECKING:
     from drsformer_jax.evaluation.run import Task
@@ -87,7 +88,7 @@ def _tasks(given: EvaluationFlags) -> list[Task]:
     tasks = []
     for name, folder in given.sets:
         known = SETS.get(name)
-        source = split_for_test(folder, known)
+        source = split_for_test(local_copy(folder), known)
         tasks.append(Task(name, source, known.protocol if known else protocol, known))
     if not tasks:
         source = checked(lambda: validation_source(config.data), "data")
@@ -105,11 +106,13 @@ def _check_inputs_stay(given: EvaluationFlags) -> None:
     """
     from drsformer_jax.evaluation.run import DIRECTORY, RESTORED
 
+    if is_in_bucket(given.workdir):
+        return  # what is there is read from copies
     out = given.workdir / DIRECTORY
     written = {identity(path) for path in (out, *out.glob("*"), *out.glob(f"*/{RESTORED}"))}
     folders = [folder for _, folder in given.sets]
     if not folders and isinstance(given.config.get("data"), ConfigDict):
-        folders = [local_path(str(given.config.data.get("val")))]
+        folders = [any_path(str(given.config.data.get("val")))]
     for folder in folders:
         for place in {file.parent for file in files_below(folder)}:
             if identity(place) in written:
@@ -156,5 +159,5 @@ def _sets(values: flags.FlagValues) -> tuple[tuple[str, Path], ...]:
             raise UserError(f"--set {text}: must be NAME=FOLDER, such as rain100l=/data/Rain100L")
         if name in found:
             raise UserError(f"--set {text}: {name} is there twice")
-        found[name] = local_path(folder, "--set")
+        found[name] = any_path(folder, "--set")
     return tuple(found.items())

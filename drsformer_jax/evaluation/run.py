@@ -11,7 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from drsformer_jax.data.images import read_rgb, write_png
+from drsformer_jax.buckets import reached
+from drsformer_jax.data.decoding import decode_bytes
+from drsformer_jax.data.images import as_rgb, write_png
 from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import Pair, PairSource
 from drsformer_jax.errors import UserError
@@ -19,7 +21,7 @@ from drsformer_jax.evaluation.documents import scores_document, scores_rows
 from drsformer_jax.evaluation.pictures import Shown, can_draw_histogram, sheet, write_histogram
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
 from drsformer_jax.evaluation.text import scores_text
-from drsformer_jax.files import write_json, write_rows, write_text
+from drsformer_jax.files import make_folder, remove_files, write_json, write_rows, write_text
 from drsformer_jax.inference.batches import (
     BatchDerainer,
     Restored,
@@ -183,9 +185,8 @@ def evaluate(task: Task, restore: Restorer, folder: Path) -> Scores:
     restored_folder = folder / RESTORED
     with together():
         if is_first():
-            restored_folder.mkdir(parents=True, exist_ok=True)
-            for stale in restored_folder.glob("*.png"):
-                stale.unlink()
+            make_folder(restored_folder)
+            remove_files(restored_folder, "*.png")
     with together():
         own = list(_scored(task, restore, restored_folder))
     rows = sorted(itertools.chain.from_iterable(gather_documents(own)))
@@ -225,5 +226,7 @@ def _scored(
 def _shown(task: Task, folder: Path, index: int, name: str, scores: dict[str, float]) -> Shown:
     """An image as it stands on a sheet, which any process may have restored."""
     pair = task.source[index]
-    restored = read_rgb(folder / f"{name}.png")
+    file = folder / f"{name}.png"
+    with reached(file):
+        restored = as_rgb(decode_bytes(file.read_bytes(), str(file)))
     return Shown(name, scores, pair["input"], restored, pair["target"])
