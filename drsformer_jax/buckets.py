@@ -26,9 +26,10 @@ PREFIX = "gs://"
 FORM = "gs://BUCKET/NAME"
 _ADDRESS = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)*/?")
 _AT_A_TIME = 64  # objects that are fetched together
+_WORTH_TELLING = 10.0  # megabytes: they take some time
 
-# What the libraries below say (gcsfs, Google's, aiohttp, TensorStore), what it means, and what helps.
-# The first that is found counts.
+# What the libraries below say (gcsfs, Google's, aiohttp, TensorStore), what it means, and what
+# helps. The first that is found counts.
 _ACCOUNT = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 _ROLES = "give this account the roles Storage Object User and Storage Legacy Bucket Reader there"
 _REASONS = {
@@ -77,7 +78,8 @@ def any_path(text: str, what: str = "") -> Path:
     # Other processes write, too: what was listed a moment ago says nothing.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     # All that it tells reaches the caller as an exception.
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    for name in ("gcsfs", "google.auth"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     path: Any = epath.Path(text.rstrip("/"))
     return path
 
@@ -146,6 +148,19 @@ def upload(file: Path, destination: str | os.PathLike[str]) -> None:
     """
     with reached(destination):
         filesystem().put_file(str(file), os.fspath(destination))
+
+
+def check_seen(path: Path) -> None:
+    """Finds before the work that the bucket itself may not be looked at.
+
+    Orbax asks what kind of bucket it is when it removes the first checkpoint.
+
+    Raises:
+      UserError: why.
+    """
+    bucket, _, _ = filesystem().split_path(str(path))
+    with reached(path):
+        filesystem().call("GET", "b/{}", bucket)
 
 
 def read_version(path: Path) -> tuple[int, bytes]:
@@ -255,8 +270,8 @@ def fetch(
             if file not in files:
                 file.unlink(missing_ok=True)
         missing = [file for file, told in files.items() if not _is_same(file, told)]
-        if len(missing) > 1:
-            size = sum(files[file]["size"] for file in missing) / 1e6
+        size = sum(files[file]["size"] for file in missing) / 1e6
+        if size >= _WORTH_TELLING:
             logger.warning(
                 "%s: fetching %d files, %.1f MB, to %s", path, len(missing), size, folder
             )

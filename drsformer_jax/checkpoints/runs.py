@@ -2,7 +2,8 @@
 
 Layout: WORKDIR/checkpoints/STEP/{state,data,config[,metrics]}. Orbax writes each step under a
 temporary name and renames it when it is complete, so a run that is killed leaves whole checkpoints
-only. In a bucket it puts a file into it last, without which it counts for nothing. Of one that is damaged later, its fingerprint tells.
+only. In a bucket it puts a file into it last, without which it counts for nothing. Of one that is
+damaged later, its fingerprint tells.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class TrainingCheckpoints:
         """Waits until everything is on disk; raises as `wait`."""
         with self._writing():
             self._manager.wait_until_finished()
-        self._manager.close()
+            self._manager.close()
 
 
 def whole_steps(directory: Path) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drsformer_jax.buckets import any_path, reached
+from drsformer_jax.buckets import any_path, is_in_bucket
 from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import Identity, identity, local_path, nothing_at
@@ -176,9 +176,8 @@ def _names_a_file(output: Path, naming: Naming) -> bool:
     from drsformer_jax.data.formats.pillow import picture_suffixes
 
     if output is not STANDARD:
-        with reached(output):
-            is_folder = output.is_dir()
-        if is_folder:
+        on_disk = not is_in_bucket(output)  # in a bucket, its suffix says what it is
+        if on_disk and output.is_dir():
             return False
         form = format_of(output)
         if form is None:
@@ -186,7 +185,7 @@ def _names_a_file(output: Path, naming: Naming) -> bool:
                 raise UserError(
                     f"-o {output}: derain writes {', '.join(FORMATS)}: name such a file or a folder"
                 )
-            if output.exists():
+            if on_disk and output.exists():
                 raise UserError(f"-o {output}: is a file, not a folder")
             return False
         if naming.ext is not None and FORMATS.get(naming.ext) is not form:

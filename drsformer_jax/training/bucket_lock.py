@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from drsformer_jax.buckets import read_version, remove, replace_version
+from drsformer_jax.buckets import check_seen, read_version, remove, replace_version
 from drsformer_jax.errors import UserError
 from drsformer_jax.training.claim import (
     BEAT_SECONDS,
@@ -35,6 +35,7 @@ class BucketLock:
           UserError: another run has it, or the bucket cannot be written.
         """
         self._workdir, self._path = workdir, workdir / LOCK_FILE
+        check_seen(workdir)
         self._claim = own_claim()
         self._writing = threading.Lock()
         self._version = self._take()

@@ -130,11 +130,8 @@ def assert_whole(buckets: Buckets, whole: Any) -> None:
 def test_a_run_that_is_killed_between_files_goes_on(buckets: Buckets, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", eval_every=0)
     # The mark of a checkpoint is the last of its files; the logs come before all of them.
-    assert start(buckets, 6, lambda name: name.endswith("/2/commit_success.txt")) == -9
-    assert "runs/one/checkpoints/2/config/metadata" in buckets.names_in("bkt")
-    assert whole_steps(any_path(f"{ADDRESS}/checkpoints")) == []
-    saved = lambda name: name.endswith("/4/_CHECKPOINT_METADATA")  # noqa: E731
-    assert start(buckets, 6, saved) == -9
+    assert start(buckets, 6, lambda name: name.endswith("/4/commit_success.txt")) == -9
+    assert "runs/one/checkpoints/4/config/metadata" in buckets.names_in("bkt")
     assert whole_steps(any_path(f"{ADDRESS}/checkpoints")) == [2]
     assert [record["step"] for record in metrics(buckets)] == [2, 4]
     assert start(buckets, 6) == 0
@@ -151,3 +148,86 @@ def test_a_run_that_is_killed_at_any_upload_goes_on(buckets: Buckets, tmp_path: 
         print(number, code, whole_steps(any_path(f"{ADDRESS}/checkpoints")))
         assert start(buckets, 6) == 0
         assert_whole(buckets, whole)
+
+
+@pytest.mark.usefixtures("toy_network")
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(403, "permission denied: give"), (401, "there are no credentials"), (404, "is no such buck")],
+)
+def test_a_bucket_that_cannot_be_used_is_told_before_anything(
+    status: int, told: str, workdir: Path, buckets: Buckets
+) -> None:
+    buckets.watch = lambda method, address: status
+    with pytest.raises(UserError) as error:
+        run(workdir)
+    assert str(error.value).startswith(f"{ADDRESS}")
+    assert told in str(error.value)
+    assert not buckets.objects
+
+
+@pytest.mark.usefixtures("toy_network")
+def test_rights_that_are_lost_in_the_middle(workdir: Path, buckets: Buckets) -> None:
+    def watch(method: str, address: str) -> int | None:
+        return 403 if method == "POST" and "/checkpoints/4/" in address else None
+
+    buckets.watch = watch
+    with pytest.raises(UserError) as error:
+        run(workdir)
+    told = f"{ADDRESS}/checkpoints: a checkpoint could not be written (permission denied); the last"
+    assert str(error.value).startswith(f"{told} good one is {ADDRESS}/checkpoints/2: give this")
+    buckets.watch = lambda method, address: None
+    assert int(run(workdir).step) == 6
+    assert whole_steps(workdir / "checkpoints") == [2, 4, 6]
+
+
+def test_rights_that_a_run_needs_later(workdir: Path, buckets: Buckets) -> None:
+    buckets.watch = lambda method, address: (
+        403 if address.partition("?")[0].endswith("/b/bkt") else None
+    )
+    with pytest.raises(UserError, match="permission denied: give this account the roles"):
+        BucketLock(workdir)
+
+
+def test_one_run_a_workdir(
+    workdir: Path, buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_lock, "BEAT_SECONDS", 0.05)
+    first = BucketLock(workdir)
+    with pytest.raises(
+        UserError, match=f"{ADDRESS} is in use by another run .process {os.getpid()} on"
+    ):
+        BucketLock(workdir)
+    first.check()
+    # Removed by hand, it is made anew.
+    buckets.objects.clear()
+    first.check()
+    first.release()
+    assert not buckets.objects
+    # A run that is gone without a word.
+    monkeypatch.setattr(bucket_lock, "BEAT_SECONDS", 1e6)
+    silent = BucketLock(workdir)
+    second = BucketLock(workdir)
+    with pytest.raises(UserError, match="in use by another run"):
+        silent.check()
+    silent.release()
+    second.check()
+
+
+def test_of_two_runs_that_take_over_one_does(
+    workdir: Path, buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_lock, "BEAT_SECONDS", 1e6)
+    BucketLock(workdir)
+    taken = []
+
+    def watch(method: str, address: str) -> int | None:
+        if method == "POST" and not taken:
+            taken.append(True)
+            taken.append(BucketLock(workdir))
+        return None
+
+    buckets.watch = watch
+    with pytest.raises(UserError, match="in use by another run"):
+        BucketLock(workdir)
+    taken[1].check()
