@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "gs://"
 FORM = "gs://BUCKET/NAME"
-_ADDRESS = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)*/?")
+_ADDRESS = re.compile(r"gs://[\w.-]+(/[^/]+)*/?")
 _AT_A_TIME = 64  # objects that are fetched together
 _WORTH_TELLING = 10.0  # megabytes: they take some time
 

@@ -49,7 +49,6 @@ def put_folder(buckets: Buckets, folder: Path, name: str) -> None:
         ("https://host/x", "and in buckets of Google Cloud (gs://BUCKET/NAME), are read and"),
         ("gs://", "--workdir gs://: addresses in buckets look like gs://BUCKET/NAME"),
         ("gs:///x", "addresses in buckets look like"),
-        ("gs://Bucket/x", "addresses in buckets look like"),
         ("gs://bkt//x", "addresses in buckets look like"),
         ("gs:/bkt/x", "is an address"),
     ],

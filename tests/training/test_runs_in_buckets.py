@@ -49,9 +49,10 @@ def metrics(buckets: Buckets) -> list[dict[str, float]]:
 
 
 @pytest.fixture
-def workdir(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bucket_lock, "SILENCE_SECONDS", 0.3)
     monkeypatch.setattr(bucket_lock, "POLL_SECONDS", 0.02)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # of processes that are killed
     return any_path(ADDRESS)
 
 
