@@ -112,7 +112,8 @@ def reached(place: str | os.PathLike[str]) -> Iterator[None]:
     except Exception as error:
         if not is_in_bucket(place) or isinstance(error, UserError | FileExistsError):
             raise
-        if isinstance(error, FileNotFoundError):
+        # The system's own have a number.
+        if isinstance(error, FileNotFoundError) and error.errno is None:
             raise UserError(f"{place}: there is no such bucket, or no such object in it") from error
         if (known := cause(error)) is None:
             raise
@@ -134,7 +135,7 @@ def local_copy(path: Path) -> Path:
 
 
 def filesystem() -> Any:
-    """gcsfs, as it is used here; `bucket_path` must have been asked for a path."""
+    """gcsfs, as it is used here; `any_path` must have been asked for a path."""
     import fsspec
 
     return fsspec.filesystem("gs")
@@ -148,53 +149,6 @@ def upload(file: Path, destination: str | os.PathLike[str]) -> None:
     """
     with reached(destination):
         filesystem().put_file(str(file), os.fspath(destination))
-
-
-def check_seen(path: Path) -> None:
-    """Finds before the work that the bucket itself may not be looked at.
-
-    Orbax asks what kind of bucket it is when it removes the first checkpoint.
-
-    Raises:
-      UserError: why.
-    """
-    bucket, _, _ = filesystem().split_path(str(path))
-    with reached(path):
-        filesystem().call("GET", "b/{}", bucket)
-
-
-def read_version(path: Path) -> tuple[int, bytes]:
-    """The number of an object's present version, and its content; 0 and nothing: there is none.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    bucket, name, _ = filesystem().split_path(str(path))
-    with reached(path):
-        try:
-            told, content = filesystem().call("GET", "b/{}/o/{}", bucket, name, alt="media")
-        except FileNotFoundError:
-            return 0, b""
-        return int(told["x-goog-generation"]), content
-
-
-def replace_version(path: Path, number: int, content: bytes) -> int:
-    """Writes an object only if its present version is that of a number; 0: if there is none.
-
-    Returns:
-      The number of the new version.
-
-    Raises:
-      FileExistsError: it is another one.
-      UserError: it cannot be written.
-    """
-    files = filesystem()
-    bucket, name, _ = files.split_path(str(path))
-    address = f"{files._location}/upload/storage/v1/b/{bucket}/o"
-    options = {"uploadType": "media", "name": name, "ifGenerationMatch": str(number)}
-    with reached(path):
-        told = files.call("POST", address, data=content, json_out=True, **options)
-    return int(told["generation"])
 
 
 def remove(path: Path) -> None:
@@ -250,7 +204,8 @@ def fetch(
     """Makes a folder of this machine hold what a bucket does: an object, or all below a path.
 
     What is there already, of the same size and time, is not fetched again; what is not wanted or
-    gone from the bucket is removed. Several processes may do so at once.
+    gone from the bucket is removed. Several processes may do so at once. Objects whose names would
+    lead out of the folder are left out.
 
     Args:
       folder: where to put it; of an object, its file lies there under its name.
@@ -264,7 +219,11 @@ def fetch(
     """
     objects = objects_below(path)
     is_object = list(objects) == [""]
-    files = {folder / (name or path.name): told for name, told in objects.items() if wanted(name)}
+    files = {
+        folder / (name or path.name): told
+        for name, told in objects.items()
+        if wanted(name) and ".." not in name.split("/")
+    }
     try:
         for file in [file for file in folder.rglob("*") if file.is_file()]:
             if file not in files:
@@ -276,9 +235,8 @@ def fetch(
                 "%s: fetching %d files, %.1f MB, to %s", path, len(missing), size, folder
             )
         for start in range(0, len(missing), _AT_A_TIME):
-            _fetch(
-                {file: files[file] for file in missing[start : start + _AT_A_TIME]}, path, folder
-            )
+            some = missing[start : start + _AT_A_TIME]
+            _fetch({file: files[file] for file in some}, path, folder)
     except OSError as error:
         place = error.filename or folder
         raise UserError(f"{path}: cannot be kept in {place} ({error.strerror})") from error

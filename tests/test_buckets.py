@@ -12,7 +12,7 @@ import pytest
 from reference.buckets import Buckets
 from reference.miniature_sets import clean, rain200, save
 
-from drsformer_jax.buckets import any_path, fetch, local_copy, objects_below
+from drsformer_jax.buckets import any_path, fetch, filesystem, local_copy, objects_below
 from drsformer_jax.checkpoints.weights import Weights, load_weights, save_weights
 from drsformer_jax.cli import evaluate
 from drsformer_jax.cli import main as cli
@@ -108,13 +108,27 @@ def test_copies_follow_the_bucket(buckets: Buckets, tmp_path: Path) -> None:
     assert local_copy(tmp_path) == tmp_path
 
 
-def test_a_copy_that_breaks_off_leaves_no_half_file(buckets: Buckets, tmp_path: Path) -> None:
-    for name in "ab":
-        buckets.put("bkt", f"set/{name}.png", bytes(100))
-    buckets.watch = lambda method, address: 403 if "b.png?alt" in address else None
+def test_a_copy_that_breaks_off_leaves_no_half_file(
+    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets.put("bkt", "set/a.png", bytes(100))
+
+    def half(names: list[str], parts: list[str]) -> None:
+        Path(parts[0]).write_bytes(bytes(50))
+        raise OSError("Forbidden: set/a.png")
+
+    path = any_path("gs://bkt/set")
+    monkeypatch.setattr(filesystem(), "get", half)
     with pytest.raises(UserError, match="gs://bkt/set: permission denied: give this account"):
-        fetch(any_path("gs://bkt/set"), tmp_path / "set")
+        fetch(path, tmp_path / "set")
     assert list(tmp_path.rglob("*")) == [tmp_path / "set"]
+
+
+def test_names_that_lead_out_of_the_folder(buckets: Buckets, tmp_path: Path) -> None:
+    buckets.put("bkt", "set/../../outside.png", b"x")
+    buckets.put("bkt", "set/inside.png", b"x")
+    fetch(any_path("gs://bkt/set"), tmp_path / "one/set")
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["inside.png"]
 
 
 FAULTS = {

@@ -116,7 +116,7 @@ def opened(
             mirror = stack.enter_context(mirrored(folder))
         stack.enter_context(_uploaded_last(mirror))
         here = mirror.folder
-        with together():
+        with together(), reached(folder):
             checkpoints = TrainingCheckpoints(folder, options.keep_checkpoints)
         stack.callback(checkpoints.close)
         check_shared(folder)
@@ -149,10 +149,9 @@ def _uploaded_last(mirror: Mirror) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told_by_name(folder: Path) -> Iterator[None]:
-    """What the system refuses, or a bucket, becomes a UserError."""
+    """What the system refuses becomes a UserError."""
     try:
-        with reached(folder):
-            yield
+        yield
     except OSError as error:
         raise UserError(
             f"--workdir {folder}: {error.filename or 'a file'} cannot be written "

@@ -74,6 +74,7 @@ def test_a_run_is_what_it_is_on_a_disk(
         "config.json", "metrics.jsonl", "parameters.txt", "sessions.jsonl", "validation/seen.jpg"
     }  # fmt: skip
     assert [record["step"] for record in metrics(buckets)] == [2, 3, 4, 4, 6, 6]
+    assert b'"end": 6' in buckets.content("bkt", "runs/one/sessions.jsonl").splitlines()[-1]
     assert write_run_report(workdir) == workdir / "report.html"
     assert b"seen" not in buckets.content("bkt", "runs/one/report.html")
     assert b"Validation" in buckets.content("bkt", "runs/one/report.html")
