@@ -168,6 +168,16 @@ def together() -> Iterator[None]:
             raise UserError(f"process {process}: {text}")
 
 
+def appears(file: Path) -> bool:
+    """Whether a file is there that another process may have written a moment ago."""
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while not file.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
 def check_shared(folder: Path) -> None:
     """That a folder is the same one for all processes.
 
@@ -191,11 +201,8 @@ def check_shared(folder: Path) -> None:
             if is_first():
                 token.touch()
         with together():
-            deadline = time.monotonic() + SECONDS_TO_APPEAR
-            while not token.exists():
-                if time.monotonic() > deadline:
-                    raise other
-                time.sleep(0.5)
+            if not appears(token):
+                raise other
     finally:
         if is_first():
             token.unlink(missing_ok=True)

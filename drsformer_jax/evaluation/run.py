@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from drsformer_jax.buckets import reached
+from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.data.decoding import decode_bytes
 from drsformer_jax.data.images import as_rgb, write_png
 from drsformer_jax.data.sets import DataSet
@@ -32,6 +33,7 @@ from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.inference.ensemble import derain_eightfold
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 from drsformer_jax.processes import (
+    appears,
     check_shared,
     gather_documents,
     is_first,
@@ -137,7 +139,7 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
         ensemble=options.ensemble,
         devices=f"{devices} x {jax.local_devices()[0].device_kind}",
     )
-    with together():
+    with together(), written_or_refused(workdir / DIRECTORY):
         if is_first():
             write_json(workdir / DIRECTORY / "results.json", document(results, setting))
             write_text(workdir / DIRECTORY / "results.md", markdown(results, setting))
@@ -183,7 +185,7 @@ def evaluate(task: Task, restore: Restorer, folder: Path) -> Scores:
     if not len(task.source):
         raise UserError("nothing to score: the data set holds no image pairs")
     restored_folder = folder / RESTORED
-    with together():
+    with together(), written_or_refused(folder):
         if is_first():
             make_folder(restored_folder)
             remove_files(restored_folder, "*.png")
@@ -193,7 +195,7 @@ def evaluate(task: Task, restore: Restorer, folder: Path) -> Scores:
     scores = Scores.of_rows(
         [name for _, name, _ in rows], [row for _, _, row in rows], task.protocol
     )
-    with together():
+    with together(), written_or_refused(folder):
         if is_first():
             write_json(folder / "scores.json", scores_document(scores), ensure_ascii=False)
             write_rows(folder / "scores.csv", scores_rows(scores))
@@ -228,5 +230,7 @@ def _shown(task: Task, folder: Path, index: int, name: str, scores: dict[str, fl
     pair = task.source[index]
     file = folder / f"{name}.png"
     with reached(file):
+        if not appears(file):
+            raise UserError(f"{file}: is gone, or not to be seen from here: look what removes it")
         restored = as_rgb(decode_bytes(file.read_bytes(), str(file)))
     return Shown(name, scores, pair["input"], restored, pair["target"])
