@@ -5,7 +5,7 @@ FROM python:3.12-slim
 ARG KIND=cpu
 WORKDIR /drsformer_jax
 COPY . .
-RUN case "$KIND" in cpu) extra=hub ;; *) extra="hub,$KIND" ;; esac \
+RUN case "$KIND" in cpu) extra=hub ;; *) extra="gcs,hub,$KIND" ;; esac \
     && pip install --no-cache-dir ".[$extra]"
 WORKDIR /data
 ENTRYPOINT ["drsformer"]

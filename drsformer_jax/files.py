@@ -12,9 +12,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from drsformer_jax.buckets import is_in_bucket, remove_below, upload
 from drsformer_jax.paths import printable
 
 # Temporary names are as short as this allows, whatever they stand for: a name may have 255 bytes.
@@ -50,8 +51,19 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `destination` that replaces it when the block succeeds.
 
     The temporary file keeps the suffix of the destination, because encoders choose the format by
-    it. When the block raises, the temporary file is removed and the destination is as it was.
+    it. When the block raises, the temporary file is removed and the destination is as it was. Of a
+    destination in a bucket it lies on this machine, and becomes an object by one upload.
+
+    Raises:
+      UserError: the bucket does not take it.
+      OSError: the folder cannot be written.
     """
+    if is_in_bucket(destination):
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
+            file = Path(folder, f"new{PurePosixPath(destination).suffix}")
+            yield file
+            upload(file, destination)
+        return
     destination = Path(destination)
     suffix = destination.suffix
     handle, name = tempfile.mkstemp(
@@ -90,14 +102,40 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those around it; a bucket has none, and needs none.
+
+    OSError if it cannot be made.
+    """
+    if not is_in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def remove_files(folder: Path, pattern: str) -> None:
+    """Removes the files in a folder whose names fit a pattern; of one in a bucket, all in it.
+
+    OSError, or of a bucket UserError, if one stays.
+    """
+    if is_in_bucket(folder):
+        remove_below(folder)
+        return
+    for file in folder.glob(pattern):
+        file.unlink()
+
+
+def write_whole(destination: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file or an object that appears complete or not at all; errors as `atomic_path`."""
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(destination: str | os.PathLike[str], text: str) -> None:
     """Writes text in UTF-8, whatever the locale.
 
     The bytes of file names that are not text in it are written as `\\udcXX`, which JSON reads back
-    as the name. OSError if the folder cannot be written.
+    as the name. Errors as `atomic_path`.
     """
-    with atomic_path(destination) as temporary:
-        temporary.write_bytes(printable(text).encode("utf-8"))
+    write_whole(destination, printable(text).encode("utf-8"))
 
 
 def write_rows(destination: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -19,11 +19,16 @@ _ADDRESS = re.compile(r"(?s).*://|[A-Za-z][A-Za-z0-9+.-]*:[/\\]|\\\\")
 Identity = tuple[int, int]
 
 
-def local_path(text: str, what: str = "") -> Path:
+# What of an address is read and written, in words; more where `buckets.any_path` is asked.
+READS = "only files and folders of this machine"
+
+
+def local_path(text: str, what: str = "", reads: str = READS) -> Path:
     """The path that the user typed as `text`, with ~ for the home folder.
 
     Args:
       what: the flag or key that it is the value of, for the message.
+      reads: what could have been named, for the message.
 
     Raises:
       UserError: it is empty, an address, another system's path, the home of nobody, or no path
@@ -34,8 +39,8 @@ def local_path(text: str, what: str = "") -> Path:
         raise UserError(f"{named}: is empty" if named else "a path is empty (this folder is .)")
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise UserError(
-            f"{named}: is an address; only files and folders of this machine are read and written: "
-            "copy or mount it, and give its path here"
+            f"{named}: is an address; {reads} are read and written: copy or mount it, and give its "
+            "path here"
         )
     path = Path(os.path.expanduser(text))
     if text.startswith("~") and str(path).startswith("~") and not os.path.lexists(path):
@@ -50,6 +55,16 @@ def local_path(text: str, what: str = "") -> Path:
     except OSError as error:
         raise UserError(f"{named}: {error.strerror}") from error
     return path
+
+
+def cache_folder() -> Path:
+    """The user's, as the XDG base directory specification has it: a relative path does not count.
+
+    RuntimeError if the user has no home.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return base / "drsformer_jax"
 
 
 def nothing_at(path: Path, what: str = "file or folder", known: Iterable[str] = ()) -> UserError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from reference.buckets import Buckets, serving
 
 # What tests compile runs for a moment, and optimising it takes three times as long as the rest of
 # compiling. Before JAX starts, and for the programs that tests start; whoever names others wins.
@@ -48,3 +50,24 @@ def shared_dir() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"no real image pairs: {path / 'data'} is not there (set DRSFORMER_SHARED)")
     return path
+
+
+@pytest.fixture(scope="session")
+def served_buckets() -> Iterator[Buckets]:
+    # One server: libraries keep their connections.
+    with serving("bkt") as buckets, pytest.MonkeyPatch.context() as patch:
+        for name, value in buckets.environment.items():
+            patch.setenv(name, value)
+        yield buckets
+
+
+@pytest.fixture
+def buckets(
+    served_buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Buckets]:
+    """An empty bucket, gs://bkt, in memory; what is fetched of it lies in tmp_path / "cache"."""
+    pytest.importorskip("gcsfs", reason="gcsfs is not installed (extra: gcs)")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    served_buckets.clear()
+    yield served_buckets
+    served_buckets.clear()

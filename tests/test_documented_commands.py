@@ -84,6 +84,7 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"^drsformer models$", RUN, ""),
     (r"^drsformer score ", RUN, ""),
     (r"^python tools/estimate_niqe_model", READ, "wants hundreds of sharp blocks"),
+    (r"^python (train|eval)\.py .*gs://", READ, "a bucket that a test must serve; test_buckets.py"),
     (r"^python (train|eval)\.py .*(/data/|/shared/|records)", READ, "folders outside of the clone"),
     (r"^python (train|eval)\.py .*\.\.\.", READ, "dots stand for the flags above"),
     (r"^python (train|eval)\.py ", SLOW, "trains and scores a network, if a tiny one"),

@@ -53,24 +53,27 @@ REQUIRED = {
 
 # What each part of the package may import of the others: ops <- models <- {training, checkpoints,
 # inference} <- {evaluation, parity, planning} <- cli.
-SHARED = {"errors", "files", "paths", "tables"}
+SHARED = {"buckets", "errors", "files", "paths", "tables"}
 MAY_IMPORT = {
     "errors": set(),
     "paths": {"errors"},
-    "files": {"paths"},
+    "buckets": {"errors", "paths"},
+    "files": {"buckets", "paths"},
     "tables": set(),
     "jobs": SHARED,
+    "processes": {"buckets", "errors", "paths"},
     "ops": set(),
     "models": {"ops"},
     "data": SHARED,
     "checkpoints": SHARED | {"models"},
     "inference": SHARED | {"ops", "models", "data", "checkpoints"},
     "scores": SHARED | {"data"},
-    "training": SHARED | {"ops", "models", "data", "checkpoints", "inference", "scores"},
+    "training": SHARED
+    | {"processes", "ops", "models", "data", "checkpoints", "inference", "scores"},
     # Not needed to understand the program.
     "page": SHARED | {"data", "inference", "scores"},
     "film": SHARED | {"jobs"},
-    "evaluation": SHARED | {"models", "data", "checkpoints", "inference", "scores"},
+    "evaluation": SHARED | {"processes", "models", "data", "checkpoints", "inference", "scores"},
     "datasets": SHARED | {"data", "scores", "jobs"},
     "basicsr": SHARED | {"models", "data", "checkpoints", "training"},
     "parity": SHARED | {"models", "data", "checkpoints", "training"},
@@ -83,7 +86,7 @@ MAY_IMPORT["cli"] = SHARED | (MAY_IMPORT.keys() - {"errors", "files", "paths", "
 LATE = {
     *("tensorflow", "tensorboard", "tensorflow_datasets", "torch", "grain", "skimage"),
     *("starlette", "uvicorn", "python_multipart"),
-    *("onnx", "onnxruntime", "huggingface_hub", "av", "ray"),
+    *("onnx", "onnxruntime", "huggingface_hub", "av", "ray", "gcsfs", "fsspec"),
 }
 FLAG_PARSERS = {"argparse", "absl", "ml_collections"}
 FILE_MODULES = {"os", "pathlib", "io", "shutil", "tempfile", "json", "safetensors", "orbax"}

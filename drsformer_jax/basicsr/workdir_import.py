@@ -29,6 +29,7 @@ from drsformer_jax.basicsr.state import Moments, StateFile, read_moments, read_s
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import atomic_folder
+from drsformer_jax.training.claim import LOCK_FILE
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.reporting import METRICS_FILE, PARAMETERS_FILE, PICTURES
 from drsformer_jax.training.run_report import REPORT
@@ -36,7 +37,7 @@ from drsformer_jax.training.sessions import FILE as SESSIONS_FILE
 from drsformer_jax.training.state import TrainState
 from drsformer_jax.training.tensorboard import FOLDER
 from drsformer_jax.training.workdir import CONFIG_FILE
-from drsformer_jax.training.workdir_lock import LOCK_FILE, only_run
+from drsformer_jax.training.workdir_lock import only_run
 
 # What a run leaves in its workdir: a folder with anything else in it is not ours to replace.
 _OF_A_RUN = frozenset(

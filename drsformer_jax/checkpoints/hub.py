@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from drsformer_jax.buckets import any_path
 from drsformer_jax.errors import UserError, in_one_line, missing_extra
-from drsformer_jax.paths import local_path
 
 PREFIX = "hf://"
 FILE = "model.safetensors"
@@ -22,8 +22,8 @@ def is_address(weights: str | os.PathLike[str]) -> bool:
 
 
 def weights_argument(text: str, what: str = "") -> Path | str:
-    """What the user typed as weights: an address on the hub as it is, else `paths.local_path`."""
-    return text if is_address(text) else local_path(text, what)
+    """What the user typed as weights: an address on the hub as it is, else `buckets.any_path`."""
+    return text if is_address(text) else any_path(text, what)
 
 
 def name_of(weights: Path | str) -> str:

@@ -2,7 +2,8 @@
 
 Layout: WORKDIR/checkpoints/STEP/{state,data,config[,metrics]}. Orbax writes each step under a
 temporary name and renames it when it is complete, so a run that is killed leaves whole checkpoints
-only. Of one that is damaged later, its fingerprint tells.
+only. In a bucket it puts a file into it last, without which it counts for nothing. Of one that is
+damaged later, its fingerprint tells.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
 
+from drsformer_jax.buckets import is_in_bucket, objects_below
 from drsformer_jax.checkpoints.fingerprint import fingerprint
 from drsformer_jax.checkpoints.write_failures import cause_of_failure
 from drsformer_jax.errors import UserError
@@ -58,7 +61,9 @@ class TrainingCheckpoints:
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
-        self.directory = (workdir / DIRECTORY).absolute()
+        self.directory = workdir / DIRECTORY
+        if not is_in_bucket(workdir):
+            self.directory = self.directory.absolute()
         managers = ocp.checkpoint_managers
 
         def score(metrics: Mapping[str, float]) -> float:
@@ -208,11 +213,20 @@ class TrainingCheckpoints:
         """Waits until everything is on disk; raises as `wait`."""
         with self._writing():
             self._manager.wait_until_finished()
-        self._manager.close()
+            self._manager.close()
 
 
 def whole_steps(directory: Path) -> list[int]:
-    """Steps of the finished checkpoints in a folder, rising; none without the folder."""
+    """Steps of the finished checkpoints in a folder, rising; none without the folder.
+
+    UserError if it is in a bucket that cannot be listed.
+    """
+    if is_in_bucket(directory):
+        # Nothing is renamed there: a checkpoint is whole when Orbax has put this into it.
+        found = re.findall(
+            r"^(\d+)/commit_success\.txt$", "\n".join(objects_below(directory)), re.M
+        )
+        return sorted(map(int, found))
     try:
         return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
     except OSError:

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from drsformer_jax.buckets import any_path, is_in_bucket
 from drsformer_jax.checkpoints import hub
 from drsformer_jax.checkpoints.catalogue import by_name, default_weights, packaged
 from drsformer_jax.checkpoints.contents import EXPORTED, kind_of
+from drsformer_jax.checkpoints.in_bucket import fetch_weights
 from drsformer_jax.checkpoints.infer import config_from, infer_config
 from drsformer_jax.checkpoints.names import (
     Params,
@@ -54,8 +56,8 @@ class Weights:
 
 def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
     """The weights at `path`: a file of PyTorch or safetensors under any name; a folder; those that
-    come with the package under that name (`checkpoints.catalogue`); or those at an address on the
-    Hugging Face hub (`checkpoints.hub`).
+    come with the package under that name (`checkpoints.catalogue`); those at an address on the
+    Hugging Face hub (`checkpoints.hub`); or a file or folder in a bucket (`buckets`).
 
     Which of them a file is, its content tells. A folder is a checkpoint written by
     `save_weights`, a training workdir (its newest good checkpoint; the averaged parameters where
@@ -69,6 +71,10 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Weights:
     """
     if path is not None and hub.is_address(path):
         return _load_address(str(path))
+    if is_in_bucket(path):
+        place, metadata = fetch_weights(any_path(str(path)))
+        weights = load_weights(place)
+        return dataclasses.replace(weights, metadata=weights.metadata | metadata)
     path = default_weights() if path is None else by_name(path)
     try:
         if not path.exists():

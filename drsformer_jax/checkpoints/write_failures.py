@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.buckets import cause, is_in_bucket
+from drsformer_jax.errors import UserError, in_one_line
 
 # So Orbax and TensorStore say that what they have just written is not there.
 _NOT_THERE = ("NOT_FOUND", "params are missing")
@@ -44,6 +45,8 @@ def cause_of_failure(error: BaseException, directory: Path) -> tuple[str, str]:
 
     Where no error of the system is told, the drive is asked whether it still takes a file.
     """
+    if is_in_bucket(directory):
+        return cause(error) or (in_one_line(error), "try it once more")
     if known := system_error(error):
         return known
     try:

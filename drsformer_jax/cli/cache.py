@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.errors import words_of
+from drsformer_jax.paths import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def keep_programs() -> None:
     if any(map(os.environ.get, _SETTINGS)):
         return
     try:
-        folder = _user_folder()
+        folder = cache_folder()
         if not folder.exists():
             # Whoever writes there has programs run by this user.
             folder.mkdir(mode=0o700, parents=True)
@@ -86,13 +87,6 @@ def _remove_damaged(programs: Path) -> None:
             path.unlink(missing_ok=True)
 
     warnings.showwarning = heal
-
-
-def _user_folder() -> Path:
-    """As the XDG base directory specification has it: a relative path does not count."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-    return base / "drsformer_jax"
 
 
 def _machine() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from drsformer_jax.cli.derain_jobs import path_or_standard
+from drsformer_jax.buckets import any_path
+from drsformer_jax.cli.derain_jobs import output_path, path_or_standard
 from drsformer_jax.errors import missing_extra
 from drsformer_jax.paths import local_path
 
@@ -43,5 +44,5 @@ def _complete_files(parser: argparse.ArgumentParser, how: object) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
                 _complete_files(below, how)
-        elif action.type in (local_path, path_or_standard):
+        elif action.type in (local_path, any_path, output_path, path_or_standard):
             action.complete = how  # type: ignore[attr-defined]

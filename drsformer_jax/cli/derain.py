@@ -10,9 +10,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from drsformer_jax.buckets import check_writable, is_in_bucket
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.cache import add_cache_argument, keep_programs
-from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, all_jobs, path_or_standard
+from drsformer_jax.cli.derain_jobs import (
+    STANDARD,
+    Job,
+    Naming,
+    all_jobs,
+    output_path,
+    path_or_standard,
+)
 from drsformer_jax.cli.derain_progress import Tally, for_all_sizes
 from drsformer_jax.cli.derain_work import restored, run_job
 from drsformer_jax.cli.devices import check_devices
@@ -48,11 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=path_or_standard,
+        type=output_path,
         default=Path(DEFAULT_OUTPUT),
         metavar="OUT",
         help="folder to write to, made if missing (default: %(default)s); for a single image also "
-        "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output",
+        "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output; photographs "
+        "also to a bucket, gs://BUCKET/NAME",
     )
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="tell of problems alone: no bar, no lines"
@@ -177,7 +186,13 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
     _check_quality(args.quality, jobs[0])
     # Of a single file there is nothing to go on with.
     is_folder = args.output not in {job.destination for some in (films, jobs) for job in some[0]}
-    if is_job(args) or (args.skip_existing and is_folder):
+    on_disk = not is_in_bucket(args.output)
+    if is_job(args) and not on_disk:
+        raise UserError(
+            f"-o {args.output}: a job keeps its ledger beside its results, on a disk: name a folder "
+            "that all parts see, and copy"
+        )
+    if is_job(args) or (args.skip_existing and is_folder and on_disk):
         return run_job(args, jobs, films, load_derainer)
     return _restore_all(jobs[0], *open_films(films[0], args), args, stdout)
 
@@ -208,6 +223,9 @@ def _restore_all(
 def _make_folders(jobs: list[Job]) -> None:
     """Makes the folders of the results; finds before the work that one cannot be written."""
     for folder in {job.destination.parent: None for job in jobs}:
+        if is_in_bucket(folder):
+            check_writable(folder)
+            continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

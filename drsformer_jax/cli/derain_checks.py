@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.errors import UserError, enumerated
 from drsformer_jax.paths import identity, ignores_case
 
@@ -66,6 +67,8 @@ def _folded(name: str) -> str:
 
 def _are_one_file(output: Path) -> bool:
     """Whether names that differ by their letters' case will be one file in a folder."""
+    if is_in_bucket(output):
+        return False
     folder = output.absolute()
     while not folder.is_dir():
         folder = folder.parent

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.cli.derain_jobs import STANDARD, Job
 from drsformer_jax.cli.output import write_whole
 from drsformer_jax.errors import UserError, one_line
@@ -33,7 +34,7 @@ def derain_image(
     from drsformer_jax.data.formats.metadata import NO_METADATA, fitted
     from drsformer_jax.inference.photo import restore_photo
 
-    if stdout is None:
+    if stdout is None and not is_in_bucket(job.destination):
         _check_name(job.source, job.destination)
     photo = _decoded(job.source)
     height, width = photo.samples.shape[:2]

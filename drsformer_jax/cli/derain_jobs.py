@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.buckets import any_path, is_in_bucket
 from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import Identity, identity, local_path, nothing_at
@@ -30,6 +31,11 @@ FILM_SUFFIXES = (
 def path_or_standard(text: str) -> Path:
     """What the user typed as an input or output; UserError as `local_path` raises it."""
     return STANDARD if text == "-" else local_path(text)
+
+
+def output_path(text: str) -> Path:
+    """What the user typed as an output, which may be in a bucket; UserError as of `any_path`."""
+    return STANDARD if text == "-" else any_path(text)
 
 
 def is_film(path: Path) -> bool:
@@ -178,7 +184,8 @@ def _names_a_file(output: Path, naming: Naming) -> bool:
     from drsformer_jax.data.formats.pillow import picture_suffixes
 
     if output is not STANDARD:
-        if output.is_dir():
+        on_disk = not is_in_bucket(output)  # in a bucket, its suffix says what it is
+        if on_disk and output.is_dir():
             return False
         form = format_of(output)
         if form is None:
@@ -187,7 +194,7 @@ def _names_a_file(output: Path, naming: Naming) -> bool:
                     f"-o {output}: derain writes {', '.join(FORMATS)}: name such a file or a folder"
                 )
             # Another part of the same job may have made it since.
-            if output.exists() and not output.is_dir():
+            if on_disk and output.exists() and not output.is_dir():
                 raise UserError(f"-o {output}: is a file, not a folder")
             return False
         if naming.ext is not None and FORMATS.get(naming.ext) is not form:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from drsformer_jax.buckets import any_path, is_in_bucket, local_copy
 from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.distributed import USAGE as DISTRIBUTED_USAGE
+from drsformer_jax.cli.distributed import define_distributed, distributed_arguments, join_if_asked
 from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import files_below, identity, local_path
+from drsformer_jax.paths import files_below, identity
+
+if TYPE_CHECKING:
+    from drsformer_jax.evaluation.run import Task
 
 EVALUATION_USAGE = """
   --set NAME=FOLDER   scores this data set instead of config.data.val; may be given several times.
@@ -32,12 +38,14 @@ class EvaluationFlags:
     config: the configuration with its changes.
     sets: names and folders of data sets to score; none: that of the configuration.
     restoring: ensemble, tile and overlap, as far as given.
+    distributed: the arguments of `processes.join`, or None: this process is alone.
     """
 
     config: ConfigDict
     workdir: Path
     sets: tuple[tuple[str, Path], ...]
     restoring: dict[str, Any]
+    distributed: dict[str, Any] | None
 
 
 def run(argv: Sequence[str], description: str) -> int:
@@ -49,28 +57,45 @@ def _evaluate(argv: Sequence[str], description: str) -> None:
     given = parse_flags(argv, description)
     if given is None:
         return
+    from drsformer_jax.evaluation.run import Options, evaluate_workdir
+    from drsformer_jax.processes import is_first, together
+
+    join_if_asked(given.distributed)
+    check_devices()
+    with together():
+        _check_inputs_stay(given)
+        per_device = checked(lambda: given.config.eval.batch_size, "eval.batch_size")
+        options = Options(**given.restoring, per_device=per_device)
+        tasks = _tasks(given)
+    text = evaluate_workdir(given.workdir, tasks, options, own=not given.sets)
+    if is_first():
+        print(text)
+
+
+def _tasks(given: EvaluationFlags) -> list[Task]:
+    """The data sets to score.
+
+    Raises:
+      UserError: one is missing or damaged, or is to be scored in a way that there is not.
+    """
     from drsformer_jax.data.configured import validation_source
     from drsformer_jax.data.sets import SETS, get_set
     from drsformer_jax.data.splits import split_for_test
-    from drsformer_jax.evaluation.run import Options, Task, evaluate_workdir
+    from drsformer_jax.evaluation.run import Task
 
     config = given.config
-    _check_inputs_stay(given)
     protocol = checked(lambda: config.eval.protocol, "eval.protocol")
-    per_device = checked(lambda: config.eval.batch_size, "eval.batch_size")
-    options = Options(**given.restoring, per_device=per_device)
     tasks = []
     for name, folder in given.sets:
         known = SETS.get(name)
-        source = split_for_test(folder, known)
+        source = split_for_test(local_copy(folder), known)
         tasks.append(Task(name, source, known.protocol if known else protocol, known))
     if not tasks:
         source = checked(lambda: validation_source(config.data), "data")
         name = checked(lambda: config.eval.data_set, "eval.data_set")
         data_set = get_set(name) if name else None
         tasks.append(Task(name or config.name, source, protocol, data_set))
-    check_devices()
-    print(evaluate_workdir(given.workdir, tasks, options, own=not given.sets))
+    return tasks
 
 
 def _check_inputs_stay(given: EvaluationFlags) -> None:
@@ -81,11 +106,13 @@ def _check_inputs_stay(given: EvaluationFlags) -> None:
     """
     from drsformer_jax.evaluation.run import DIRECTORY, RESTORED
 
+    if is_in_bucket(given.workdir):
+        return  # what is there is read from copies
     out = given.workdir / DIRECTORY
     written = {identity(path) for path in (out, *out.glob("*"), *out.glob(f"*/{RESTORED}"))}
     folders = [folder for _, folder in given.sets]
     if not folders and isinstance(given.config.get("data"), ConfigDict):
-        folders = [local_path(str(given.config.data.get("val")))]
+        folders = [any_path(str(given.config.data.get("val")))]
     for folder in folders:
         for place in {file.parent for file in files_below(folder)}:
             if identity(place) in written:
@@ -101,13 +128,14 @@ def parse_flags(argv: Sequence[str], description: str) -> EvaluationFlags | None
     Raises:
       UserError: as `read_flags`.
     """
-    help_text = f"{description.strip()}\n\n{USAGE}{EVALUATION_USAGE}"
+    help_text = f"{description.strip()}\n\n{USAGE}{EVALUATION_USAGE}{DISTRIBUTED_USAGE}"
     if (found := read_flags(argv, help_text, _define)) is None:
         return None
     config, workdir, values = found
     names = ("ensemble", "tile", "overlap")
     restoring = {name: values[name].value for name in names if values[name].present}
-    return EvaluationFlags(config, workdir, _sets(values), restoring)
+    others = distributed_arguments(values)
+    return EvaluationFlags(config, workdir, _sets(values), restoring, others)
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -115,6 +143,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("ensemble", False, "average over flips", flag_values=values)
     flags.DEFINE_integer("tile", None, "pixels", flag_values=values)
     flags.DEFINE_integer("overlap", None, "pixels", flag_values=values)
+    define_distributed(values)
 
 
 def _sets(values: flags.FlagValues) -> tuple[tuple[str, Path], ...]:
@@ -130,5 +159,5 @@ def _sets(values: flags.FlagValues) -> tuple[tuple[str, Path], ...]:
             raise UserError(f"--set {text}: must be NAME=FOLDER, such as rain100l=/data/Rain100L")
         if name in found:
             raise UserError(f"--set {text}: {name} is there twice")
-        found[name] = local_path(folder, "--set")
+        found[name] = any_path(folder, "--set")
     return tuple(found.items())

@@ -51,7 +51,7 @@ def _told(program: str, work: Callable[[], None]) -> int:
 
 def _explain_loss(program: str, error: Exception) -> int:
     """The exit code after the error that another process's end has caused; raises all others."""
-    from drsformer_jax.training.processes import EXIT_TRY_AGAIN, lost_another
+    from drsformer_jax.processes import EXIT_TRY_AGAIN, lost_another
 
     if not lost_another(error):
         raise error
@@ -67,7 +67,7 @@ def _explain_loss(program: str, error: Exception) -> int:
 def end_program(code: int) -> NoReturn:
     """Ends the program with an exit code, together with the other processes of its run."""
     if "jax" in sys.modules:
-        from drsformer_jax.training.processes import leave
+        from drsformer_jax.processes import leave
 
         leave(code)
     sys.exit(code)

@@ -9,15 +9,17 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from drsformer_jax.buckets import any_path, is_in_bucket
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.config_file import ConfigFileParser
 from drsformer_jax.errors import UserError, words_of
-from drsformer_jax.paths import local_path, require_text
+from drsformer_jax.paths import require_text
 
 USAGE = """flags:
   --config FILE       configuration, such as configs/rain100l.py
   --config.KEY=VALUE  changes a key of it, such as --config.data.train=FOLDER
-  --workdir FOLDER    of the run: checkpoints, logs, scores"""
+  --workdir FOLDER    of the run: checkpoints, logs, scores; it, and folders of data, may be in a
+                      bucket, gs://BUCKET/NAME"""
 
 # How absl says that a value is of another type than its flag, and what it is to be.
 _WRONG_VALUES = {
@@ -53,8 +55,9 @@ def read_flags(
     config = _read_config(values, argv)
     if not values["workdir"].present:
         raise UserError("--workdir is missing")
-    workdir = local_path(str(values["workdir"].value), "--workdir")
-    require_text(workdir)
+    workdir = any_path(str(values["workdir"].value), "--workdir")
+    if not is_in_bucket(workdir):
+        require_text(workdir)
     return config, workdir, values
 
 
@@ -104,7 +107,7 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         raise UserError("--config is missing")
     if isinstance(config.get("data"), ConfigDict):
         for key, folder in named_folders(config.data):
-            local_path(folder, f"--config.data.{key}")
+            any_path(folder, f"--config.data.{key}")
     if config.get("init"):
         weights_argument(str(config.init), "--config.init")
     return config

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.cli.derain_checks import check_clashes, check_overwriting
 from drsformer_jax.cli.derain_jobs import FILM_SUFFIXES, STANDARD, Naming, is_film
 from drsformer_jax.cli.derain_progress import FilmProgress
@@ -70,6 +71,10 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> tuple[list[FilmJob],
         return [], []
     if find_spec("av") is None:
         raise missing_extra("av", "video", "a film")
+    if is_in_bucket(args.output):
+        raise UserError(
+            f"-o {args.output}: films are written to this machine's disks: name a folder, and copy"
+        )
     if args.compare:
         raise UserError("--compare: is for photographs: derain films without it")
     if args.crf is not None and not 0 <= args.crf <= LARGEST_CRF:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.checkpoints.hub import fetch, is_address, weights_argument
 from drsformer_jax.cli.reports import check_destination, write_report
 from drsformer_jax.errors import one_line
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from clu import parameter_overview
 
     from drsformer_jax.checkpoints.catalogue import by_name, default_weights
+    from drsformer_jax.checkpoints.in_bucket import fetch_weights
     from drsformer_jax.checkpoints.weights import load_weights
     from drsformer_jax.cli.devices import check_devices
 
@@ -59,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
     check_destination("--json", args.json, [given] if isinstance(given, Path) else [])
     check_devices()
     weights = load_weights(given)
-    path = fetch(str(given))[0] if is_address(given) else by_name(given)
+    if is_address(given):
+        path = fetch(str(given))[0]
+    else:
+        path = fetch_weights(given)[0] if is_in_bucket(given) else by_name(given)
     found = _description(path, weights)
     write_report("--json", args.json, lambda file: write_json(file, found))
     print("\n".join(aligned(_rows(weights, found), left=(0, 1))))

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from drsformer_jax.buckets import check_writable, is_in_bucket
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import files_below, is_one_of
 
@@ -18,9 +19,12 @@ def check_destination(flag: str, path: Path | None, inputs: Iterable[Path] = ())
 
     Raises:
       UserError: `path`, the value of `flag`, is a folder, lies in none that can be written, or is
-        one of the inputs.
+        one of the inputs; or its bucket cannot be written.
     """
     if path is None:
+        return
+    if is_in_bucket(path):
+        check_writable(path.parent)
         return
     if path.is_dir():
         raise UserError(f"{flag} {path}: is a folder, give a file name")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from drsformer_jax.buckets import any_path
 from drsformer_jax.cli.reports import check_destination
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import files_below, local_path
+from drsformer_jax.paths import files_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,11 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ends, environment and configuration of a training run in one HTML file that needs no "
         "network. The run may be over, stopped, killed or at work."
     )
-    parser.add_argument("workdir", type=local_path, metavar="WORKDIR", help="of train.py")
+    parser.add_argument("workdir", type=any_path, metavar="WORKDIR", help="of train.py")
     parser.add_argument(
         "-o",
         "--output",
-        type=local_path,
+        type=any_path,
         metavar="FILE",
         help="the file to write (default: WORKDIR/report.html)",
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer_jax.buckets import any_path, is_in_bucket
 from drsformer_jax.cli.job_flags import add_job_arguments, is_job
 from drsformer_jax.cli.reports import check_destination, images_below, write_report
 from drsformer_jax.cli.score_job import niqe_model_of, score_in_job
@@ -74,11 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         metavar="FILE",
-        type=local_path,
-        help="write the means and every image's score as JSON",
+        type=any_path,
+        help="write the means and every image's score as JSON; may be in a bucket (gs://)",
     )
     parser.add_argument(
-        "--csv", metavar="FILE", type=local_path, help="write one row an image (and method) as CSV"
+        "--csv",
+        metavar="FILE",
+        type=any_path,
+        help="write one row an image (and method) as CSV; likewise",
     )
     parser.add_argument(
         "--job",
@@ -133,8 +137,12 @@ def _check_files(args: argparse.Namespace, given: Sequence[Path | None]) -> None
     inputs = [path for path in given if path is not None]
     for flag, path in (("--json", args.json), ("--csv", args.csv)):
         check_destination(flag, path, images_below(inputs))
-    if args.json and args.csv and args.json.resolve() == args.csv.resolve():
+    if args.json and args.csv and _absolute(args.json) == _absolute(args.csv):
         raise UserError(f"--json and --csv both name {args.csv}: give each a file of its own")
+
+
+def _absolute(path: Path) -> Path:
+    return path if is_in_bucket(path) else path.resolve()
 
 
 def _paired(methods: list[Method], targets: Path | None) -> list[list[NamedPair]]:

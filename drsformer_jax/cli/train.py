@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.devices import check_devices
+from drsformer_jax.cli.distributed import USAGE as DISTRIBUTED_USAGE
+from drsformer_jax.cli.distributed import define_distributed, distributed_arguments, join_if_asked
 from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
 from drsformer_jax.cli.output import quiet_orbax
@@ -25,14 +27,7 @@ if TYPE_CHECKING:
 
 TRAIN_USAGE = """
   --profile STEPS     traces so many steps, after two to warm up, into WORKDIR/profile, for
-                      Perfetto and TensorBoard
-  --distributed       one of several processes, started with the same flags on every host; who the
-                      others are is found out on TPU pods, GKE, Slurm and Open MPI, or said by
-  --coordinator_address HOST:PORT, --num_processes N, --process_id I
-  --distributed_timeout SECONDS   to wait for the others (300)"""
-
-# Seconds; machines of a pod do not all start at the same moment.
-DISTRIBUTED_TIMEOUT = 300
+                      Perfetto and TensorBoard"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +35,7 @@ class TrainFlags:
     """A command line of train.py.
 
     config: the configuration with its changes.
-    distributed: the arguments of `training.processes.join`, or None: this process is alone.
+    distributed: the arguments of `processes.join`, or None: this process is alone.
     """
 
     config: ConfigDict
@@ -60,10 +55,9 @@ def _train(argv: Sequence[str], description: str) -> None:
         return
     prepare_cpu()
     quiet_orbax()
-    from drsformer_jax.training.processes import join, together
+    from drsformer_jax.processes import together
 
-    if given.distributed is not None:
-        join(**given.distributed)
+    join_if_asked(given.distributed)
     steps_in_main_thread()
     check_devices()
     keep_cpu_memory()
@@ -89,7 +83,7 @@ def _train(argv: Sequence[str], description: str) -> None:
 @contextlib.contextmanager
 def _reported(workdir: Path) -> Iterator[None]:
     """Writes the report of a run when it ends, is stopped or diverges; that never fails."""
-    from drsformer_jax.training.processes import is_first
+    from drsformer_jax.processes import is_first
     from drsformer_jax.training.run_report import write_run_report
     from drsformer_jax.training.stopping import Interrupted
     from drsformer_jax.training.workdir import TrainingDivergedError
@@ -155,49 +149,14 @@ def parse_flags(argv: Sequence[str], description: str) -> TrainFlags | None:
     Raises:
       UserError: as `read_flags`.
     """
-    help_text = f"{description.strip()}\n\n{USAGE}{TRAIN_USAGE}"
+    help_text = f"{description.strip()}\n\n{USAGE}{TRAIN_USAGE}{DISTRIBUTED_USAGE}"
     if (found := read_flags(argv, help_text, _define)) is None:
         return None
     config, workdir, values = found
-    return TrainFlags(config, workdir, values["profile"].value or 0, _distributed(values))
+    others = distributed_arguments(values)
+    return TrainFlags(config, workdir, values["profile"].value or 0, others)
 
 
 def _define(values: flags.FlagValues) -> None:
-    def integer(name: str, text: str, least: int) -> None:
-        flags.DEFINE_integer(name, None, text, lower_bound=least, flag_values=values)
-
-    integer("profile", "steps to trace", 1)
-    flags.DEFINE_boolean("distributed", False, "one of several processes", flag_values=values)
-    flags.DEFINE_string("coordinator_address", None, "of process 0", flag_values=values)
-    integer("num_processes", "of the run", 1)
-    integer("process_id", "of this process", 0)
-    integer("distributed_timeout", "seconds", 1)
-
-
-def _distributed(values: flags.FlagValues) -> dict[str, Any] | None:
-    """What the flags say of the other processes.
-
-    Raises:
-      UserError: some of the flags that belong together are missing.
-    """
-    names = ("coordinator_address", "num_processes", "process_id")
-    said = {name: values[name].value for name in names}
-    given = [name for name in (*names, "distributed_timeout") if values[name].present]
-    if not values["distributed"].value:
-        if given:
-            raise UserError(f"--{given[0]} goes with --distributed, which is missing")
-        return None
-    missing = [f"--{name}" for name, value in said.items() if value is None]
-    if missing and len(missing) < len(names):
-        raise UserError(f"{' and '.join(missing)} missing: the three go together")
-    address, processes, process = said.values()
-    if address is not None:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UserError(f"--coordinator_address={address}: must be HOST:PORT")
-        if process is not None and processes is not None and process >= processes:
-            raise UserError(f"--process_id={process}: must be below --num_processes={processes}")
-    timeout = values["distributed_timeout"].value or DISTRIBUTED_TIMEOUT
-    return {
-        "coordinator": address, "processes": processes, "process": process, "timeout": timeout,
-    }  # fmt: skip
+    flags.DEFINE_integer("profile", None, "steps to trace", lower_bound=1, flag_values=values)
+    define_distributed(values)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from drsformer_jax.buckets import any_path, local_copy
 from drsformer_jax.data.images import holds_images
 from drsformer_jax.data.records import RecordedPairs
 from drsformer_jax.data.sources import SPLITS, PairedFolder, PairSource, find_split
@@ -13,7 +14,7 @@ from drsformer_jax.data.synthetic.mixed import FOLDERS, MixedRain, MixOptions
 from drsformer_jax.data.synthetic.photographs import embedded_photographs
 from drsformer_jax.data.synthetic.rendered import SyntheticRain
 from drsformer_jax.errors import UserError, wrong_key
-from drsformer_jax.paths import likelier, local_path
+from drsformer_jax.paths import likelier
 
 EMBEDDED = "embedded"
 KINDS = ("folder", "records", "synthetic", "mixed")
@@ -102,7 +103,7 @@ def _existing(data: Mapping[str, Any], key: str) -> str:
 
 def _one_existing(typed: str, key: str, *, split: bool = True) -> str:
     """A folder, `typed` as one or the only one of a key; `split`: it must not be a whole set."""
-    folder = local_path(typed, f"config.data.{key}")
+    folder = local_copy(any_path(typed, f"config.data.{key}"))
     if not folder.is_dir():
         raise UserError(
             f"config.data.{key}: no such folder: {folder}{likelier(folder)} "

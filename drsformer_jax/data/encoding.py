@@ -24,7 +24,7 @@ from drsformer_jax.data.formats.metadata import (
     marked,
 )
 from drsformer_jax.errors import UserError, words_of
-from drsformer_jax.files import atomic_path
+from drsformer_jax.files import write_whole
 
 DEFAULT_QUALITY = 95
 # Pillow's names for 8 bits, and colour types of the PNG standard, by the number of channels.
@@ -121,8 +121,7 @@ def write_photo(path: str | os.PathLike[str], data: bytes) -> None:
       UserError: the file cannot be written.
     """
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
+        write_whole(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from drsformer_jax.data.images import write_png
+from drsformer_jax.buckets import reached
+from drsformer_jax.checkpoints.write_failures import written_or_refused
+from drsformer_jax.data.decoding import decode_bytes
+from drsformer_jax.data.images import as_rgb, write_png
 from drsformer_jax.data.sets import DataSet
 from drsformer_jax.data.sources import Pair, PairSource
 from drsformer_jax.errors import UserError
@@ -19,7 +22,7 @@ from drsformer_jax.evaluation.documents import scores_document, scores_rows
 from drsformer_jax.evaluation.pictures import Shown, can_draw_histogram, sheet, write_histogram
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
 from drsformer_jax.evaluation.text import scores_text
-from drsformer_jax.files import write_json, write_rows, write_text
+from drsformer_jax.files import make_folder, remove_files, write_json, write_rows, write_text
 from drsformer_jax.inference.batches import (
     BatchDerainer,
     Restored,
@@ -29,6 +32,14 @@ from drsformer_jax.inference.batches import (
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.inference.ensemble import derain_eightfold
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.processes import (
+    appears,
+    check_shared,
+    gather_documents,
+    is_first,
+    own_share,
+    together,
+)
 from drsformer_jax.scores.metrics import score_restored
 from drsformer_jax.scores.per_image import Scores
 from drsformer_jax.scores.protocols import get_protocol
@@ -102,40 +113,50 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
     """
     import jax
 
-    derain = Derainer.load(workdir)
-    several = jax.local_device_count() > 1 or options.per_device > 1
-    together = None
-    if several and not (options.ensemble or options.tile):
-        together = BatchDerainer(derain.config, derain.params, options.per_device)
+    devices = jax.local_device_count()
+    is_batched = (devices > 1 or options.per_device > 1) and not (options.ensemble or options.tile)
+    batches = None
+    with together():
+        derain = Derainer.load(workdir, devices=devices if is_batched else 1)
+        if is_batched:
+            batches = BatchDerainer(derain.config, derain.params, options.per_device)
+    check_shared(workdir)
     results, texts = [], []
     for task in tasks:
-        if together is None:
+        if batches is None:
             restore = _one_by_one(derain, task.source, options)
         else:
-            restore = partial(restore_grouped, derain, together)
+            restore = partial(restore_grouped, derain, batches)
         folder = workdir / DIRECTORY / ("" if own else task.name)
         scores = evaluate(task, restore, folder)
         texts.append(f"{task.name}, {scores_text(scores, per_image=True)}\n")
         results.append(Result(task.name, task.data_set, scores))
-    device = jax.local_devices()[0]
     setting = Setting(
         weights=f"newest weights of {workdir}",
         network=derain.config.summary(),
         tile=options.tile,
         overlap=options.overlap,
         ensemble=options.ensemble,
-        devices=f"{jax.local_device_count()} x {device.device_kind}",
+        devices=f"{devices} x {jax.local_devices()[0].device_kind}",
     )
-    write_json(workdir / DIRECTORY / "results.json", document(results, setting))
-    write_text(workdir / DIRECTORY / "results.md", markdown(results, setting))
+    with together(), written_or_refused(workdir / DIRECTORY):
+        if is_first():
+            write_json(workdir / DIRECTORY / "results.json", document(results, setting))
+            write_text(workdir / DIRECTORY / "results.md", markdown(results, setting))
     note = "" if can_draw_histogram() else " (no histogram: pip install 'drsformer_jax[demo]')"
     texts += [table(results, setting), f"written to {workdir / DIRECTORY}{note}"]
     return "\n".join(texts)
 
 
 def _one_by_one(derain: Derainer, source: PairSource, options: Options) -> Restorer:
-    """The function that restores the numbered pairs of a source, in few programs."""
-    sizes = [source[index]["input"].shape[:2] for index in range(len(source))]
+    """The function that restores the numbered pairs of a source, in few programs.
+
+    They are the same in all processes, each of which measures its share of the images.
+    """
+    with together():
+        measured = [(index, *source[index]["input"].shape[:2]) for index in own_share(source)]
+    all_measured = sorted(itertools.chain.from_iterable(gather_documents(measured)))
+    sizes = [(height, width) for _, height, width in all_measured]
     if options.ensemble:
         sizes += [(width, height) for height, width in sizes]
     derain = derain.for_sizes(sizes, tile=options.tile, overlap=options.overlap)
@@ -150,6 +171,9 @@ def _one_by_one(derain: Derainer, source: PairSource, options: Options) -> Resto
 def evaluate(task: Task, restore: Restorer, folder: Path) -> Scores:
     """Scores a source's images, restored and rainy, and writes all files about them.
 
+    Every process restores, scores and writes its share of the images; the first one writes what is
+    about all of them.
+
     Args:
       restore: gives the restored pairs in any order; the scores are in that of their numbers.
 
@@ -158,38 +182,55 @@ def evaluate(task: Task, restore: Restorer, folder: Path) -> Scores:
         protocol), named.
       ValueError: a restored image is not like its target.
     """
-    restored_folder = folder / RESTORED
-    restored_folder.mkdir(parents=True, exist_ok=True)
-    for stale in restored_folder.glob("*.png"):
-        stale.unlink()
-    rows: dict[int, tuple[str, dict[str, float]]] = {}
-    best: list[Shown] = []
-    worst: list[Shown] = []
-    pairs = ((index, task.source[index]) for index in range(len(task.source)))
-    with tqdm(
-        total=len(task.source), desc=task.name, unit="image", leave=False, disable=None
-    ) as bar:
-        for restored in restore(pairs):
-            pair, name = restored.pair, str(restored.pair["name"])
-            row = score_restored(pair, restored.image, task.protocol)
-            rows[restored.index] = name, row | {"seconds": restored.seconds}
-            write_png(restored_folder / f"{name}.png", restored.image)
-            shown = Shown(name, row, pair["input"], restored.image, pair["target"])
-            best = heapq.nlargest(PICTURES, [*best, shown], key=_psnr)
-            worst = heapq.nsmallest(PICTURES, [*worst, shown], key=_psnr)
-            bar.update()
-    if not rows:
+    if not len(task.source):
         raise UserError("nothing to score: the data set holds no image pairs")
-    names, in_order = zip(*(rows[index] for index in sorted(rows)), strict=True)
-    scores = Scores.of_rows(names, in_order, task.protocol)
-    write_json(folder / "scores.json", scores_document(scores), ensure_ascii=False)
-    write_rows(folder / "scores.csv", scores_rows(scores))
-    write_png(folder / "worst.png", sheet(worst))
-    write_png(folder / "best.png", sheet(best))
-    if can_draw_histogram():
-        write_histogram(folder / "histogram.png", scores, task.name)
+    restored_folder = folder / RESTORED
+    with together(), written_or_refused(folder):
+        if is_first():
+            make_folder(restored_folder)
+            remove_files(restored_folder, "*.png")
+    with together():
+        own = list(_scored(task, restore, restored_folder))
+    rows = sorted(itertools.chain.from_iterable(gather_documents(own)))
+    scores = Scores.of_rows(
+        [name for _, name, _ in rows], [row for _, _, row in rows], task.protocol
+    )
+    with together(), written_or_refused(folder):
+        if is_first():
+            write_json(folder / "scores.json", scores_document(scores), ensure_ascii=False)
+            write_rows(folder / "scores.csv", scores_rows(scores))
+            for title, is_best in (("worst", False), ("best", True)):
+                ranking = sorted(rows, key=lambda row: row[2]["psnr"], reverse=is_best)
+                shown = [_shown(task, restored_folder, *row) for row in ranking[:PICTURES]]
+                write_png(folder / f"{title}.png", sheet(shown))
+            if can_draw_histogram():
+                write_histogram(folder / "histogram.png", scores, task.name)
     return scores
 
 
-def _psnr(shown: Shown) -> float:
-    return shown.scores["psnr"]
+def _scored(
+    task: Task, restore: Restorer, folder: Path
+) -> Iterator[tuple[int, str, dict[str, float]]]:
+    """Number, name and scores of this process's images, each restored and written to a folder."""
+    own = own_share(task.source)
+    pairs = ((index, task.source[index]) for index in own)
+    # disable=None: no bar where stderr is no terminal.
+    quiet = None if is_first() else True
+    with tqdm(total=len(own), desc=task.name, unit="image", leave=False, disable=quiet) as bar:
+        for restored in restore(pairs):
+            name = str(restored.pair["name"])
+            row = score_restored(restored.pair, restored.image, task.protocol)
+            write_png(folder / f"{name}.png", restored.image)
+            yield restored.index, name, row | {"seconds": restored.seconds}
+            bar.update()
+
+
+def _shown(task: Task, folder: Path, index: int, name: str, scores: dict[str, float]) -> Shown:
+    """An image as it stands on a sheet, which any process may have restored."""
+    pair = task.source[index]
+    file = folder / f"{name}.png"
+    with reached(file):
+        if not appears(file):
+            raise UserError(f"{file}: is gone, or not to be seen from here: look what removes it")
+        restored = as_rgb(decode_bytes(file.read_bytes(), str(file)))
+    return Shown(name, scores, pair["input"], restored, pair["target"])

@@ -141,21 +141,24 @@ def restore_one_by_one(
     """Restores numbered pairs with any function, uint8 `H W 3` to the same shape.
 
     Raises:
-      UserError: an image does not fit in memory.
+      UserError: an image does not fit in memory, or its result is not finite.
     """
     for index, pair in pairs:
         start = time.perf_counter()
         # A JAX array arrives when it is asked for: converting it belongs to the time measured.
         try:
             restored = np.asarray(restore(pair["input"]))
-        except MemoryError as error:
+        except (MemoryError, FloatingPointError) as error:
             raise UserError(f"{pair['name']}: {error}") from error
         yield Restored(index, pair, restored, time.perf_counter() - start)
 
 
 def _restore_group(batches: BatchDerainer, group: list[tuple[int, Pair]]) -> Iterator[Restored]:
     start = time.perf_counter()
-    restored = batches([pair["input"] for _, pair in group])
+    try:
+        restored = batches([pair["input"] for _, pair in group])
+    except FloatingPointError as error:
+        raise UserError(f"{group[0][1]['name']}: {error}") from error
     seconds = (time.perf_counter() - start) / len(group)
     for (index, pair), image in zip(group, restored, strict=True):
         yield Restored(index, pair, image, seconds)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import drsformer_jax.inference.memory as memory
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference.exported import Exported, is_exported, open_exported
 from drsformer_jax.inference.process import check_process
@@ -132,6 +133,8 @@ class Derainer:
           ValueError: `dtype` or `precision` is unknown.
         """
         if is_exported(weights):
+            if is_in_bucket(str(weights)):
+                raise UserError(f"{weights}: exported networks are read from disks alone: copy it")
             return cls._load_exported(Path(str(weights)), dtype, precision, devices)
         from drsformer_jax import load_weights
 

@@ -116,7 +116,12 @@ class Reporter:
     """Writes a run's numbers to the console, to WORKDIR/metrics.jsonl and to TensorBoard."""
 
     def __init__(
-        self, workdir: Path, total_steps: int, first_step: int, silent: bool = False
+        self,
+        workdir: Path,
+        total_steps: int,
+        first_step: int,
+        silent: bool = False,
+        named: Path | None = None,
     ) -> None:
         """Carries on the logs of a run that is resumed after `first_step` steps.
 
@@ -125,10 +130,12 @@ class Reporter:
 
         Args:
           silent: another process of the run reports; this one writes and says nothing.
+          named: what the workdir is called in what is said.
         """
         self.total_steps = total_steps
         self._workdir, self._path = workdir, workdir / METRICS_FILE
         self._silent, self._done = silent, first_step
+        self._named = named or workdir
         if not silent:
             note_start(workdir, first_step, self._path)
             self._drop_records_after(first_step)
@@ -168,6 +175,7 @@ class Reporter:
         """A line on the console, above the progress bar if there is one."""
         if self._silent:
             return
+        message = message.replace(str(self._workdir), str(self._named))
         if self._bar.disable:
             print(message, flush=True)
         else:

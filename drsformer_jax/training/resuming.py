@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh
 
+from drsformer_jax.buckets import is_in_bucket, reached
 from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.models.drsformer import Params
 from drsformer_jax.paths import require_readable
-from drsformer_jax.training.processes import is_first, together
+from drsformer_jax.processes import is_first, together
 from drsformer_jax.training.sharding import state_sharding
 from drsformer_jax.training.state import TrainState
 
@@ -59,10 +60,17 @@ def first_state(
 
     def readable(read: Callable[[int], T], step: int) -> T | None:
         """What is read of a checkpoint; None where that is damaged, for this process or another."""
+        path = checkpoints.path(step)
         try:
-            with together(), damage_in_one_line(checkpoints.path(step)):
+            with together(), damage_in_one_line(path), reached(path):
                 return read(step)
         except UserError as error:
+            if is_in_bucket(path):
+                # What cannot be reached is not damaged, and nothing is renamed there.
+                raise UserError(
+                    f"{error}; if it is damaged, remove {path}, and the run goes back to the "
+                    "checkpoint before it"
+                ) from error
             unusable[step] = str(error)
             return None
 

@@ -22,6 +22,7 @@ from drsformer_jax.errors import UserError
 from drsformer_jax.files import write_text
 from drsformer_jax.paths import printable
 from drsformer_jax.training.curves import Line, chart
+from drsformer_jax.training.mirror import mirrored
 from drsformer_jax.training.reporting import METRICS_FILE, PICTURES, duration
 from drsformer_jax.training.sessions import FILE, Session, read_sessions, seconds_at_work
 from drsformer_jax.training.workdir import CONFIG_FILE
@@ -75,17 +76,18 @@ def write_run_report(workdir: Path, destination: Path | None = None) -> Path:
       UserError: the folder is no training workdir, or its configuration is damaged.
       OSError: the page cannot be written.
     """
-    config = _configuration(workdir)
-    page = _page(workdir, config)
+    with mirrored(workdir) as mirror:
+        page = _page(mirror.folder, _configuration(mirror.folder, workdir))
     destination = destination or workdir / REPORT
     write_text(destination, page)
     return destination
 
 
-def _configuration(workdir: Path) -> dict[str, Any]:
+def _configuration(folder: Path, workdir: Path) -> dict[str, Any]:
+    """What a folder has of a workdir's configuration."""
     path = workdir / CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{workdir} is no training workdir: it has no {CONFIG_FILE}") from None
     except NotADirectoryError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -14,9 +15,9 @@ from drsformer_jax.inference.batches import BatchDerainer, Restored, restore_gro
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.processes import gather_documents, own_share, together
 from drsformer_jax.scores.metrics import score_restored
 from drsformer_jax.training.loop import Attempt
-from drsformer_jax.training.processes import gather
 from drsformer_jax.training.reporting import Validation
 
 PROTOCOL = "basicsr"
@@ -41,11 +42,13 @@ class Validator:
     def __call__(self, params: Params, attempt: Attempt) -> Validation | None:
         if not len(self.source):
             raise UserError("nothing to score: the data set holds no image pairs")
-        own = attempt(lambda: self._own_scores(params))
-        scores = self._of_all_processes(own[0] if own else None)
-        if own is None or scores is None:
+        with together():
+            own = attempt(lambda: self._own_scores(params))
+        parts = gather_documents(own and own[0])
+        if own is None or None in parts:
             return None
-        psnr, rainy = (math.fsum(column) / len(column) for column in scores.T)
+        scores = list(itertools.chain.from_iterable(parts))
+        psnr, rainy = (math.fsum(column) / len(column) for column in zip(*scores, strict=True))
         return Validation(
             scores={"psnr": psnr, "input_psnr": rainy},
             summary=(
@@ -81,25 +84,10 @@ class Validator:
     def _restore(self, params: Params) -> Iterator[Restored]:
         """This process's images; those of one size together, as many as there are devices."""
         if self._derainer is None:
-            self._derainer = Derainer(self.config, params)
+            self._derainer = Derainer(self.config, params, devices=jax.local_device_count())
             if jax.local_device_count() > 1:
                 self._batches = BatchDerainer(self.config, params)
         derain = self._derainer.with_params(params)
         batches = self._batches.with_params(params) if self._batches else None
-        own = range(jax.process_index(), len(self.source), jax.process_count())
-        return restore_grouped(derain, batches, ((index, self.source[index]) for index in own))
-
-    def _of_all_processes(self, own: list[list[float]] | None) -> np.ndarray | None:
-        """FIELDS of all n images, float64 (n, 2); None if a process has not got its own scores.
-
-        Each process sends as many rows as the one with most images has; -inf, which no PSNR is,
-        stands for an image that is not there.
-        """
-        rows = np.full((-(-len(self.source) // jax.process_count()), len(FIELDS)), -np.inf)
-        if own is None:
-            rows[:] = np.nan
-        elif own:
-            rows[: len(own)] = own
-        # As bytes: JAX would make float32 of them.
-        told = gather(rows.view(np.uint8)).view(np.float64).reshape(-1, len(FIELDS))
-        return None if np.isnan(told).any() else told[told[:, 0] > -np.inf]
+        own = ((index, self.source[index]) for index in own_share(self.source))
+        return restore_grouped(derain, batches, own)

@@ -10,16 +10,19 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from drsformer_jax.buckets import reached
 from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.errors import UserError
 from drsformer_jax.files import write_json
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.processes import check_shared, is_first, together
 from drsformer_jax.training.config import TrainingOptions, check_same_run
-from drsformer_jax.training.processes import check_shared, is_first, together
+from drsformer_jax.training.mirror import Mirror, mirrored
 from drsformer_jax.training.profiling import StepProfiler
 from drsformer_jax.training.reporting import NotFiniteError, Reporter, Window
 from drsformer_jax.training.resuming import first_state
 from drsformer_jax.training.state import TrainState
+from drsformer_jax.training.stopping import Interrupted
 from drsformer_jax.training.workdir_lock import only_run
 
 CONFIG_FILE = "config.json"
@@ -41,6 +44,7 @@ class Workdir:
     Attributes:
       config: saved with every checkpoint.
       checkpoints, log, profiler: in the folder.
+      mirror: of what else is there.
       still_ours: raises a UserError where the folder is another run's by now, or gone.
       saved_step: steps done in the state that was saved or restored last.
     """
@@ -49,6 +53,7 @@ class Workdir:
     checkpoints: TrainingCheckpoints
     log: Reporter
     profiler: StepProfiler
+    mirror: Mirror
     still_ours: Callable[[], None]
     saved_step: int
 
@@ -63,10 +68,17 @@ class Workdir:
         """
         window.finite()
         self.still_ours()
+        # Before the checkpoint: records of steps that come again are dropped, others never come.
+        self.upload()
         step = int(state.step)
         data = {"next_step": step, EVALUATION_IS_DUE: evaluation_is_due}
         self.checkpoints.save(state, data, self.config, score)
         self.saved_step = step
+
+    def upload(self) -> None:
+        """Writes into a bucket what there is to say of the steps so far."""
+        with together():
+            self.mirror.upload()
 
     @contextlib.contextmanager
     def naming_the_newest_good(self) -> Iterator[None]:
@@ -97,9 +109,14 @@ def opened(
     All is on disk when the block ends. Arguments are those of `train` and `first_state`; the
     configuration has JSON values, and the errors are those that `train` names.
     """
-    stack = contextlib.ExitStack()
-    with _told_by_name(folder), only_run(folder) as still_ours, stack:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_told_by_name(folder))
+        still_ours = stack.enter_context(only_run(folder))
         with together():
+            mirror = stack.enter_context(mirrored(folder))
+        stack.enter_context(_uploaded_last(mirror))
+        here = mirror.folder
+        with together(), reached(folder):
             checkpoints = TrainingCheckpoints(folder, options.keep_checkpoints)
         stack.callback(checkpoints.close)
         check_shared(folder)
@@ -109,14 +126,25 @@ def opened(
         )  # fmt: skip
         step = int(state.step)
         with together():
-            log = Reporter(folder, options.total_steps, step, silent=not is_first())
+            log = Reporter(here, options.total_steps, step, silent=not is_first(), named=folder)
             stack.callback(log.close)
             if is_first():
-                write_json(folder / CONFIG_FILE, config)
-        profiler = StepProfiler(folder, step, profile_steps, log.say)
+                write_json(here / CONFIG_FILE, config)
+        profiler = StepProfiler(here, step, profile_steps, log.say)
         stack.callback(profiler.close)
-        workdir = Workdir(config, checkpoints, log, profiler, still_ours, step)
+        workdir = Workdir(config, checkpoints, log, profiler, mirror, still_ours, step)
         yield workdir, state, bool(data.get(EVALUATION_IS_DUE))
+
+
+@contextlib.contextmanager
+def _uploaded_last(mirror: Mirror) -> Iterator[None]:
+    """Uploads the end of the logs, too; not after an error that may mean another run is there."""
+    try:
+        yield
+    except (Interrupted, TrainingDivergedError):
+        mirror.upload()
+        raise
+    mirror.upload()
 
 
 @contextlib.contextmanager

@@ -3,72 +3,40 @@
 The system's lock on WORKDIR/run.lock ends with its process, however that ends, and a network drive
 that knows locks keeps it for all its hosts. Some drives keep it for each host alone or know none:
 there the file's text counts, to which the run gives a sign of life every `BEAT_SECONDS`. A run on
-another host that gives none for `SILENCE_SECONDS` is gone.
+another host that gives none for `SILENCE_SECONDS` is gone. A bucket knows no locks either, but
+replaces an object only in the version that one has seen (`training.bucket_lock`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime
 import errno
-import json
 import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.errors import UserError
-from drsformer_jax.training.processes import is_first, together
+from drsformer_jax.files import make_folder
+from drsformer_jax.processes import is_first, together
+from drsformer_jax.training.bucket_lock import BucketLock
+from drsformer_jax.training.claim import (
+    BEAT_SECONDS,
+    LOCK_FILE,
+    POLL_SECONDS,
+    SILENCE_SECONDS,
+    Claim,
+    in_use,
+    own_claim,
+    tell_waiting,
+)
 
 try:
     import fcntl
 except ImportError:  # Windows: signs of life alone
     fcntl = None  # type: ignore[assignment]
-
-LOCK_FILE = "run.lock"
-
-# A lock on NFS outlives the host that held it by 90 seconds at most; silence is longer.
-BEAT_SECONDS = 20.0
-SILENCE_SECONDS = 100.0
-POLL_SECONDS = 2.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """What the file says: who writes into the workdir.
-
-    Attributes:
-      host, process, since: for people.
-      machine: which running system it is; a host's name may be another machine's, too.
-      run: unique.
-      beat: signs of life so far.
-    """
-
-    host: str
-    process: int
-    since: str
-    machine: str
-    run: str
-    beat: int = 0
-
-    def __str__(self) -> str:
-        return f"process {self.process} on host {self.host}, since {self.since}"
-
-
-def _own_claim() -> Claim:
-    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    return Claim(socket.gethostname(), os.getpid(), now, _machine(), uuid.uuid4().hex)
-
-
-def _machine() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux
-        return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
 @contextlib.contextmanager
@@ -85,7 +53,7 @@ def only_run(workdir: Path) -> Iterator[Callable[[], None]]:
       UserError: another run writes there.
       OSError: the folder cannot be written.
     """
-    lock: WorkdirLock | None = None
+    lock: WorkdirLock | BucketLock | None = None
 
     def check() -> None:
         with together():
@@ -94,8 +62,8 @@ def only_run(workdir: Path) -> Iterator[Callable[[], None]]:
 
     with together():
         if is_first():
-            workdir.mkdir(parents=True, exist_ok=True)
-            lock = WorkdirLock(workdir)
+            make_folder(workdir)
+            lock = BucketLock(workdir) if is_in_bucket(workdir) else WorkdirLock(workdir)
     try:
         yield check
     finally:
@@ -114,7 +82,7 @@ class WorkdirLock:
           OSError: the folder cannot be written.
         """
         self._workdir, self._path = workdir, workdir / LOCK_FILE
-        self._claim = _own_claim()
+        self._claim = own_claim()
         self._using_handle = threading.Lock()
         self._handle = self._take()
         self._released = threading.Event()
@@ -135,7 +103,7 @@ class WorkdirLock:
         if self._path.exists():
             other = _read(self._path)
             if other is not None and other.run != self._claim.run:
-                raise self._in_use(other)
+                raise in_use(self._workdir, other)
             return
         with self._using_handle:
             removed, self._handle = self._handle, self._take()
@@ -192,31 +160,20 @@ class WorkdirLock:
         if locked is not False and (other is None or (locked and here)):
             return True
         if locked is False and here:
-            raise self._in_use(other)
+            raise in_use(self._workdir, other)
         if not seen and other is not None:
-            print(
-                f"{self._path} names {other}: waiting for a sign of life, for at most "
-                f"{SILENCE_SECONDS:.0f} s",
-                flush=True,
-            )
+            tell_waiting(self._path, other)
         seen.append(other)
         if other is not None and other != seen[0]:
-            raise self._in_use(other)
+            raise in_use(self._workdir, other)
         if time.monotonic() < deadline:
             return False
         if locked is False:
-            raise self._in_use(other)
+            raise in_use(self._workdir, other)
         return True
 
-    def _in_use(self, other: Claim | None) -> UserError:
-        who = str(other) if other else "a process that does not give its name"
-        return UserError(
-            f"{self._workdir} is in use by another run ({who}): wait until it has ended, stop it, "
-            f"or name another workdir (if it is gone for certain, remove {self._path})"
-        )
-
     def _write(self, handle: int) -> None:
-        text = json.dumps(dataclasses.asdict(self._claim)).encode() + b"\n"
+        text = self._claim.encoded()
         os.lseek(handle, 0, os.SEEK_SET)
         # In one piece, and not shorter before it is longer: others may be reading.
         os.write(handle, text)
@@ -226,7 +183,7 @@ class WorkdirLock:
 
     def _give_signs_of_life(self) -> None:
         while not self._released.wait(BEAT_SECONDS):
-            self._claim = dataclasses.replace(self._claim, beat=self._claim.beat + 1)
+            self._claim = self._claim.next()
             with self._using_handle, contextlib.suppress(OSError):
                 if not self._released.is_set() and self._is_ours():
                     self._write(self._handle)
@@ -254,6 +211,6 @@ def _is_at(handle: int, path: Path) -> bool:
 def _read(path: Path) -> Claim | None:
     """What the file says now, also on a network drive; None: nothing, or nothing of a run."""
     try:
-        return Claim(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return Claim.decoded(path.read_bytes())
+    except OSError:
         return None

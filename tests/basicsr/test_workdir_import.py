@@ -23,10 +23,11 @@ from drsformer_jax.checkpoints.torch_names import torch_names  # noqa: E402
 from drsformer_jax.checkpoints.weights import load_weights  # noqa: E402
 from drsformer_jax.errors import UserError  # noqa: E402
 from drsformer_jax.models.config import DRSformerConfig  # noqa: E402
+from drsformer_jax.training.claim import LOCK_FILE  # noqa: E402
 from drsformer_jax.training.loop import train  # noqa: E402
 from drsformer_jax.training.optimizer import make_optimizer  # noqa: E402
 from drsformer_jax.training.state import TrainState  # noqa: E402
-from drsformer_jax.training.workdir_lock import LOCK_FILE, WorkdirLock  # noqa: E402
+from drsformer_jax.training.workdir_lock import WorkdirLock  # noqa: E402
 
 
 def theirs(**changes: Any) -> ConfigDict:

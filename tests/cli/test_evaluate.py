@@ -34,3 +34,15 @@ def test_images_to_be_restored_stay(
     assert evaluate.run(argv, "") == 2
     assert "where results are written: move them elsewhere" in capsys.readouterr().err
     assert image.exists()
+
+
+def test_evaluation_over_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["eval.py", CONFIG, f"--workdir={tmp_path}"]
+    who = ["--coordinator_address=h:1", "--num_processes=2", "--process_id=1"]
+    given = evaluate.parse_flags([*argv, "--distributed", *who], "")
+    assert given is not None
+    assert given.distributed == {
+        "coordinator": "h:1", "processes": 2, "process": 1, "timeout": 300
+    }  # fmt: skip
+    assert evaluate.run([*argv, *who], "") == 2
+    assert "--coordinator_address goes with --distributed" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -44,7 +45,7 @@ def dimmed(params: dict, image: jax.Array) -> jax.Array:
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a run whose network is `dimmed`."""
     derain = Derainer(DRSformerConfig(), {}, restore=dimmed)
-    monkeypatch.setattr(Derainer, "load", lambda workdir: derain)
+    monkeypatch.setattr(Derainer, "load", lambda workdir, devices=1: derain)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     return tmp_path / "run"
 
@@ -135,6 +136,22 @@ def test_several_sets_in_one_table(
     restored = read_rgb(evaluation / "mine" / "restored" / "2.png")
     rainy = read_rgb(tmp_path / "h/train/input/2.png")
     np.testing.assert_array_equal(restored, Derainer.load(workdir)(rainy))
+
+
+def test_a_disk_that_is_full(
+    workdir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    rain200(tmp_path / "h")
+    monkeypatch.setattr(run, "write_rows", full)
+    assert evaluate(workdir, f"--config.data.val={tmp_path / 'h/test'}") == 2
+    told = f"eval.py: error: {workdir}/evaluation cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == told
 
 
 def test_pictures_of_an_earlier_evaluation_do_not_stay(workdir: Path, tmp_path: Path) -> None:

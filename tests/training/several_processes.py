@@ -7,12 +7,12 @@ of them its fault: what goes wrong in process 1. The exit code is that of all ru
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,9 +25,12 @@ from reference.toy_training import (
     toy_restore,
 )
 
+from drsformer_jax import processes
+from drsformer_jax.buckets import any_path
 from drsformer_jax.cli.output import quiet_orbax
 from drsformer_jax.errors import UserError
-from drsformer_jax.training import loop, processes, state, step
+from drsformer_jax.files import write_whole
+from drsformer_jax.training import bucket_lock, loop, state, step
 from drsformer_jax.training.stopping import Interrupted
 
 
@@ -71,7 +74,7 @@ def validate(params: Any, attempt: Any) -> loop.Validation:
 def train(run: dict[str, Any], fault: str | None) -> int:
     """One run, and its exit code."""
     fault_here = fault if jax.process_index() == 1 else None
-    workdir = Path(run["workdir"])
+    workdir = any_path(run["workdir"])
     if fault_here == "other folder":
         workdir = workdir.with_name("elsewhere")
     try:
@@ -89,7 +92,9 @@ def train(run: dict[str, Any], fault: str | None) -> int:
     mesh = loop.make_mesh(options_of(config).mesh)
     params = jax.device_get(loop.on_first_device(final.params, mesh))
     if processes.is_first():
-        np.savez(workdir / "final.npz", *jax.tree.leaves(params))
+        file = io.BytesIO()
+        np.savez(file, *jax.tree.leaves(params))
+        write_whole(workdir / "final.npz", file.getvalue())
     return 0
 
 
@@ -102,6 +107,8 @@ def main(given: dict[str, Any]) -> int:
         state.init_params, step.restore = toy_init_params, toy_restore
     if given["float64"]:
         in_float64()
+    # Of a killed run.
+    bucket_lock.SILENCE_SECONDS, bucket_lock.POLL_SECONDS = 0.5, 0.1
     if given["faults"] == ["no room"]:
         # A write beyond this size fails as one to a full disk does.
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY))

@@ -5,28 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from reference.programs import environment
+from reference.several import run_together
 
 from drsformer_jax.errors import UserError
-from drsformer_jax.training.processes import together
+from drsformer_jax.processes import together
 from drsformer_jax.training.workdir_lock import WorkdirLock
 
 PROGRAM = Path(__file__).with_name("several_processes.py")
-PATIENCE = 900  # seconds, for a machine that is busy with something else
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def train(
@@ -48,31 +38,11 @@ def train(
         run["changes"]["total_steps"] = total_steps
     given = {
         "runs": runs,
-        "processes": processes,
-        "port": free_port(),
         "network": network,
         "float64": float64,
         "faults": faults or [None] * len(runs),
     }
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), json.dumps(given | {"process": i})],
-            env=environment(devices),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
-    results = []
-    try:
-        for process in started:
-            output, errors = process.communicate(timeout=PATIENCE)
-            results.append((process.returncode, output, errors))
-    finally:
-        for process in started:
-            process.kill()
-    return results
+    return run_together(PROGRAM, given, processes, devices)
 
 
 def succeed(*workdirs: Path, **options: Any) -> list[str]:

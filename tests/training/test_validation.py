@@ -18,7 +18,7 @@ PROGRAM = """
 import json, sys
 import numpy as np
 import drsformer_jax.models.drsformer as network
-from drsformer_jax.training.processes import join, leave
+from drsformer_jax.processes import join, leave
 
 network.restore = lambda config, params, image: image * params["gain"]
 process, processes, port = map(int, sys.argv[1:])

@@ -17,8 +17,9 @@ from reference.toy_training import RandomPairs, options_of, small_config
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.training import workdir_lock
+from drsformer_jax.training.claim import LOCK_FILE, Claim
 from drsformer_jax.training.loop import train
-from drsformer_jax.training.workdir_lock import LOCK_FILE, Claim, WorkdirLock
+from drsformer_jax.training.workdir_lock import WorkdirLock
 
 HOLDER = """
 import sys, time

@@ -3,7 +3,7 @@
 # own machine, in a checkout, where gcloud is set up:
 #   export TPU=my-slice ZONE=us-west4-a
 #   tools/launch/tpu_pod.sh install
-#   tools/launch/tpu_pod.sh train --config configs/rain200h.py --workdir /mnt/runs/rain200h ...
+#   tools/launch/tpu_pod.sh train --config configs/rain200h.py --workdir gs://BUCKET/runs/x ...
 #   tools/launch/tpu_pod.sh log          # of the first host
 #   tools/launch/tpu_pod.sh stop         # saves, then ends all of them
 set -euo pipefail
@@ -29,7 +29,7 @@ case $action in
     git archive --format=tar.gz --prefix=drsformer_jax/ --output="$archive" HEAD
     gcloud compute tpus tpu-vm scp "$archive" "$TPU":drsformer_jax.tar.gz --zone="$ZONE" --worker=all
     on_all "tar xzf drsformer_jax.tar.gz && cd drsformer_jax && \
-      ${PYTHON:-python3.11} -m venv .venv && .venv/bin/pip install --quiet . 'jax[tpu]'"
+      ${PYTHON:-python3.11} -m venv .venv && .venv/bin/pip install --quiet '.[gcs,tpu]'"
     ;;
   train)
     flags=$(printf ' %q' "$@")

@@ -1,20 +1,22 @@
-"""Several processes that train together: joining, working, and leaving together."""
+"""Several processes of one run: joining, working, and leaving together."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
+from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.errors import UserError
 from drsformer_jax.paths import printable
 
@@ -117,6 +119,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def own_share(all_of_them: Sized) -> range:
+    """The numbers of what this process works on, where each does its part of a sequence."""
+    return range(jax.process_index(), len(all_of_them), jax.process_count())
+
+
 def gather(array: np.ndarray) -> np.ndarray:
     """The arrays of all processes (which have one shape), stacked on a new leading axis."""
     if not jax.distributed.is_initialized():  # asked in a way that starts no device
@@ -126,30 +133,49 @@ def gather(array: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array))
 
 
+def gather_documents(document: Any) -> list[Any]:
+    """What the processes have, JSON values, in their order; floats arrive as they are."""
+    told = np.frombuffer(json.dumps(document).encode(), np.uint8)
+    padded = np.zeros(gather(np.array(len(told))).max(), np.uint8)
+    padded[: len(told)] = told
+    return [json.loads(one.tobytes().rstrip(b"\0")) for one in gather(padded)]
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """A part of the work that all processes do or none.
 
     Raises:
-      UserError, OSError: here.
+      UserError, OSError, MemoryError: here.
       UserError: in another process.
     """
-    mistake: UserError | OSError | None = None
+    mistake: UserError | OSError | MemoryError | None = None
     try:
         yield
-    except (UserError, OSError) as error:
+    except (UserError, OSError, MemoryError) as error:
         mistake = error
     message = np.zeros(MESSAGE_BYTES, np.uint8)
     if mistake is not None:
-        encoded = np.frombuffer(printable(str(mistake)).encode()[:MESSAGE_BYTES], np.uint8)
+        told = printable(str(mistake) or type(mistake).__name__).encode()
+        encoded = np.frombuffer(told[:MESSAGE_BYTES], np.uint8)
         message[: len(encoded)] = encoded
     messages = gather(message)
     if mistake is not None:
         raise mistake
-    for process, told in enumerate(messages):
-        if told.any():
-            text = told.tobytes().rstrip(b"\0").decode(errors="replace")
+    for process, message in enumerate(messages):
+        if message.any():
+            text = message.tobytes().rstrip(b"\0").decode(errors="replace")
             raise UserError(f"process {process}: {text}")
+
+
+def appears(file: Path) -> bool:
+    """Whether a file is there that another process may have written a moment ago."""
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while not file.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def check_shared(folder: Path) -> None:
@@ -158,6 +184,14 @@ def check_shared(folder: Path) -> None:
     Raises:
       UserError: it is not.
     """
+    other = UserError(
+        f"--workdir {folder} is not the folder that process 0 sees: all processes need one on a "
+        "shared file system, or in a bucket"
+    )
+    if is_in_bucket(folder):
+        if len(set(gather_documents(str(folder)))) > 1:
+            raise other
+        return
     if jax.process_count() == 1:
         return
     number = gather(np.frombuffer(uuid.uuid4().bytes, np.uint8))[0]
@@ -167,14 +201,8 @@ def check_shared(folder: Path) -> None:
             if is_first():
                 token.touch()
         with together():
-            deadline = time.monotonic() + SECONDS_TO_APPEAR
-            while not token.exists():
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"--workdir {folder} is not the folder that process 0 sees: all processes "
-                        "need one on a shared file system"
-                    )
-                time.sleep(0.5)
+            if not appears(token):
+                raise other
     finally:
         if is_first():
             token.unlink(missing_ok=True)
