@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,31 +13,63 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from drsformer_jax.ops.tpu.tiles import LANES, PAD, Plane, Ref, Taps, Tiles, box_sum
+from drsformer_jax.ops.tpu.block_convolution import LANES
+from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES, call, each
+from drsformer_jax.ops.tpu.tiles import Plane, Ref, Taps, Tiles, box_sum
 
-# Rows that a step looks around: three pixels at a dilation of 2, or two kernels of 7 in a row.
-HALO = 6
-
-
-def _kernels() -> tuple[list[tuple[Taps, Taps]], list[Taps], int]:
-    """Where each kernel stands: of separable experts both, of dilated ones; and taps in all."""
-    first, pairs, dilated = 0, [], []
-    for size in (3, 5, 7):
-        pairs.append((Taps(size, 1, first), Taps(size, 1, first + size**2)))
-        first += 2 * size**2
-    for size in (3, 5, 7):
-        dilated.append(Taps(size, 2, first))
-        first += size**2
-    return pairs, dilated, first
+DILATION = 2
 
 
-SEPARABLE, DILATED, TAPS = _kernels()
-# Rows of an array of taps, whole registers.
-TAP_ROWS = -(-TAPS // 8) * 8
-# Matrices between the two convolutions of separable experts (of 1x1, 3x3, 5x5, 7x7 pixels), and
-# behind the features of all: separable, dilated, pool.
-INNER, OUTER = 4, 8
-POOL = OUTER - 1
+@dataclasses.dataclass(frozen=True)
+class Experts:
+    """The experts of a step in their order: 1x1, separable ones, dilated ones, the pool.
+
+    Attributes:
+      separable: where both kernels of each stand.
+      dilated: where the one kernel stands.
+    """
+
+    separable: tuple[tuple[Taps, Taps], ...]
+    dilated: tuple[Taps, ...]
+
+    @classmethod
+    def of(cls, separable: Sequence[int], dilated: Sequence[int]) -> Experts:
+        """From the sizes of their kernels."""
+        first, pairs, others = 0, [], []
+        for size in separable:
+            pairs.append((Taps(size, 1, first), Taps(size, 1, first + size**2)))
+            first += 2 * size**2
+        for size in dilated:
+            others.append(Taps(size, DILATION, first))
+            first += size**2
+        return cls(tuple(pairs), tuple(others))
+
+    @property
+    def reach(self) -> int:
+        """Pixels that a step looks away."""
+        pairs = (first.reach + second.reach for first, second in self.separable)
+        return max(*pairs, *(taps.reach for taps in self.dilated))
+
+    @property
+    def taps(self) -> int:
+        """Elements of all kernels, filled up to whole registers."""
+        number = sum(taps.size**2 for taps in (*sum(self.separable, ()), *self.dilated))
+        return -(-number // SUBLANES) * SUBLANES
+
+    @property
+    def inner(self) -> int:
+        """Matrices between two convolutions: of the 1x1 expert and the separable ones."""
+        return 1 + len(self.separable)
+
+    @property
+    def outer(self) -> int:
+        """Matrices behind features, one an expert."""
+        return self.pool + 1
+
+    @property
+    def pool(self) -> int:
+        """The last expert."""
+        return self.inner + len(self.dilated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +77,18 @@ class Plan:
     """How a step is computed; hashable, fixed when it is traced.
 
     Attributes:
+      experts: of the step.
       tiles: of a strip, which may be the whole image.
-      halo: rows of the image above and below a strip, `HALO`; 0 where a strip is the image.
+      halo: rows of the image above and below a strip; 0 where a strip is the image.
       precision: of products.
-      vmem: bytes that a kernel may take.
-      interpret: see `pl.pallas_call`.
+      vmem: bytes of it that a kernel may have.
     """
 
+    experts: Experts
     tiles: Tiles
     halo: int
-    precision: lax.Precision | None
+    precision: lax.Precision
     vmem: int
-    interpret: Any = False
 
     def around(self, reach: int) -> int:
         """Rows above and below a strip that are computed for something that looks so far."""
@@ -72,9 +105,9 @@ class Weights(NamedTuple):
     """Of a step, for images in lanes; float32.
 
     Attributes:
-      taps: TAP_ROWS L.
-      inner: INNER L L.
-      outer: N OUTER L L, the experts' weights for each image within.
+      taps: `Experts.taps` L.
+      inner: `Experts.inner` L L.
+      outer: N `Experts.outer` L L, the experts' weights for each image within.
     """
 
     taps: jax.Array
@@ -110,27 +143,28 @@ class Inputs:
         columns = self.borders.columns[pl.ds(column, tiles.columns)]
         return self.borders.rows[0, tiles.at(row, column)[0]] * columns[None]
 
-    def hidden(self, state: Plane, taps: Taps, inner: int, row: Any, column: Any) -> Any:
-        """Of a separable expert, in a tile: the first feature, pixels L; and what is convolved next."""
-        plan, weights = self.plan, self.weights
-        feature = taps.convolve(state, weights.taps, row, column)
-        feature = plan.tiles.flat(feature).astype(weights.inner.dtype)
-        mixed = plan.tiles.unflat(jnp.maximum(plan.dot(feature, weights.inner[inner]), 0))
-        if plan.halo:
-            # Beyond the image the next convolution is to see zeros.
-            mixed = mixed * self.borders.inside[0, pl.ds(row, plan.tiles.rows)]
-        return feature, mixed
+    def feature(self, source: Plane, taps: Taps, row: Any, column: Any) -> jax.Array:
+        """A convolution in a tile, as an operand of products: pixels L."""
+        feature = taps.convolve(source, self.weights.taps, row, column)
+        return self.plan.tiles.flat(feature).astype(self.weights.inner.dtype)
+
+    def between(self, feature: jax.Array, expert: int, row: Any) -> jax.Array:
+        """What the second convolution of a separable expert sees, in a tile of rows columns L."""
+        tiles, product = self.plan.tiles, self.plan.dot(feature, self.weights.inner[expert])
+        mixed = tiles.unflat(jnp.maximum(product, 0))
+        if self.plan.halo:  # beyond the image it is to see zeros
+            mixed = mixed * self.borders.inside[0, pl.ds(row, tiles.rows)]
+        return mixed
 
 
 def load(plan: Plan, image: Ref, state: Plane) -> None:
     """A strip with its halo, of the dtype of the network, into VMEM."""
 
-    def row(i: jax.Array, carry: int) -> int:
+    def row(i: Any) -> None:
         into = state.ref.at[plan.tiles.above - plan.halo + i, pl.ds(PAD, plan.tiles.width)]
         into[...] = image[0, 0, i].astype(jnp.float32)
-        return carry
 
-    lax.fori_loop(0, plan.tiles.height + 2 * plan.halo, row, 0)
+    each(plan.tiles.height + 2 * plan.halo, row)
 
 
 def _kernel(plan: Plan, keep: bool, *refs: Ref) -> None:
@@ -140,41 +174,46 @@ def _kernel(plan: Plan, keep: bool, *refs: Ref) -> None:
     state, hidden = (Plane(ref, tiles) for ref in (state_ref, hidden_ref))
     dtype = image.dtype
 
-    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+    @pl.when(pl.program_id(1) == 0)
     def _() -> None:
-        state.clear()
-        hidden.clear()
+        state.clear_frame()
+        hidden.clear_frame()
 
     load(plan, image, state)
 
     def mixed(feature: jax.Array, expert: int) -> jax.Array:
-        flat = tiles.flat(feature).astype(dtype)
-        return tiles.unflat(plan.dot(flat, weights.outer[0, expert]))
+        return tiles.unflat(plan.dot(feature, weights.outer[0, expert]))
 
-    def first(row: Any, column: Any) -> None:
+    def add(row: Any, column: Any, feature: jax.Array, expert: int) -> None:
+        at = tiles.at(row, column)
+        update[at] = update[at] + mixed(feature, expert)
+
+    def start(row: Any, column: Any, pointwise: jax.Array, pooled: jax.Array) -> None:
+        update[tiles.at(row, column)] = mixed(pointwise, 0) + mixed(pooled, plan.experts.pool)
+
+    def pointwise_and_pool(row: Any, column: Any) -> tuple[jax.Array, jax.Array]:
         own = tiles.flat(state.read(row, column)).astype(dtype)
-        pointwise = tiles.unflat(jnp.maximum(plan.dot(own, weights.inner[0]), 0))
+        mixed = jnp.maximum(plan.dot(own, weights.inner[0]), 0).astype(dtype)
         pooled = box_sum(state, row, column) * inputs.count(row, column)
-        update[tiles.at(row, column)] = mixed(pointwise, 0) + mixed(pooled, POOL)
+        return mixed, tiles.flat(pooled).astype(dtype)
 
-    tiles.walk(0, first)
+    tiles.walk_in_turn(0, pointwise_and_pool, start, dtype, dtype)
 
-    def add(source: Plane, taps: Taps, expert: int) -> None:
-        def body(row: Any, column: Any) -> None:
-            feature = taps.convolve(source, weights.taps, row, column)
-            update[tiles.at(row, column)] = update[tiles.at(row, column)] + mixed(feature, expert)
+    def walk(source: Plane, taps: Taps, reach: int, then: Any) -> None:
+        def convolved(row: Any, column: Any) -> tuple[jax.Array]:
+            return (inputs.feature(source, taps, row, column),)
 
-        tiles.walk(0, body)
+        tiles.walk_in_turn(plan.around(reach), convolved, then, dtype)
 
-    for n, taps in enumerate(DILATED):
-        add(state, taps, INNER + n)
-    for n, (taps, then) in enumerate(SEPARABLE, start=1):
+    for n, taps in enumerate(plan.experts.dilated, start=plan.experts.inner):
+        walk(state, taps, 0, functools.partial(add, expert=n))
+    for n, (taps, second) in enumerate(plan.experts.separable, start=1):
 
-        def between(row: Any, column: Any, taps: Taps = taps, n: int = n) -> None:
-            hidden.write(row, column, inputs.hidden(state, taps, n, row, column)[1])
+        def between(row: Any, column: Any, feature: jax.Array, n: int = n) -> None:
+            hidden.write(row, column, inputs.between(feature, n, row))
 
-        tiles.walk(plan.around(then.reach), between)
-        add(hidden, then, n)
+        walk(state, taps, second.reach, between)
+        walk(hidden, second, 0, functools.partial(add, expert=n))
 
     def last(row: Any, column: Any) -> None:
         change = update[tiles.at(row, column)]
@@ -196,9 +235,9 @@ def specs(plan: Plan) -> tuple[Any, Any, list[Any]]:
         return pl.BlockSpec(block, lambda n, t: (n, t, 0, 0, 0), pipeline_mode=once)
 
     rest = [
-        pl.BlockSpec((TAP_ROWS, LANES), lambda n, t: (0, 0)),
-        pl.BlockSpec((INNER, LANES, LANES), lambda n, t: (0, 0, 0)),
-        pl.BlockSpec((1, OUTER, LANES, LANES), lambda n, t: (n, 0, 0, 0)),
+        pl.BlockSpec((plan.experts.taps, LANES), lambda n, t: (0, 0)),
+        pl.BlockSpec((plan.experts.inner, LANES, LANES), lambda n, t: (0, 0, 0)),
+        pl.BlockSpec((1, plan.experts.outer, LANES, LANES), lambda n, t: (n, 0, 0, 0)),
         pl.BlockSpec((1, height + 2 * plan.tiles.above, 1, LANES), lambda n, t: (t, 0, 0, 0)),
         pl.BlockSpec((1, height, 1, LANES), lambda n, t: (t, 0, 0, 0)),
         pl.BlockSpec((width, LANES), lambda n, t: (0, 0)),
@@ -228,16 +267,13 @@ def step(
     out = jax.ShapeDtypeStruct((count, number, height, width, LANES), strips.dtype)
     frame = pltpu.VMEM(plan.tiles.frame, jnp.float32)
     results = [out] * (2 if keep else 1)
-    return pl.pallas_call(
+    return call(
         functools.partial(_kernel, plan, keep),
+        name=f"mefc_{height}x{width}",
         grid=(count, number),
         in_specs=[wide, *rest],
         out_specs=[narrow] * len(results),
         out_shape=results,
         scratch_shapes=[frame, frame, pltpu.VMEM((height, width, LANES), jnp.float32)],
-        compiler_params=pltpu.CompilerParams(
-            vmem_limit_bytes=plan.vmem, dimension_semantics=("arbitrary",) * 2
-        ),
-        interpret=plan.interpret,
-        name=f"mefc_{height}x{width}",
+        vmem_bytes=plan.vmem,
     )(strips, *for_products(weights, strips.dtype), *borders)

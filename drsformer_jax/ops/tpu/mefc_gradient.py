@@ -10,18 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from drsformer_jax.ops.tpu.block_convolution import LANES
+from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES, call, each
 from drsformer_jax.ops.tpu.mefc_forward import (
-    DILATED,
-    HALO,
-    INNER,
-    OUTER,
-    POOL,
-    SEPARABLE,
-    TAP_ROWS,
     Borders,
     Inputs,
     Plan,
@@ -30,7 +24,7 @@ from drsformer_jax.ops.tpu.mefc_forward import (
     load,
     specs,
 )
-from drsformer_jax.ops.tpu.tiles import LANES, PAD, Plane, Ref, Taps, box_sum
+from drsformer_jax.ops.tpu.tiles import Plane, Ref, Taps, box_sum
 
 # Contracting dimensions: x^T y over pixels, and x M^T.
 _OVER_PIXELS = ((0,), (0,))
@@ -58,10 +52,10 @@ class _Gradient:
     def start(self) -> None:
         """Clears what is added to; the gradients of the sum and of what the experts add."""
 
-        @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+        @pl.when(pl.program_id(1) == 0)
         def _() -> None:
             for plane in (self.state, self.hidden, self.change, self.total):
-                plane.clear()
+                plane.clear_frame()
 
         self.clear_beyond(self.total)
         for ref in (self.of_inner, self.of_outer, self.sums):
@@ -84,98 +78,117 @@ class _Gradient:
         if self.plan.halo:
             plane.clear_beyond()
 
-    def through(self, expert: int, feature: jax.Array, row: Any, column: Any) -> jax.Array:
-        """The gradient of a feature in a tile, from its own value: adds that of its matrix."""
+    def pull(self, expert: int, row: Any, column: Any) -> jax.Array:
+        """The gradient of an expert's last feature, in a tile of rows columns L."""
         pulled = self.tiles.flat(self.pulled[self.tiles.at(row, column)])
-        product = self.plan.dot(self.flat(feature), pulled, _OVER_PIXELS)
+        return self.tiles.unflat(self.plan.dot(pulled, self.weights.outer[0, expert], _TRANSPOSED))
+
+    def match(self, expert: int, row: Any, column: Any, feature: jax.Array) -> None:
+        """Adds to the gradient of the matrix behind a feature, pixels L."""
+        pulled = self.tiles.flat(self.pulled[self.tiles.at(row, column)])
+        product = self.plan.dot(feature, pulled, _OVER_PIXELS)
         self.of_outer[0, 0, expert] = self.of_outer[0, 0, expert] + product
-        matrix = self.weights.outer[0, expert]
-        return self.tiles.unflat(self.plan.dot(pulled, matrix, _TRANSPOSED))
+
+    def match_inner(self, expert: int, feature: jax.Array, gradient: jax.Array) -> None:
+        """The same of the matrix between the convolutions of a separable expert."""
+        product = self.plan.dot(feature, gradient, _OVER_PIXELS)
+        self.of_inner[0, 0, expert] = self.of_inner[0, 0, expert] + product
 
     def pointwise(self) -> None:
         """The expert without neighbours."""
+        inner = self.weights.inner[0]
 
-        def body(row: Any, column: Any) -> None:
+        def forward(row: Any, column: Any) -> tuple[jax.Array, jax.Array]:
             own = self.flat(self.state.read(row, column))
-            feature = jnp.maximum(self.plan.dot(own, self.weights.inner[0]), 0)
-            feature = self.tiles.unflat(feature)
-            gradient = self.through(0, feature, row, column)
-            inside = self.flat(jnp.where(feature > 0, gradient, 0))
-            self.of_inner[0, 0, 0] = self.of_inner[0, 0, 0] + self.plan.dot(
-                own, inside, _OVER_PIXELS
-            )
-            back = self.plan.dot(inside, self.weights.inner[0], _TRANSPOSED)
-            self.total.add(row, column, self.tiles.unflat(back))
+            feature = jnp.maximum(self.plan.dot(own, inner), 0).astype(self.dtype)
+            return feature, self.flat(self.pull(0, row, column))
 
-        self.tiles.walk(0, body)
+        def back(row: Any, column: Any, feature: jax.Array, gradient: jax.Array) -> None:
+            self.match(0, row, column, feature)
+            inside = jnp.where(feature > 0, gradient, jnp.zeros_like(gradient))
+            self.match_inner(0, self.flat(self.state.read(row, column)), inside)
+            behind = self.plan.dot(inside, inner, _TRANSPOSED)
+            self.total.add(row, column, self.tiles.unflat(behind))
+
+        self.tiles.walk_in_turn(0, forward, back, self.dtype, self.dtype)
 
     def pool(self) -> None:
         """The mean of 3x3 pixels."""
         self.clear_beyond(self.change)
 
-        def body(row: Any, column: Any) -> None:
+        def forward(row: Any, column: Any) -> tuple[jax.Array]:
             count = self.inputs.count(row, column)
-            pooled = box_sum(self.state, row, column) * count
-            self.change.write(row, column, self.through(POOL, pooled, row, column) * count)
+            self.change.write(row, column, self.pull(self.plan.experts.pool, row, column) * count)
+            return (self.flat(box_sum(self.state, row, column) * count),)
 
         def back(row: Any, column: Any) -> None:
             self.total.add(row, column, box_sum(self.change, row, column))
 
-        self.tiles.walk(0, body)
+        self.tiles.walk_in_turn(
+            0, forward, functools.partial(self.match, self.plan.experts.pool), self.dtype
+        )
         self.tiles.walk(self.plan.around(1), back)
 
     def last(self, taps: Taps, source: Plane, expert: int) -> None:
-        """The gradient of an expert's last feature, a convolution of `source`."""
+        """From the gradient of an expert's last feature, a convolution of `source`."""
         self.clear_beyond(self.change)
 
-        def body(row: Any, column: Any) -> None:
-            feature = taps.convolve(source, self.weights.taps, row, column)
-            self.change.write(row, column, self.through(expert, feature, row, column))
+        def forward(row: Any, column: Any) -> tuple[jax.Array]:
+            self.change.write(row, column, self.pull(expert, row, column))
+            return (self.inputs.feature(source, taps, row, column),)
 
-        self.tiles.walk(0, body)
+        self.tiles.walk_in_turn(0, forward, functools.partial(self.match, expert), self.dtype)
 
     def into_total(self, taps: Taps) -> None:
         """Through a convolution of the state, whose result's gradient is `change`."""
+        pull_back = self.pull_back(taps)
 
         def body(row: Any, column: Any) -> None:
-            own = self.state.read(row, column)
-            back = taps.pull_back(
-                self.change, own, self.weights.taps, self.sums, row, column
-            )
-            self.total.add(row, column, back)
+            state, total = (Plane(p.ref, self.tiles.halved) for p in (self.state, self.total))
+            total.add(row, column, pull_back(state.read(row, column), row, column))
 
-        self.tiles.walk(self.plan.around(HALO), body)
+        self.tiles.halved.walk(self.plan.around(self.plan.halo), body)
+
+    def pull_back(self, taps: Taps) -> Any:
+        """`Taps.pull_back` through the result whose gradient is `change`."""
+        change = Plane(self.change.ref, self.tiles.halved)
+
+        def of(own: jax.Array, row: Any, column: Any) -> jax.Array:
+            return taps.pull_back(change, own, self.weights.taps, self.sums, row, column)
+
+        return of
 
     def separable(self, first: Taps, second: Taps, expert: int) -> None:
         """Two convolutions with a product and a ReLU between them."""
         around = self.plan.around(second.reach)
-        at = functools.partial(self.tiles.at, around=self.tiles.around(around))
+        hidden = Plane(self.hidden.ref, self.tiles.halved)
+        pull_back = self.pull_back(second)
 
-        def between(row: Any, column: Any) -> None:
-            feature, mixed = self.inputs.hidden(self.state, first, expert, row, column)
+        def at(row: Any, column: Any) -> Any:
+            return self.tiles.at(row, column, self.tiles.around(around))
+
+        def forward(row: Any, column: Any) -> tuple[jax.Array]:
+            feature = self.inputs.feature(self.state, first, row, column)
             self.feature[at(row, column)] = self.tiles.unflat(feature)
-            self.hidden.write(row, column, mixed)
+            return (feature,)
+
+        def between(row: Any, column: Any, feature: jax.Array) -> None:
+            self.hidden.write(row, column, self.inputs.between(feature, expert, row))
 
         def back(row: Any, column: Any) -> None:
-            own = self.hidden.read(row, column)
-            gradient = second.pull_back(
-                self.change, own, self.weights.taps, self.sums, row, column
-            )
-            inside = jnp.where(own > 0, gradient, 0)
-            self.hidden.write(row, column, inside)
-            product = self.plan.dot(
-                self.tiles.flat(self.feature[at(row, column)]), self.flat(inside), _OVER_PIXELS
-            )
-            self.of_inner[0, 0, expert] = self.of_inner[0, 0, expert] + product
+            own = hidden.read(row, column)
+            gradient = pull_back(own, row, column)
+            hidden.write(row, column, jnp.where(own > 0, gradient, 0))
 
         def out(row: Any, column: Any) -> None:
             inside = self.flat(self.hidden.read(row, column))
+            self.match_inner(expert, self.tiles.flat(self.feature[at(row, column)]), inside)
             gradient = self.plan.dot(inside, self.weights.inner[expert], _TRANSPOSED)
             self.change.write(row, column, self.tiles.unflat(gradient))
 
-        self.tiles.walk(around, between)
+        self.tiles.walk_in_turn(around, forward, between, self.dtype)
         self.last(second, self.hidden, expert)
-        self.tiles.walk(around, back)
+        self.tiles.halved.walk(around, back)
         self.tiles.walk(around, out)
         self.into_total(first)
 
@@ -183,12 +196,11 @@ class _Gradient:
         """Writes the gradient of the strip, and sums over what is left of the pixels."""
         plan = self.plan
 
-        def row(i: jax.Array, carry: int) -> int:
+        def row(i: Any) -> None:
             of_row = self.total.ref[plan.tiles.above - plan.halo + i, pl.ds(PAD, self.tiles.width)]
             self.of_image[0, 0, i] = of_row.astype(self.dtype)
-            return carry
 
-        lax.fori_loop(0, self.tiles.height + 2 * plan.halo, row, 0)
+        each(self.tiles.height + 2 * plan.halo, row)
         self.of_taps[0, 0] = jnp.sum(self.sums[...], axis=1)
 
 
@@ -197,10 +209,10 @@ def _kernel(plan: Plan, *refs: Ref) -> None:
     gradient.start()
     gradient.pointwise()
     gradient.pool()
-    for n, taps in enumerate(DILATED):
-        gradient.last(taps, gradient.state, INNER + n)
+    for n, taps in enumerate(plan.experts.dilated, start=plan.experts.inner):
+        gradient.last(taps, gradient.state, n)
         gradient.into_total(taps)
-    for n, (first, second) in enumerate(SEPARABLE, start=1):
+    for n, (first, second) in enumerate(plan.experts.separable, start=1):
         gradient.separable(first, second, n)
     gradient.finish()
 
@@ -224,14 +236,17 @@ def step_gradient(
     height, width = plan.tiles.height, plan.tiles.width
     wide, narrow, rest = specs(plan)
     frame = pltpu.VMEM(plan.tiles.frame, jnp.float32)
-    between = height + 2 * plan.tiles.around(plan.around(HALO // 2))
-    sizes = [(TAP_ROWS, LANES), (INNER, LANES, LANES), (OUTER, LANES, LANES)]
+    experts = plan.experts
+    reach = max(second.reach for _, second in experts.separable)
+    between = height + 2 * plan.tiles.around(plan.around(reach))
+    sizes = [(experts.taps, LANES), *((n, LANES, LANES) for n in (experts.inner, experts.outer))]
 
     def block(*size: int) -> Any:
         return pl.BlockSpec((1, 1, *size), lambda n, t: (n, t, *[0] * len(size)))
 
-    of_strips, of_taps, of_inner, of_outer = pl.pallas_call(
+    of_strips, of_taps, of_inner, of_outer = call(
         functools.partial(_kernel, plan),
+        name=f"mefc_gradient_{height}x{width}",
         grid=(count, number),
         in_specs=[wide, narrow, narrow, *rest],
         out_specs=[wide, *(block(*size) for size in sizes)],
@@ -243,13 +258,9 @@ def step_gradient(
             *[frame] * 4,
             pltpu.VMEM((height, width, LANES), strips.dtype),
             pltpu.VMEM((between, width, LANES), strips.dtype),
-            pltpu.VMEM((TAP_ROWS, 8, LANES), jnp.float32),
+            pltpu.VMEM((experts.taps, SUBLANES, LANES), jnp.float32),
         ],
-        compiler_params=pltpu.CompilerParams(
-            vmem_limit_bytes=plan.vmem, dimension_semantics=("arbitrary",) * 2
-        ),
-        interpret=plan.interpret,
-        name=f"mefc_gradient_{height}x{width}",
+        vmem_bytes=plan.vmem,
     )(strips, kept, cotangent, *for_products(weights, strips.dtype), *borders)
     return of_strips, Weights(
         jnp.sum(of_taps, axis=(0, 1)), jnp.sum(of_inner, axis=(0, 1)), jnp.sum(of_outer, axis=1)

@@ -19,20 +19,10 @@ from jax import lax
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.rows import positions
+from drsformer_jax.ops.tpu import lanes
 from drsformer_jax.ops.tpu.block_convolution import LANES
-from drsformer_jax.ops.tpu.mefc_forward import (
-    DILATED,
-    HALO,
-    INNER,
-    OUTER,
-    SEPARABLE,
-    TAP_ROWS,
-    TAPS,
-    Borders,
-    Plan,
-    Weights,
-    step,
-)
+from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES
+from drsformer_jax.ops.tpu.mefc_forward import Borders, Experts, Plan, Weights, step
 from drsformer_jax.ops.tpu.mefc_gradient import step_gradient
 from drsformer_jax.ops.tpu.packing import (
     cut_into_strips,
@@ -42,7 +32,11 @@ from drsformer_jax.ops.tpu.packing import (
     out_of_lanes,
     vector_in_lanes,
 )
-from drsformer_jax.ops.tpu.tiles import PAD, SUBLANES, Tiles
+from drsformer_jax.ops.tpu.tiles import Tiles
+
+
+# Tiles of fewer pixels leave the vector unit waiting for its own results.
+MIN_PIXELS = 64
 
 
 def mixture_by_kernel(image: Image, weights: jax.Array, stacked: Mapping[str, Any]) -> Image:
@@ -57,13 +51,13 @@ def mixture_by_kernel(image: Image, weights: jax.Array, stacked: Mapping[str, An
       B C H W, the last state.
     """
     how, (batch, channels, height, _) = image.how, image.array.shape
-    plan = plan_of(image)
+    plan = plan_of(image, stacked)
     assert plan is not None
     images = images_in_lanes(batch, channels)
     borders = _borders(plan, how, height)
 
     def one(state: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
-        packed = packed_weights(*inputs, images, how)
+        packed = packed_weights(plan.experts, *inputs, images, how)
         strips = cut_into_strips(state, plan.tiles.height, plan.halo, how.rows)
         return mixture_step(plan, strips, packed, borders).reshape(state.shape), None
 
@@ -73,7 +67,7 @@ def mixture_by_kernel(image: Image, weights: jax.Array, stacked: Mapping[str, An
     return Image(jnp.moveaxis(state, -1, 1), how)
 
 
-def why_not(image: Image, *_: Any) -> str | None:
+def why_not(image: Image, weights: jax.Array, stacked: Mapping[str, Any]) -> str | None:
     """Why the kernels cannot compute this, or None."""
     dtype, channels, width = image.array.dtype, image.channels, image.array.shape[3]
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -82,32 +76,45 @@ def why_not(image: Image, *_: Any) -> str | None:
         return f"{channels} channels, more than {LANES}"
     if width % SUBLANES:
         return f"{width} columns, no multiple of {SUBLANES}"
-    if plan_of(image) is None:
+    if plan_of(image, stacked) is None:
         return f"the fast memory of a core holds no strip of {width} columns"
     return None
 
 
-def plan_of(image: Image) -> Plan | None:
+def plan_of(image: Image, params: Mapping[str, Any]) -> Plan | None:
     """The largest strips that VMEM holds; None where it holds none."""
     how, (height, width) = image.how, image.array.shape[2:]
-    vmem = 100 * 2**20
+    experts, vmem = _experts(params), lanes.vmem_bytes(how)
     for strip in sorted((n for n in range(1, height + 1) if height % n == 0), reverse=True):
-        halo = 0 if strip == height and how.rows is None else HALO
+        halo = 0 if strip == height and how.rows is None else experts.reach
         if halo > strip:
             break
-        precision = None if how.products is None else lax.Precision.HIGHEST
-        plan = Plan(Tiles.of(strip, width, HALO, halo), halo, precision, vmem)
+        tiles = Tiles.of(strip, width, experts.reach, halo)
+        if tiles.pixels < min(MIN_PIXELS, strip * width):
+            continue
+        plan = Plan(experts, tiles, halo, lanes.products(how), vmem)
         if _bytes_of(plan, image.array.dtype.itemsize) <= vmem:
             return plan
     return None
 
 
+def _experts(params: Mapping[str, Any]) -> Experts:
+    """From the parameters of a step, also stacked; those of separable experts have two kernels."""
+    separable: list[int] = []
+    dilated: list[int] = []
+    for i in range(1, len(params) - 1):
+        expert = params[f"expert{i}"]
+        sizes = separable if "depthwise1" in expert else dilated
+        sizes.append(expert["depthwise0"]["kernel"].shape[-3])
+    return Experts.of(separable, dilated)
+
+
 def _bytes_of(plan: Plan, itemsize: int) -> int:
     """VMEM that the gradient takes, which is more than the step itself."""
-    height, width = plan.tiles.height, plan.tiles.width
+    experts, height, width = plan.experts, plan.tiles.height, plan.tiles.width
     frames = 4 * (height + 2 * plan.tiles.above) * (width + 2 * PAD) * 4
     strips = (2 * (height + 2 * plan.halo) + 4 * height + 2 * plan.tiles.above) * width * itemsize
-    weights = 5 * (INNER + OUTER) * LANES * 4 + 11 * TAP_ROWS * 4
+    weights = 5 * (experts.inner + experts.outer) * LANES * 4 + 11 * experts.taps * 4
     borders = 4 * (height + plan.tiles.above) * SUBLANES * 4 + 2 * width * 4
     return (frames + strips + weights + borders) * LANES
 
@@ -134,7 +141,7 @@ def _borders(plan: Plan, how: Execution, height: int) -> Borders:
 
 
 def packed_weights(
-    params: Mapping[str, Any], gates: jax.Array, images: int, how: Execution
+    experts: Experts, params: Mapping[str, Any], gates: jax.Array, images: int, how: Execution
 ) -> Weights:
     """A step's parameters in lanes.
 
@@ -143,36 +150,33 @@ def packed_weights(
       gates: B experts.
       images: that share the lanes.
     """
-    experts = [
+    kernels = [
         {name: layer["kernel"] for name, layer in params[f"expert{i}"].items()}
-        for i in range(INNER + len(DILATED))
+        for i in range(experts.pool)
     ]
-    taps: list[jax.Array] = []
-    inner, last = [], []
-    for i, expert in enumerate(experts):
-        behind = expert["pointwise1" if i < INNER else "pointwise0"][0, 0]
-        if i < INNER:
-            inner.append(expert["pointwise0"][0, 0])
-        if i == 0:  # a 1x1 kernel scales the channels: the matrix behind takes it over
-            inner[0] = expert["depthwise0"][0, 0, 0, :, None] * inner[0]
-            behind = expert["depthwise1"][0, 0, 0, :, None] * behind
-        else:
-            taps += [
-                expert[name].reshape(-1, behind.shape[0])
-                for name in ("depthwise0", "depthwise1")
-                if name in expert
-            ]
-        last.append(behind)
-    outs = jnp.split(params["out"]["kernel"][0, 0], OUTER)
+    first = [expert["pointwise0"][0, 0] for expert in kernels]
+    inner, last = first[: experts.inner], first[experts.inner :]
+    last = [*(expert["pointwise1"][0, 0] for expert in kernels[: experts.inner]), *last]
+    # A 1x1 kernel scales the channels: the matrix behind takes it over.
+    inner[0] = kernels[0]["depthwise0"][0, 0, 0, :, None] * inner[0]
+    last[0] = kernels[0]["depthwise1"][0, 0, 0, :, None] * last[0]
+    taps = jnp.concatenate(
+        [
+            expert[name].reshape(-1, expert[name].shape[-1])
+            for expert in kernels[1:]
+            for name in ("depthwise0", "depthwise1")
+            if name in expert
+        ]
+    )
+    outs = jnp.split(params["out"]["kernel"][0, 0], experts.outer)
     merged = [how.matmul(*pair) for pair in zip(last, outs[:-1], strict=True)]
     outer = gates[:, :, None, None] * jnp.stack([*merged, outs[-1]])
     outer = jnp.pad(outer, ((0, -len(gates) % images), (0, 0), (0, 0), (0, 0)))
     outer = outer.reshape(-1, images, *outer.shape[1:])
-    shared = jnp.broadcast_to(jnp.stack(inner)[:, None], (INNER, images, *inner[0].shape))
-    kernels = jnp.pad(jnp.concatenate(taps), ((0, TAP_ROWS - TAPS), (0, 0)))
+    shared = jnp.stack(inner)[:, None]
     return Weights(
-        vector_in_lanes(kernels, images),
-        matrices_in_lanes(shared),
+        vector_in_lanes(jnp.pad(taps, ((0, experts.taps - len(taps)), (0, 0))), images),
+        matrices_in_lanes(jnp.repeat(shared, images, axis=1)),
         matrices_in_lanes(jnp.swapaxes(outer, 1, 2)),
     )
 
@@ -191,9 +195,7 @@ def _forward(
     return after, (strips, kept, weights, borders)
 
 
-def _backward(
-    plan: Plan, residuals: Any, cotangent: jax.Array
-) -> tuple[jax.Array, Weights, None]:
+def _backward(plan: Plan, residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, Weights, None]:
     strips, kept, weights, borders = residuals
     return *step_gradient(plan, strips, kept, cotangent, weights, borders), None
 

@@ -9,7 +9,9 @@ no more than another. A tile is what the registers hold well, 128 pixels at most
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -17,11 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-LANES = 128
-SUBLANES = 8
-# Columns of zeros left and right: what looks farther is not built, and stores stay aligned.
-PAD = 8
-_PIXELS = 128
+from drsformer_jax.ops.tpu.block_convolution import LANES
+from drsformer_jax.ops.tpu.lanes import PAD, PIXELS_AT_A_TIME, SUBLANES, each
 
 Ref = Any  # a Pallas reference, which has no public type
 
@@ -48,9 +47,16 @@ class Tiles:
           reach: of what looks around, pixels.
           halo: rows above and below that are computed, too.
         """
-        columns = max(c for c in range(SUBLANES, _PIXELS + 1, SUBLANES) if width % c == 0)
-        rows = max(r for r in (1, 2, 4, 8, 16) if height % r == 0 and r * columns <= _PIXELS)
+        columns = max(c for c in range(SUBLANES, PIXELS_AT_A_TIME + 1, SUBLANES) if width % c == 0)
+        rows = max(
+            r for r in (1, 2, 4, 8, 16) if height % r == 0 and r * columns <= PIXELS_AT_A_TIME
+        )
         return cls(height, width, rows, columns, reach + -(-halo // rows) * rows)
+
+    @property
+    def pixels(self) -> int:
+        """Of a tile."""
+        return self.rows * self.columns
 
     def around(self, reach: int) -> int:
         """`reach` rows, rounded up to whole tiles."""
@@ -61,23 +67,56 @@ class Tiles:
         """Shape of an array of the image with rows above and below, and columns."""
         return self.height + 2 * self.above, self.width + 2 * PAD, LANES
 
+    @property
+    def halved(self) -> Tiles:
+        """Half as many columns at a time where they divide: for what holds twice as many values."""
+        halves = [c for c in range(SUBLANES, self.columns, SUBLANES) if self.columns % c == 0]
+        return dataclasses.replace(self, columns=max(halves, default=self.columns))
+
     def walk(self, reach: int, body: Callable[[Any, Any], None]) -> None:
         """body(row, column) of each tile, also of those `reach` rows above and below the image."""
+        number, place = self._places(reach)
+
+        each(number, lambda n: body(*place(n)))
+
+    def walk_in_turn(
+        self,
+        reach: int,
+        first: Callable[[Any, Any], Any],
+        then: Callable[..., None],
+        *dtypes: Any,
+    ) -> None:
+        """then(row, column, *first(row, column)) of each tile.
+
+        `then` of a tile stands beside `first` of the next one, so that the matrix unit works on one
+        while the vector unit works on the other. Before the first tile, `then` is given zeros for
+        it: what it does must be to add, or be done again.
+
+        Args:
+          dtypes: of what `first` returns: pixels L each.
+        """
+        number, place = self._places(reach)
+
+        def tile(n: jax.Array, carry: Any) -> Any:
+            then(*place(jnp.maximum(n - 1, 0)), *carry)
+            return first(*place(n))
+
+        shape = self.pixels, LANES
+        start = tuple(jnp.zeros(shape, dtype) for dtype in dtypes)
+        then(*place(number - 1), *lax.fori_loop(0, number, tile, start))
+
+    def _places(self, reach: int) -> tuple[int, Callable[[Any], tuple[Any, Any]]]:
+        """How many tiles, and row and column of each."""
         across, around = self.width // self.columns, self.around(reach)
+        start = self.above - around
 
-        def row_of_tiles(i: jax.Array, carry: int) -> int:
-            row = i * self.rows + (self.above - around)
+        def place(n: Any) -> tuple[Any, Any]:
+            if across == 1:
+                return n * self.rows + start, 0
+            column = lax.rem(n, across) * self.columns
+            return lax.div(n, across) * self.rows + start, pl.multiple_of(column, SUBLANES)
 
-            def tile(j: jax.Array, carry: int) -> int:
-                body(row, pl.multiple_of(j * self.columns, SUBLANES))
-                return carry
-
-            if across > 1:
-                return lax.fori_loop(0, across, tile, carry)
-            body(row, 0)
-            return carry
-
-        lax.fori_loop(0, (self.height + 2 * around) // self.rows, row_of_tiles, 0)
+        return (self.height + 2 * around) // self.rows * across, place
 
     def at(self, row: Any, column: Any, around: int = 0) -> tuple[Any, Any]:
         """Index of a tile in an array without a frame, but with `around` rows above and below."""
@@ -86,7 +125,7 @@ class Tiles:
 
     def flat(self, tile: jax.Array) -> jax.Array:
         """rows columns L -> pixels L."""
-        return tile.reshape(self.rows * self.columns, tile.shape[-1])
+        return tile.reshape(self.pixels, tile.shape[-1])
 
     def unflat(self, pixels: jax.Array) -> jax.Array:
         """The inverse of `flat`."""
@@ -118,9 +157,16 @@ class Plane:
         index = self.index(row, column)
         self.ref[index] = self.ref[index] + tile
 
-    def clear(self) -> None:
-        """Zero everywhere."""
-        self._clear(0, self.ref.shape[0])
+    def clear_frame(self) -> None:
+        """Zero all around the image."""
+        self.clear_beyond()
+        side = jnp.zeros((PAD, self.ref.shape[-1]), self.ref.dtype)
+
+        def row(i: Any) -> None:
+            self.ref[i, pl.ds(0, PAD)] = side
+            self.ref[i, pl.ds(PAD + self.tiles.width, PAD)] = side
+
+        each(self.ref.shape[0], row)
 
     def clear_beyond(self) -> None:
         """Zero above and below the image."""
@@ -130,11 +176,10 @@ class Plane:
     def _clear(self, first: int, count: int) -> None:
         shape = self.ref.shape[1:]
 
-        def row(i: jax.Array, carry: int) -> int:
+        def row(i: Any) -> None:
             self.ref[first + i] = jnp.zeros(shape, self.ref.dtype)
-            return carry
 
-        lax.fori_loop(0, count, row, 0)
+        each(count, row)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +203,9 @@ class Taps:
 
     def convolve(self, source: Plane, kernels: Ref, row: Any, column: Any) -> jax.Array:
         """The convolution's result in a tile."""
-        total = None
-        for n, i, j in self.offsets():
-            product = source.read(row + i, column + j) * kernels[n : n + 1, :]
-            total = product if total is None else total + product
-        return total
+        return total(
+            source.read(row + i, column + j) * kernels[n : n + 1, :] for n, i, j in self.offsets()
+        )
 
     def pull_back(
         self, gradient: Plane, own: jax.Array, kernels: Ref, sums: Ref, row: Any, column: Any
@@ -176,21 +219,22 @@ class Taps:
           own: what was convolved, in this tile.
           sums: taps 8 L, sums over pixels but for 8.
         """
-        total = None
-        for n, i, j in self.offsets():
+
+        def product(n: int, i: int, j: int) -> jax.Array:
             shifted = gradient.read(row - i, column - j)
-            product = shifted * kernels[n : n + 1, :]
-            total = product if total is None else total + product
             along = (shifted * own).reshape(-1, SUBLANES, own.shape[-1])
             sums[n] = sums[n] + jnp.sum(along, axis=0)
-        return total
+            return shifted * kernels[n : n + 1, :]
+
+        return total(product(*offset) for offset in self.offsets())
 
 
 def box_sum(source: Plane, row: Any, column: Any) -> jax.Array:
     """The sum of 3x3 pixels around each pixel of a tile."""
-    total = None
-    for i in (-1, 0, 1):
-        for j in (-1, 0, 1):
-            tile = source.read(row + i, column + j)
-            total = tile if total is None else total + tile
-    return total
+    around = (-1, 0, 1)
+    return total(source.read(row + i, column + j) for i in around for j in around)
+
+
+def total(values: Iterable[jax.Array]) -> jax.Array:
+    """Their sum, from left to right."""
+    return functools.reduce(operator.add, values)
