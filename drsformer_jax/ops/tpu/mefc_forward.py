@@ -119,14 +119,16 @@ class Borders(NamedTuple):
     """Where the image ends; float32.
 
     Attributes:
-      inside: strips height+2*above 1 L, whether each row of a strip is one of the image.
-      rows: strips height 1 L, one by the rows of three that are.
+      rows: strips height 1 L, one by the rows of three that are of the image.
       columns: width L, the same of columns.
+      inside: strips height+2*above 1 L, whether each row of a strip is one of the image; None
+        where a strip is the image. (An operand that is not read has a bug of a compiler to fear:
+        jax-ml/jax#39744.)
     """
 
-    inside: jax.Array
     rows: jax.Array
     columns: jax.Array
+    inside: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +170,9 @@ def load(plan: Plan, image: Ref, state: Plane) -> None:
 
 
 def _kernel(plan: Plan, keep: bool, *refs: Ref) -> None:
-    image, weights, borders = refs[0], Weights(*refs[1:4]), Borders(*refs[4:7])
-    outputs, (state_ref, hidden_ref, update) = refs[7:-3], refs[-3:]
-    tiles, inputs = plan.tiles, Inputs(plan, weights, borders)
+    (image,), inputs, others = split(plan, 1, refs)
+    outputs, (state_ref, hidden_ref, update) = others[:-3], others[-3:]
+    tiles, weights = plan.tiles, inputs.weights
     state, hidden = (Plane(ref, tiles) for ref in (state_ref, hidden_ref))
     dtype = image.dtype
 
@@ -238,16 +240,26 @@ def specs(plan: Plan) -> tuple[Any, Any, list[Any]]:
         pl.BlockSpec((plan.experts.taps, LANES), lambda n, t: (0, 0)),
         pl.BlockSpec((plan.experts.inner, LANES, LANES), lambda n, t: (0, 0, 0)),
         pl.BlockSpec((1, plan.experts.outer, LANES, LANES), lambda n, t: (n, 0, 0, 0)),
-        pl.BlockSpec((1, height + 2 * plan.tiles.above, 1, LANES), lambda n, t: (t, 0, 0, 0)),
         pl.BlockSpec((1, height, 1, LANES), lambda n, t: (t, 0, 0, 0)),
         pl.BlockSpec((width, LANES), lambda n, t: (0, 0)),
     ]
+    if plan.halo:
+        rows = height + 2 * plan.tiles.above
+        rest.append(pl.BlockSpec((1, rows, 1, LANES), lambda n, t: (t, 0, 0, 0)))
     return strip(height + 2 * plan.halo), strip(height), rest
 
 
-def for_products(weights: Weights, dtype: jnp.dtype) -> Weights:
-    """Matrices in the dtype of the images."""
-    return Weights(weights.taps, weights.inner.astype(dtype), weights.outer.astype(dtype))
+def operands(plan: Plan, weights: Weights, borders: Borders, dtype: jnp.dtype) -> list[jax.Array]:
+    """Weights, the matrices in the dtype of the images, and borders; as `split` reads them."""
+    matrices = weights.inner.astype(dtype), weights.outer.astype(dtype)
+    return [weights.taps, *matrices, *(borders if plan.halo else borders[:2])]
+
+
+def split(plan: Plan, images: int, refs: Sequence[Ref]) -> tuple[Any, Inputs, Sequence[Ref]]:
+    """So many images, the other inputs, and what comes behind them."""
+    last = images + 5 + (plan.halo > 0)
+    weights, borders = refs[images : images + 3], refs[images + 3 : last]
+    return refs[:images], Inputs(plan, Weights(*weights), Borders(*borders)), refs[last:]
 
 
 def step(
@@ -276,4 +288,4 @@ def step(
         out_shape=results,
         scratch_shapes=[frame, frame, pltpu.VMEM((height, width, LANES), jnp.float32)],
         vmem_bytes=plan.vmem,
-    )(strips, *for_products(weights, strips.dtype), *borders)
+    )(strips, *operands(plan, weights, borders, strips.dtype))

@@ -17,12 +17,12 @@ from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES, call, each
 from drsformer_jax.ops.tpu.mefc_forward import (
     Borders,
-    Inputs,
     Plan,
     Weights,
-    for_products,
     load,
+    operands,
     specs,
+    split,
 )
 from drsformer_jax.ops.tpu.tiles import Plane, Ref, Taps, box_sum
 
@@ -36,13 +36,12 @@ class _Gradient:
 
     def __init__(self, plan: Plan, *refs: Ref) -> None:
         self.plan, self.tiles = plan, plan.tiles
-        self.image, self.kept, self.cotangent = refs[:3]
-        self.weights = Weights(*refs[3:6])
-        self.inputs = Inputs(plan, self.weights, Borders(*refs[6:9]))
-        self.of_image, self.of_taps, self.of_inner, self.of_outer = refs[9:13]
-        planes = (Plane(ref, plan.tiles) for ref in refs[13:17])
+        (self.image, self.kept, self.cotangent), self.inputs, others = split(plan, 3, refs)
+        self.weights = self.inputs.weights
+        self.of_image, self.of_taps, self.of_inner, self.of_outer = others[:4]
+        planes = (Plane(ref, plan.tiles) for ref in others[4:8])
         self.state, self.hidden, self.change, self.total = planes
-        self.pulled, self.feature, self.sums = refs[17:]
+        self.pulled, self.feature, self.sums = others[8:]
         self.dtype = self.image.dtype
 
     def flat(self, tile: jax.Array) -> jax.Array:
@@ -261,7 +260,7 @@ def step_gradient(
             pltpu.VMEM((experts.taps, SUBLANES, LANES), jnp.float32),
         ],
         vmem_bytes=plan.vmem,
-    )(strips, kept, cotangent, *for_products(weights, strips.dtype), *borders)
+    )(strips, kept, cotangent, *operands(plan, weights, borders, strips.dtype))
     return of_strips, Weights(
         jnp.sum(of_taps, axis=(0, 1)), jnp.sum(of_inner, axis=(0, 1)), jnp.sum(of_outer, axis=1)
     )

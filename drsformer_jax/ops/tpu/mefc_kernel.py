@@ -34,7 +34,6 @@ from drsformer_jax.ops.tpu.packing import (
 )
 from drsformer_jax.ops.tpu.tiles import Tiles
 
-
 # Tiles of fewer pixels leave the vector unit waiting for its own results.
 MIN_PIXELS = 64
 
@@ -134,9 +133,9 @@ def _borders(plan: Plan, how: Execution, height: int) -> Borders:
         return jnp.broadcast_to((1 / number)[..., None], (*position.shape, LANES))
 
     return Borders(
-        jnp.broadcast_to(inside[:, :, None, None], (*inside.shape, 1, LANES)),
         count(start + jnp.arange(strip), total)[:, :, None],
         count(jnp.arange(width), width),
+        jnp.broadcast_to(inside[:, :, None, None], (*inside.shape, 1, LANES)),
     )
 
 
