@@ -16,6 +16,7 @@ CPU, GPU, TPU = "cpu", "gpu", "tpu"
 DTYPES = ("float32", "bfloat16")
 PLATFORMS = (None, CPU, GPU, TPU)
 PRECISIONS = ("default", "high", "highest")
+KERNELS = ("auto", "on", "off")
 
 
 def target(platform: str | None) -> str:
@@ -51,6 +52,11 @@ class Execution:
       platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
         they differ. None: the one that JAX runs on; name it to compile for another one.
       rows: how the rows of the images are split over devices, see `ops.rows`; None: they are not.
+      kernels: on TPU, whether modules that have a kernel of their own (`ops.tpu.forms`) are
+        computed by it: "on", "off", or "auto", which is settled by comparing the kernels with the
+        other form before the first step (`ops.tpu.trial`). Elsewhere it changes nothing.
+      vmem: MiB of fast memory of a TPU's core, by which kernels choose how much of an image they
+        keep. None: that of the TPU that JAX runs on.
 
     Raises:
       ValueError: an option is out of its range.
@@ -62,11 +68,14 @@ class Execution:
     remat: bool | None = None
     platform: str | None = None
     rows: RowShards | None = None
+    kernels: str = "auto"
+    vmem: int | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "precision", PRECISIONS)
         check_choice(self, "platform", PLATFORMS)
+        check_choice(self, "kernels", KERNELS)
         if self.rows is not None:
             from drsformer_jax.ops.rows import RowShards
 
