@@ -18,7 +18,6 @@ from jax import lax
 
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
-from drsformer_jax.ops.rows import positions
 from drsformer_jax.ops.tpu import lanes
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES
@@ -30,6 +29,8 @@ from drsformer_jax.ops.tpu.packing import (
     into_lanes,
     matrices_in_lanes,
     out_of_lanes,
+    rows_inside,
+    rows_of_strips,
     vector_in_lanes,
 )
 from drsformer_jax.ops.tpu.tiles import Tiles
@@ -120,12 +121,8 @@ def _bytes_of(plan: Plan, itemsize: int) -> int:
 
 def _borders(plan: Plan, how: Execution, height: int) -> Borders:
     """height: of the image, or a device's band of it."""
-    strip, width = plan.tiles.height, plan.tiles.width
-    total = height if how.rows is None else how.rows.level_height(height)
-    first = 0 if how.rows is None else positions(how.rows, height)[0]
-    start = first + jnp.arange(0, height, strip)[:, None]
-    row = start + jnp.arange(-plan.tiles.above, strip + plan.tiles.above)
-    inside = ((row >= 0) & (row < total)).astype(jnp.float32)
+    strip, width, above = plan.tiles.height, plan.tiles.width, plan.tiles.above
+    row, total = rows_of_strips(height, strip, 0, how.rows)
 
     def count(position: jax.Array, size: int) -> jax.Array:
         """One by how many of three neighbouring positions lie inside."""
@@ -133,9 +130,9 @@ def _borders(plan: Plan, how: Execution, height: int) -> Borders:
         return jnp.broadcast_to((1 / number)[..., None], (*position.shape, LANES))
 
     return Borders(
-        count(start + jnp.arange(strip), total)[:, :, None],
+        count(row, total)[:, :, None],
         count(jnp.arange(width), width),
-        jnp.broadcast_to(inside[:, :, None, None], (*inside.shape, 1, LANES)),
+        rows_inside(height, strip, above, how.rows),
     )
 
 

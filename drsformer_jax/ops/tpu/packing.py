@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from drsformer_jax.ops.rows import RowShards, with_neighbours
+from drsformer_jax.ops.rows import RowShards, positions, with_neighbours
 from drsformer_jax.ops.tpu.block_convolution import LANES
 
 
@@ -65,3 +65,27 @@ def cut_into_strips(x: jax.Array, height: int, halo: int, rows: RowShards | None
     above = jnp.concatenate([x[:, None, :halo], own[:, :-1, -halo:]], axis=1)
     below = jnp.concatenate([own[:, 1:, :halo], x[:, None, -halo:]], axis=1)
     return jnp.concatenate([above, own, below], axis=2)
+
+
+def rows_of_strips(
+    height: int, strip: int, above: int, rows: RowShards | None
+) -> tuple[jax.Array, int]:
+    """Which row of the whole image each row of each strip is, `above` more on both sides.
+
+    Args:
+      height: of the image, or of a device's band of it.
+
+    Returns:
+      int32 strips strip+2*above, and the height of the whole image.
+    """
+    first = 0 if rows is None else positions(rows, height)[0]
+    starts = first + jnp.arange(0, height, strip)[:, None]
+    total = height if rows is None else rows.level_height(height)
+    return starts + jnp.arange(-above, strip + above), total
+
+
+def rows_inside(height: int, strip: int, above: int, rows: RowShards | None) -> jax.Array:
+    """Whether those rows are of the image: float32 strips strip+2*above 1 LANES."""
+    row, total = rows_of_strips(height, strip, above, rows)
+    inside = ((row >= 0) & (row < total)).astype(jnp.float32)
+    return jnp.broadcast_to(inside[:, :, None, None], (*inside.shape, 1, LANES))
