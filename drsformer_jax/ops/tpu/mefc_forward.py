@@ -281,7 +281,7 @@ def step(
     results = [out] * (2 if keep else 1)
     return call(
         functools.partial(_kernel, plan, keep),
-        name=f"mefc_{height}x{width}",
+        name=f"mefc{'_kept' * keep}_{count}x{number}_{height}x{width}",
         grid=(count, number),
         in_specs=[wide, *rest],
         out_specs=[narrow] * len(results),

@@ -245,7 +245,7 @@ def step_gradient(
 
     of_strips, of_taps, of_inner, of_outer = call(
         functools.partial(_kernel, plan),
-        name=f"mefc_gradient_{height}x{width}",
+        name=f"mefc_gradient_{count}x{number}_{height}x{width}",
         grid=(count, number),
         in_specs=[wide, narrow, narrow, *rest],
         out_specs=[wide, *(block(*size) for size in sizes)],

@@ -209,10 +209,10 @@ def split(
 ) -> tuple[Sequence[Ref], Weights, Ref | None, Sequence[Ref]]:
     """Images, weights, the rows inside, and what comes behind: as `operands` puts them."""
     others = list(refs[images:])
-    weights = [others.pop(0) for _ in range(3)]
+    norm, expand, taps = (others.pop(0) for _ in range(3))
     biases = others.pop(0) if plan.has_biases else None
     inside = others.pop(0) if plan.is_strip else None
-    return refs[:images], Weights(*weights, biases), inside, others
+    return refs[:images], Weights(norm, expand, taps, biases), inside, others
 
 
 def operands(
@@ -272,7 +272,7 @@ def compare(
     values = (count, number, tiles.height, tiles.width, groups * LANES)
     found = call(
         functools.partial(_kernel, plan),
-        name=f"tksa_{plan.channels}_{tiles.height}x{tiles.width}",
+        name=f"tksa_{plan.channels}_{count}x{number}_{tiles.height}x{tiles.width}",
         grid=(count, number, groups),
         in_specs=[whole(plan), *blocks],
         out_specs=[values_of_group(plan), *(of_group(*size) for size in sizes)],

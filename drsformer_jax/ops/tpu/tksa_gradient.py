@@ -44,7 +44,7 @@ class _Gradient(Pass):
         self.around_image, self.of_value, self.of_products, self.of_squares = inputs[1:]
         count = 5 if plan.has_biases else 4
         self.of_image, self.of_norm, self.of_expand, self.of_taps = others[:4]
-        self.of_biases = others[4] if plan.has_biases else None
+        self.of_biases = others[4]  # where there are some
         self.normalised, self.of_normalised, *frames = others[count : count + 2 + 2 * PARTS]
         planes = [Plane(ref, plan.tiles) for ref in frames]
         self.parts, self.pulled = planes[:PARTS], planes[PARTS:]
@@ -178,7 +178,7 @@ class _Gradient(Pass):
     def end(self) -> None:
         """Sums over what is left of the pixels."""
         self.of_taps[0, 0, 0] = jnp.sum(self.sums[...], axis=1)
-        if self.of_biases is not None:
+        if self.bias_sums is not None:
             self.of_biases[0, 0, 0] = jnp.sum(self.bias_sums[...], axis=1)
 
 
@@ -216,7 +216,7 @@ def compare_gradient(
     biases = [pltpu.VMEM((SUBLANES, SUBLANES, LANES), jnp.float32)] * plan.has_biases
     of_strips, of_norm, *of_groups = call(
         functools.partial(_kernel, plan),
-        name=f"tksa_gradient_{channels}_{tiles.height}x{tiles.width}",
+        name=f"tksa_gradient_{channels}_{count}x{number}_{tiles.height}x{tiles.width}",
         grid=(count, number, groups),
         in_specs=[
             *[whole(plan)] * 2,
@@ -246,4 +246,5 @@ def compare_gradient(
     )(strips, *cotangents, *arrays)
     total = functools.partial(jnp.sum, axis=(0, 1))
     of_biases = total(of_groups[2]) if plan.has_biases else None
-    return of_strips, Weights(total(of_norm), *map(total, of_groups[:2]), of_biases)
+    of_expand, of_taps = map(total, of_groups[:2])
+    return of_strips, Weights(total(of_norm), of_expand, of_taps, of_biases)
