@@ -27,7 +27,8 @@ SUBLANES = 8
 # itself is stored aligned.
 PAD = SUBLANES
 
-# Pixels whose sums are kept in registers: 16 registers of 8 pixels each.
+# Pixels whose sums are kept in registers, 8 a register: of 64 registers these leave enough for
+# what is loaded.
 PIXELS_AT_A_TIME = 128
 
 MIB = 2**20
@@ -134,10 +135,9 @@ def rows_at_a_time(rows: int, width: int, pixels: int) -> int:
     return next(n for n in range(min(max(pixels // width, 1), rows), 0, -1) if rows % n == 0)
 
 
-def column_parts(width: int) -> list[tuple[int, int]]:
-    """Starts and lengths of the parts of a row whose sums fit in registers."""
-    starts = range(0, width, PIXELS_AT_A_TIME)
-    return [(start, min(PIXELS_AT_A_TIME, width - start)) for start in starts]
+def column_parts(width: int, pixels: int) -> list[tuple[int, int]]:
+    """Starts and lengths of the parts of a row, each of so many pixels or fewer."""
+    return [(start, min(pixels, width - start)) for start in range(0, width, pixels)]
 
 
 def each(count: int, body: Callable[[Any], None]) -> None:

@@ -16,7 +16,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from drsformer_jax.ops.tpu.block_convolution import LANES
-from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES, call, product_over_pixels, product_transposed
+from drsformer_jax.ops.tpu.lanes import (
+    PAD,
+    PIXELS_AT_A_TIME,
+    SUBLANES,
+    call,
+    product_over_pixels,
+    product_transposed,
+)
 from drsformer_jax.ops.tpu.msfn_layout import REACH, SIZE, TAPS, Layout, Weights, weight_specs
 from drsformer_jax.ops.tpu.msfn_passes import (
     MEMBERS,
@@ -190,7 +197,9 @@ def _convolve_back(
                     _add(sums, member, TAPS - 1, shifted)
             inputs[where] = jnp.where(own > 0, total, 0) if which else total
 
-    each_place(layout.middle_rows if which else layout.input_rows, layout.width, at)
+    rows = layout.middle_rows if which else layout.input_rows
+    # Half as many: there are products to be summed, too.
+    each_place(rows, layout.width, at, PIXELS_AT_A_TIME // 2)
     dweights[0, 0, kind] = jnp.sum(sums[...], axis=2)
 
 

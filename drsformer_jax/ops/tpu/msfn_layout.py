@@ -182,7 +182,7 @@ def best_layout(
       has_halo: whether rows beyond the image are there already.
     """
     batch, height, width, channels = shape
-    paths = paths_of(params)
+    paths = jax.eval_shape(paths_of, dict(params))
     sizes = [(path.depthwise.kernel.shape[0], path.pairs.kernel.shape[0]) for path in paths]
     outputs = [path.project.shape[0] for path in paths]
     fitting = []

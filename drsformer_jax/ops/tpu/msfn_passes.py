@@ -35,12 +35,14 @@ PIXELS_OF_A_PRODUCT = 512
 Place = tuple[Any, int, int, int]
 
 
-def each_place(rows: int, width: int, body: Callable[[Place], None]) -> None:
+def each_place(
+    rows: int, width: int, body: Callable[[Place], None], pixels: int = PIXELS_AT_A_TIME
+) -> None:
     """A loop over all pixels, as many at a time as registers hold."""
-    many = rows_at_a_time(rows, width, PIXELS_AT_A_TIME)
+    many = rows_at_a_time(rows, width, pixels)
 
     def at(index: Any) -> None:
-        for start, columns in column_parts(width):
+        for start, columns in column_parts(width, pixels):
             body((index * many, many, start, columns))
 
     each(rows // many, at)
