@@ -34,7 +34,7 @@ PIXELS_AT_A_TIME = 128
 MIB = 2**20
 
 # Of the fast memory, kernels leave some to the compiler.
-VMEM_SHARE = 0.9
+VMEM_SHARE = 0.95
 
 # What is assumed where there is no TPU to ask, v5e's and v6e's.
 DEFAULT_VMEM_MIB = 128
@@ -66,7 +66,7 @@ def call(
     scratch_shapes: Sequence[Any],
     vmem_bytes: int,
 ) -> Callable[..., Any]:
-    """`pl.pallas_call` of a kernel whose first grid axis goes over independent images.
+    """`pl.pallas_call` of a kernel whose first grid axis goes over what is independent.
 
     Args:
       name: letters, digits and underscores, another one for other shapes: the kernel's cycles are
