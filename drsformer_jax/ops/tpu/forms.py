@@ -1,9 +1,15 @@
-"""The modules that have a form of their own for TPU's matrix unit, from the same parameters."""
+"""The modules that have a form of their own for TPU, from the same parameters.
+
+Each has one for the matrix unit, which XLA compiles. Some have a Pallas kernel beside it: faster by
+its schedule, and taken where `Execution.kernels` says so and the kernel can compute what it is
+given.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from drsformer_jax.ops.execution import TPU, Execution
 from drsformer_jax.ops.tpu.attention import mixed_from_blocks, query_key_value_by_blocks
@@ -18,6 +24,35 @@ FORMS: dict[str, Callable[..., Any]] = {
 }
 
 
+class Kernel(NamedTuple):
+    """A form by a kernel, and why it cannot compute what it is given: in words, or None."""
+
+    form: Callable[..., Any]
+    why_not: Callable[..., str | None]
+
+
+@functools.cache
+def kernels() -> dict[str, Kernel]:
+    """By the class of the module; Pallas is imported where a program is made for TPU only."""
+    from drsformer_jax.ops.tpu import msfn_kernel
+
+    return {
+        "MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not)
+    }
+
+
 def find(module: str, how: Execution) -> Callable[..., Any] | None:
     """The form of a module, by its class; None where there is none for the platform."""
-    return FORMS.get(module) if how.target == TPU else None
+    if how.target != TPU:
+        return None
+    form = FORMS.get(module)
+    kernel = kernels().get(module) if how.takes_kernel(module) else None
+    if kernel is None:
+        return form
+
+    def kernel_or_form(*arguments: Any) -> Any:
+        chosen = form if kernel.why_not(*arguments) else kernel.form
+        assert chosen is not None, module
+        return chosen(*arguments)
+
+    return kernel_or_form

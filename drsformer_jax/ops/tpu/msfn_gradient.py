@@ -1,12 +1,14 @@
 """The gradient of MSFN's kernel: the hidden channels are computed again and stay in fast memory.
 
 Each shifted gradient that is loaded serves both the gradient of the input and that of the kernel.
-Gradients of the weights leave the kernel for each image and block, and are summed outside.
+The grid goes over parts of the batch, blocks and images: gradients of the weights are summed in fast
+memory over the images of a part, and those of the image outside over the blocks.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -16,13 +18,19 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from drsformer_jax.ops.tpu.block_convolution import LANES
-from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES, call, product_over_pixels, product_transposed
+from drsformer_jax.ops.tpu.lanes import (
+    PAD,
+    PIXELS_AT_A_TIME,
+    SUBLANES,
+    call,
+    frame,
+    product_over_pixels,
+    product_transposed,
+)
 from drsformer_jax.ops.tpu.msfn_layout import REACH, SIZE, TAPS, Layout, Weights, weight_specs
 from drsformer_jax.ops.tpu.msfn_passes import (
     MEMBERS,
     Place,
-    accumulate,
-    clear_frames,
     convolve_first,
     convolve_second,
     each_place,
@@ -45,50 +53,67 @@ def gradient_call(
       x: images input_rows width inputs.
       gradient: of the result, images rows width channels.
     """
-    batch = x.shape[0] // layout.images
-    blocks, kinds, images = layout.blocks, len(layout.kinds), layout.images
-    image = pl.BlockSpec((images, *x.shape[1:]), lambda b, g: (b, 0, 0, 0))
-    result = pl.BlockSpec((images, *gradient.shape[1:]), lambda b, g: (b, 0, 0, 0))
-    in_specs, operands = [image, *weight_specs(weights), result], [x, *weights, gradient]
+    blocks, batch = layout.blocks, x.shape[0] // layout.images
+    parts = math.gcd(batch, layout.cores)
+    each_part = batch // parts
+
+    def images(shape: tuple[int, ...]) -> pl.BlockSpec:
+        return pl.BlockSpec(
+            (layout.images, *shape[1:]), lambda p, _, b: (p * each_part + b, 0, 0, 0)
+        )
+
+    in_specs = [images(x.shape), *weight_specs(weights), images(gradient.shape)]
+    operands = [x, *weights, gradient]
     if bounds is not None:
         in_specs.insert(0, pl.BlockSpec(memory_space=pltpu.SMEM))
         operands.insert(0, bounds)
-
-    shapes = [(batch, *weight.shape) for weight in weights]
-    out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype)]
-    out_shape += [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    out_specs = [image]
-    out_specs += [
-        pl.BlockSpec((1, 1, *shape[2:]), lambda b, g, n=len(shape) - 2: (b, g, *[0] * n))
-        for shape in shapes
+    dtype = x.dtype if blocks == 1 else jnp.float32
+    out_shape = [jax.ShapeDtypeStruct((blocks, *x.shape), dtype)]
+    out_specs = [
+        pl.BlockSpec(
+            (1, layout.images, *x.shape[1:]), lambda p, g, b: (g, p * each_part + b, 0, 0, 0)
+        )
     ]
-    columns = layout.width + 2 * PAD
-    frame_rows = layout.middle_rows + 4
-    scratch = [
-        pltpu.VMEM((MEMBERS, layout.input_rows + 2 * layout.edge, columns, LANES), jnp.float32),
-        pltpu.VMEM((MEMBERS, layout.input_rows + 4, columns, LANES), jnp.float32),
-        pltpu.VMEM((1, frame_rows, columns, LANES), jnp.float32),
-        pltpu.VMEM((MEMBERS, TAPS, SUBLANES, LANES), jnp.float32),
-    ]
-    if blocks * kinds > 1:
-        scratch.append(pltpu.VMEM((images, *x.shape[1:]), jnp.float32))
-    found = call(
+    for weight in weights:
+        out_shape.append(jax.ShapeDtypeStruct((parts, *weight.shape), jnp.float32))
+        zeros = [0] * (weight.ndim - 1)
+        out_specs.append(
+            pl.BlockSpec((1, 1, *weight.shape[1:]), lambda p, g, _, zeros=zeros: (p, g, *zeros))
+        )
+    dx, *dweights = call(
         functools.partial(_kernel, layout),
         name=f"{layout.name}_gradient",
-        grid=(batch, blocks),
+        grid=(parts, blocks, each_part),
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,
-        scratch_shapes=scratch,
+        scratch_shapes=_scratch(layout),
         vmem_bytes=layout.vmem_bytes,
     )(*operands)
-    return found[0], Weights(*(jnp.sum(part, axis=0) for part in found[1:]))
+    total = dx[0] if blocks == 1 else jnp.sum(dx, axis=0).astype(x.dtype)
+    return total, Weights(*(jnp.sum(part, axis=0) for part in dweights))
+
+
+def _scratch(layout: Layout) -> list[Any]:
+    """Frames of the expansion, between the convolutions and behind them; sums."""
+    columns = layout.width + 2 * PAD
+    frames = (
+        (MEMBERS, layout.input_rows + 2 * layout.edge),
+        (MEMBERS, layout.input_rows + 4),
+        (1, layout.middle_rows + 4),
+    )
+    scratch = [pltpu.VMEM((*frame, columns, LANES), jnp.float32) for frame in frames]
+    scratch.append(pltpu.VMEM((MEMBERS, TAPS, SUBLANES, LANES), jnp.float32))
+    if len(layout.kinds) > 1:
+        image = (layout.images, layout.input_rows, layout.width, layout.inputs)
+        scratch.append(pltpu.VMEM(image, jnp.float32))
+    return scratch
 
 
 def _kernel(layout: Layout, *refs: Any) -> None:
-    bounds = None
+    bounds, first = None, pl.program_id(2) == 0
     if layout.has_halo:
-        image = pl.program_id(0)
+        image = pl.program_id(0) * pl.num_programs(2) + pl.program_id(2)
         bounds = refs[0][image, 0], refs[0][image, 1]
         refs = refs[1:]
     x, *weights, dy = refs[:6]
@@ -97,7 +122,17 @@ def _kernel(layout: Layout, *refs: Any) -> None:
     w, dw = Weights(*weights), Weights(*weight_gradients)
     # Rows of zeros around: the gradient's convolutions reach beyond rows that have a halo.
     edge, halo = layout.edge, 2 * REACH if layout.has_halo else REACH
-    clear_frames(layout, (expanded, edge), (middle, halo), (behind, halo))
+
+    @pl.when(first & (pl.program_id(1) == 0))
+    def _() -> None:
+        for ref, rows in ((expanded, edge), (middle, halo), (behind, halo)):
+            frame(ref, rows)
+
+    @pl.when(first)
+    def _() -> None:
+        for ref in weight_gradients:
+            ref[...] = jnp.zeros_like(ref)
+
     for kind in range(len(layout.kinds)):
         expand(layout, kind, x, w.expand, expanded)
         convolve_first(layout, kind, expanded, w.first, middle, halo, bounds)
@@ -136,8 +171,6 @@ def _second(
     dproject: Any,
 ) -> None:
     """The gradient in front of the second ReLU, in place; and that of the projection."""
-    for i in range(layout.images):
-        dproject[0, 0, kind, i] = jnp.zeros_like(dproject[0, 0, kind, i])
     # Where rows have a halo, that is where they begin; else the window begins before them.
     top = offset if layout.has_halo else 0
 
@@ -190,8 +223,10 @@ def _convolve_back(
                     _add(sums, member, TAPS - 1, shifted)
             inputs[where] = jnp.where(own > 0, total, 0) if which else total
 
-    each_place(layout.middle_rows if which else layout.input_rows, layout.width, at)
-    dweights[0, 0, kind] = jnp.sum(sums[...], axis=2)
+    rows = layout.middle_rows if which else layout.input_rows
+    # Half as many: there are products to be summed, too.
+    each_place(rows, layout.width, at, PIXELS_AT_A_TIME // 2)
+    dweights[0, 0, kind] = dweights[0, 0, kind] + jnp.sum(sums[...], axis=2)
 
 
 def _add(sums: Any, member: int, index: int, y: jax.Array) -> None:
@@ -211,8 +246,7 @@ def _expand_back(
     totals: list[Any],
 ) -> None:
     """The gradients of the 1x1 convolution, added to what other kinds and blocks gave."""
-    dexpand[0, 0, kind] = jnp.zeros_like(dexpand[0, 0, kind])
-    shape, left = (-1, layout.width, layout.inputs), range(kind, len(layout.kinds))
+    shape = (-1, layout.width, layout.inputs)
 
     def at(row: Any, rows: int) -> None:
         where = pl.ds(row + layout.edge, rows), pl.ds(PAD, layout.width), slice(None)
@@ -224,6 +258,12 @@ def _expand_back(
                 total = y if total is None else total + y
                 part = product_over_pixels(inputs, gradient, layout.precision)
                 dexpand[0, 0, kind, member, i] = dexpand[0, 0, kind, member, i] + part
-            accumulate(totals, dx, (i, pl.ds(row, rows)), total.reshape(shape), left)
+            total, where = total.reshape(shape), (i, pl.ds(row, rows))
+            if kind > 0:
+                total = total + totals[0][where]
+            if kind < len(layout.kinds) - 1:
+                totals[0][where] = total
+            else:
+                dx[0, *where] = total.astype(dx.dtype)
 
     each_product(layout.input_rows, layout.width, at)

@@ -25,7 +25,16 @@ from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.rows import with_neighbours
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.feed_forward import HALO
-from drsformer_jax.ops.tpu.lanes import MIB, PAD, SUBLANES, call, product, products, vmem_bytes
+from drsformer_jax.ops.tpu.lanes import (
+    MIB,
+    PAD,
+    SUBLANES,
+    call,
+    frame,
+    product,
+    products,
+    vmem_bytes,
+)
 from drsformer_jax.ops.tpu.msfn_gradient import gradient_call
 from drsformer_jax.ops.tpu.msfn_layout import (
     REACH,
@@ -38,8 +47,6 @@ from drsformer_jax.ops.tpu.msfn_layout import (
 from drsformer_jax.ops.tpu.msfn_passes import (
     MEMBERS,
     Place,
-    accumulate,
-    clear_frames,
     convolve_first,
     convolve_second,
     each_place,
@@ -194,7 +201,12 @@ def _kernel(layout: Layout, *refs: Any) -> None:
     x, *weights, out, expanded, middle, hidden = refs[:9]
     totals, w = refs[9:], Weights(*weights)
     kinds = range(len(layout.kinds))
-    clear_frames(layout, (expanded, layout.edge), (middle, layout.edge))
+
+    @pl.when(pl.program_id(1) == 0)
+    def _() -> None:
+        for ref in (expanded, middle):
+            frame(ref, layout.edge)
+
     for kind in kinds:
         expand(layout, kind, x, w.expand, expanded)
         convolve_first(layout, kind, expanded, w.first, middle, layout.edge, bounds)
@@ -215,6 +227,10 @@ def _kernel(layout: Layout, *refs: Any) -> None:
                 y = product(inputs, w.project[0, kind, i], layout.precision)
                 total = y if total is None else total + y
             y = total.reshape(rows, layout.width, layout.channels)
-            accumulate(totals, out, (i, pl.ds(row, rows)), y, range(1))
+            where = i, pl.ds(row, rows)
+            for sums in totals:
+                y = y + jnp.where(pl.program_id(1) > 0, sums[where], 0)
+                sums[where] = y
+            out[where] = y.astype(out.dtype)
 
     each_product(layout.rows, layout.width, project)

@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.feed_forward import HALO, Layer, Path, framed, joined, paths_of
-from drsformer_jax.ops.tpu.lanes import MIB, PAD, filled
+from drsformer_jax.ops.tpu.lanes import DEFAULT_VMEM_MIB, MIB, PAD, SUBLANES, filled
 
 # Kernels stand in frames of 5x5, the bias behind their taps.
 SIZE = 5
@@ -29,7 +29,10 @@ TAPS = SIZE * SIZE + 1
 GROUPINGS = (((0,), (1,), (2,), (3,)), ((0, 1), (2, 3)), ((0, 1, 2, 3),))
 
 # Beside arrays, a kernel has registers to spill.
-SPARE_BYTES = 2 * MIB
+SPARE_BYTES = 1 * MIB
+
+# Taps that take as long as making strips, of which a kernel is given an array, and joining them.
+COST_OF_STRIPS = 50
 
 
 class Weights(NamedTuple):
@@ -63,6 +66,7 @@ class Layout:
       width: columns.
       channels: of the image; with biases one more, that is 1 in the image.
       has_biases: of the convolutions.
+      itemsize: bytes of a number of the activations.
       precision: of products.
       vmem_bytes: of fast memory that a kernel may have.
     """
@@ -76,6 +80,7 @@ class Layout:
     width: int
     channels: int
     has_biases: bool
+    itemsize: int
     precision: lax.Precision
     vmem_bytes: int
 
@@ -93,6 +98,11 @@ class Layout:
     def edge(self) -> int:
         """Rows of zeros that stand in for a halo."""
         return 0 if self.has_halo else REACH
+
+    @property
+    def cores(self) -> int:
+        """Of a device; those with two (v4, v5p) are those with less fast memory."""
+        return 2 if self.vmem_bytes < DEFAULT_VMEM_MIB * MIB // 2 else 1
 
     @property
     def share(self) -> int:
@@ -113,28 +123,37 @@ class Layout:
         return f"msfn_{self.inputs}_{self.rows}{halo}x{self.width}_{sizes}_{lanes}"
 
     @property
-    def taps(self) -> float:
-        """Of both convolutions, for each pixel of an image."""
+    def packing(self) -> lax.Precision:
+        """Of the products that pack weights: exact, or closer than the activations are."""
+        return lax.Precision.HIGHEST if self.itemsize > 2 else lax.Precision.HIGH
+
+    @property
+    def cost(self) -> float:
+        """Work for each pixel of an image, in taps."""
         each = sum(
             2 * (first**2 * self.middle_rows + second**2 * self.rows)
             for first, second in self.kinds
         )
-        return self.blocks * each / (self.rows * self.images)
+        copies = COST_OF_STRIPS if self.has_halo else 0
+        return self.blocks * each / (self.rows * self.images) + copies
 
-    def needed_bytes(self, itemsize: int) -> int:
-        """Fast memory of the gradient's kernel, which needs more than the forward one."""
-        pixels = self.width + 2 * PAD
-        frames = 2 * (self.input_rows + 4) + 3 * (self.middle_rows + 8)
-        lanes = filled(self.inputs)
+    @property
+    def needed_bytes(self) -> int:
+        """Fast memory of the gradient's kernel, which takes more than the forward one.
+
+        What moves in and out while another image is computed is there twice.
+        """
+        frames = 2 * (self.input_rows + 2 * self.edge)
+        frames += 2 * (self.input_rows + 4) + self.middle_rows + 4
+        lanes, kinds = filled(self.inputs), len(self.kinds)
         image = self.images * self.width * lanes
-        windows = 2 * itemsize * image * (2 * self.input_rows + self.rows)
-        weights = len(self.kinds) * self.images * (6 * filled(self.inputs, 8) + 3 * lanes) * LANES
-        gradients = len(self.kinds) * (self.images * 3 * lanes + 4 * 32) * LANES
+        windows = self.itemsize * image * (2 * self.input_rows + self.rows)
+        products = kinds * self.images * (2 * filled(self.inputs, SUBLANES) * LANES + LANES * lanes)
+        taps = 2 * kinds * 2 * filled(TAPS, SUBLANES) * LANES
         return (
-            4 * frames * pixels * LANES
+            4 * frames * (self.width + 2 * PAD) * LANES
             + 4 * image * self.input_rows
-            + windows
-            + 2 * (itemsize * weights + 4 * gradients)
+            + 2 * (windows + (self.itemsize + 4) * products + 8 * taps)
             + SPARE_BYTES
         )
 
@@ -182,7 +201,7 @@ def best_layout(
       has_halo: whether rows beyond the image are there already.
     """
     batch, height, width, channels = shape
-    paths = paths_of(params)
+    paths = jax.eval_shape(paths_of, dict(params))
     sizes = [(path.depthwise.kernel.shape[0], path.pairs.kernel.shape[0]) for path in paths]
     outputs = [path.project.shape[0] for path in paths]
     fitting = []
@@ -195,13 +214,14 @@ def best_layout(
                 width=width,
                 channels=channels,
                 has_biases="bias" in params["project_in"],
+                itemsize=itemsize,
                 precision=precision,
                 vmem_bytes=vmem_bytes,
             )
-            if layout.needed_bytes(itemsize) <= vmem_bytes:
+            if layout.needed_bytes <= vmem_bytes:
                 fitting.append(layout)
                 break
-    return min(fitting, key=lambda layout: layout.taps, default=None)
+    return min(fitting, key=lambda layout: layout.cost, default=None)
 
 
 def packed(params: Mapping[str, Any], layout: Layout) -> Weights:
@@ -213,9 +233,9 @@ def packed(params: Mapping[str, Any], layout: Layout) -> Weights:
 
 
 def weight_specs(weights: Weights) -> list[pl.BlockSpec]:
-    """Of a grid of images and blocks: the weights of one block."""
+    """Those of one block; the blocks are the second axis of a kernel's grid."""
     return [
-        pl.BlockSpec((1, *weight.shape[1:]), lambda _, g, n=weight.ndim - 1: (g, *[0] * n))
+        pl.BlockSpec((1, *weight.shape[1:]), lambda _, g, *__, n=weight.ndim - 1: (g, *[0] * n))
         for weight in weights
     ]
 
@@ -238,48 +258,53 @@ def _framed(layer: Layer) -> Layer:
 
 
 def _packed_kind(path: Path, layout: Layout) -> Weights:
-    """Of one kind, without the axis of kinds."""
-    outputs = path.project.shape[0]
+    """Of one kind, without the axis of kinds.
+
+    Members of a pair come apart, and images to their lanes, in products with zeros and ones: there
+    are 256 columns at a time, and nothing is as slow on TPU as an axis of two.
+    """
     images, share, blocks = layout.images, layout.share, layout.blocks
 
-    def in_blocks(x: jax.Array, axis: int) -> jax.Array:
-        """The axis of outputs filled and split: blocks on a new first axis, share on the last."""
-        x = jnp.moveaxis(x, axis, -1)
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, blocks * share - outputs)])
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], blocks, share), -2, 0)
-
-    def per_image(x: jax.Array, axis: int) -> jax.Array:
-        """... share ... -> images on axis 1, each with its own lanes, zero in the others."""
-        fill = [[(0, 0)] * x.ndim for _ in range(images)]
-        for i in range(images):
-            fill[i][axis] = (i * share, LANES - (i + 1) * share)
-        return jnp.stack([jnp.pad(x, one) for one in fill], axis=1)
-
-    def members(kernel: jax.Array) -> jax.Array:
-        """... 2 outputs, pairs side by side -> ... outputs 2."""
-        return kernel.reshape(*kernel.shape[:-1], outputs, 2)
+    def in_blocks(x: jax.Array, columns: int) -> jax.Array:
+        """The last axis filled and split: ... blocks columns."""
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, blocks * columns - x.shape[-1])])
+        return x.reshape(*x.shape[:-1], blocks, columns)
 
     def taps(layer: Layer) -> jax.Array:
-        """SIZE SIZE ... -> TAPS ..., the bias behind."""
+        """SIZE SIZE ... -> TAPS ..., the bias behind; of two members it is the first one's."""
         kernel = framed(layer.kernel, SIZE)
         kernel = kernel.reshape(-1, *kernel.shape[2:])
         bias = jnp.zeros(kernel.shape[1:], kernel.dtype)
         if layer.bias is not None:
-            bias = layer.bias if layer.bias.shape == bias.shape else jnp.stack([layer.bias, bias[1]])
+            bias = bias.at[(0,) * (bias.ndim - 1)].set(layer.bias)
         return jnp.concatenate([kernel, bias[None]])
+
+    lane, column = jnp.arange(LANES), jnp.arange(2 * share)[:, None]
+
+    def member(x: jax.Array, which: int, image: int | None = None) -> jax.Array:
+        """blocks N 2*share -> blocks N LANES: of each pair one, in the lanes of an image, or all."""
+        chosen = column == 2 * (lane % share) + which
+        if image is not None:
+            chosen = chosen & (lane // share == image)
+        return jnp.einsum(
+            "bnj,jl->bnl", x, chosen.astype(x.dtype), precision=layout.packing
+        )
 
     expand = path.expand.kernel
     if path.expand.bias is not None:
         expand = jnp.concatenate([expand, path.expand.bias[None]])
-    # C outputs 2 -> blocks images C 2 LANES -> blocks 2 images C LANES
-    expand = per_image(in_blocks(members(expand), 1), 3)
-    expand = jnp.transpose(expand, (0, 3, 1, 2, 4))
-    lanes = [1] * 3 + [images]
-    first = in_blocks(members(taps(path.depthwise)), 1)  # blocks TAPS 2 share
-    first = jnp.tile(jnp.swapaxes(first, 1, 2), lanes)
-    second = in_blocks(taps(path.pairs), 2)  # blocks TAPS 2 share
-    second = jnp.tile(jnp.swapaxes(second, 1, 2), lanes)
-    project = in_blocks(path.project, 0)  # blocks D share
-    project = jnp.swapaxes(per_image(project, 2), 2, 3)
-    return Weights(expand, first, second, project)
-
+    expand, first = (
+        jnp.moveaxis(in_blocks(x, 2 * share), 1, 0) for x in (expand, taps(path.depthwise))
+    )
+    rows = jnp.moveaxis(in_blocks(path.project.T, share), 0, -1)  # blocks share D
+    fills = [((0, 0), (i * share, LANES - (i + 1) * share), (0, 0)) for i in range(images)]
+    second = jnp.transpose(in_blocks(taps(path.pairs), share), (2, 1, 0, 3))
+    per_image = [
+        jnp.stack([member(expand, which, i) for i in range(images)], axis=1) for which in range(2)
+    ]
+    return Weights(
+        jnp.stack(per_image, axis=1),
+        jnp.stack([member(first, which) for which in range(2)], axis=1),
+        jnp.tile(second, (1, 1, 1, images)),
+        jnp.stack([jnp.pad(rows, fill) for fill in fills], axis=1),
+    )

@@ -6,7 +6,7 @@ is the first row that is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +20,6 @@ from drsformer_jax.ops.tpu.lanes import (
     clear_rows_outside,
     column_parts,
     each,
-    frame,
     product,
     rows_at_a_time,
 )
@@ -35,12 +34,14 @@ PIXELS_OF_A_PRODUCT = 512
 Place = tuple[Any, int, int, int]
 
 
-def each_place(rows: int, width: int, body: Callable[[Place], None]) -> None:
+def each_place(
+    rows: int, width: int, body: Callable[[Place], None], pixels: int = PIXELS_AT_A_TIME
+) -> None:
     """A loop over all pixels, as many at a time as registers hold."""
-    many = rows_at_a_time(rows, width, PIXELS_AT_A_TIME)
+    many = rows_at_a_time(rows, width, pixels)
 
     def at(index: Any) -> None:
-        for start, columns in column_parts(width):
+        for start, columns in column_parts(width, pixels):
             body((index * many, many, start, columns))
 
     each(rows // many, at)
@@ -135,29 +136,3 @@ def convolve_second(
     size = layout.kinds[kind][1]
     y = taps(middle, 0, weights, kind, size, place, layout.has_biases)
     return y + taps(middle, 1, weights, kind, size, place, biased=False)
-
-
-def clear_frames(layout: Layout, *frames: tuple[Any, int]) -> None:
-    """Zeros around, once an image: frames and their rows above and below."""
-
-    @pl.when(pl.program_id(1) == 0)
-    def _() -> None:
-        for ref, rows in frames:
-            frame(ref, rows)
-
-
-def accumulate(
-    totals: Sequence[Any], out: Any, index: tuple[Any, ...], y: jax.Array, kinds: range
-) -> None:
-    """Adds a part to those before; with the last one the sum is in `out`.
-
-    Args:
-      totals: where sums are kept; none where the part is the only one.
-      kinds: from that of the part to the last one of this block, of all.
-    """
-    for total in totals:
-        before = total[index]
-        y = y + (before if kinds.start else jnp.where(pl.program_id(1) > 0, before, 0))
-        total[index] = y
-    if len(kinds) == 1:
-        out[index] = y.astype(out.dtype)
