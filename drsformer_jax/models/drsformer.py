@@ -9,10 +9,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drsformer_jax.models.attention import TopKSparseAttention
+from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.models.layers import Convolution, Downsampling, LayerNorm, Upsampling
+from drsformer_jax.models.layers import (
+    LAYER_NORM_EPSILON,
+    Convolution,
+    Downsampling,
+    LayerNorm,
+    Upsampling,
+    form_of,
+)
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.models.repeated import Params, repeated
 from drsformer_jax.ops.image import Image, inside_of
@@ -33,7 +40,12 @@ class SparseTransformerBlock(nn.Module):
         hidden = self.config.hidden_channels(x.channels)
         attention = TopKSparseAttention(self.heads, bias, name="attn")
         feed_forward = MixedScaleFeedForward(hidden, bias, name="ffn")
-        x = x + attention(LayerNorm(with_bias, name="norm1")(x))
+        attended = None
+        if form := form_of(self, x):
+            ks = branch_sizes(x.channels // self.heads)
+            params = self.variables["params"]
+            attended = form(x, params, self.heads, ks, LAYER_NORM_EPSILON)
+        x = attended or x + attention(LayerNorm(with_bias, name="norm1")(x))
         x = x + feed_forward(LayerNorm(with_bias, name="norm2")(x))
         return x, None
 

@@ -34,15 +34,21 @@ class Kernel(NamedTuple):
 @functools.cache
 def kernels() -> dict[str, Kernel]:
     """By the class of the module; Pallas is imported where a program is made for TPU only."""
-    from drsformer_jax.ops.tpu import msfn_kernel
+    from drsformer_jax.ops.tpu import mefc_kernel, msfn_kernel, tksa_kernel
 
     return {
-        "MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not)
+        "MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not),
+        "FeatureCompensator": Kernel(mefc_kernel.mixture_by_kernel, mefc_kernel.why_not),
+        # Its first half, x + TKSA(LN(x)).
+        "SparseTransformerBlock": Kernel(tksa_kernel.attention_by_kernel, tksa_kernel.why_not),
     }
 
 
 def find(module: str, how: Execution) -> Callable[..., Any] | None:
-    """The form of a module, by its class; None where there is none for the platform."""
+    """The form of a module, by its class; None where there is none for the platform.
+
+    It returns None where the module has a kernel alone, which cannot compute what it is given.
+    """
     if how.target != TPU:
         return None
     form = FORMS.get(module)
@@ -52,7 +58,6 @@ def find(module: str, how: Execution) -> Callable[..., Any] | None:
 
     def kernel_or_form(*arguments: Any) -> Any:
         chosen = form if kernel.why_not(*arguments) else kernel.form
-        assert chosen is not None, module
-        return chosen(*arguments)
+        return None if chosen is None else chosen(*arguments)
 
     return kernel_or_form
