@@ -45,7 +45,9 @@ class SparseTransformerBlock(nn.Module):
             ks = branch_sizes(x.channels // self.heads)
             params = self.variables["params"]
             attended = form(x, params, self.heads, ks, LAYER_NORM_EPSILON)
-        x = attended or x + attention(LayerNorm(with_bias, name="norm1")(x))
+        if attended is None:
+            attended = x + attention(LayerNorm(with_bias, name="norm1")(x))
+        x = attended
         x = x + feed_forward(LayerNorm(with_bias, name="norm2")(x))
         return x, None
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
@@ -40,7 +39,7 @@ MIN_PIXELS = 64
 
 
 def mixture_by_kernel(image: Image, weights: jax.Array, stacked: Mapping[str, Any]) -> Image:
-    """All steps, one after the other in a loop: `ops.tpu.mefc.mixture_by_blocks` by kernels.
+    """All steps, one after the other: `ops.tpu.mefc.mixture_by_blocks` by kernels.
 
     Args:
       image: B C H W, the first state, not negative; one that `why_not` has nothing against.
@@ -56,13 +55,13 @@ def mixture_by_kernel(image: Image, weights: jax.Array, stacked: Mapping[str, An
     images = images_in_lanes(batch, channels)
     borders = _borders(plan, how, height)
 
-    def one(state: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
-        packed = packed_weights(plan.experts, *inputs, images, how)
-        strips = cut_into_strips(state, plan.tiles.height, plan.halo, how.rows)
-        return mixture_step(plan, strips, packed, borders).reshape(state.shape), None
-
     state = into_lanes(jnp.moveaxis(image.array, 1, -1), images)
-    state, _ = lax.scan(one, state, (stacked, jnp.swapaxes(weights, 0, 1)))
+    # Written out: a loop would copy its states, and stack them for the gradient.
+    for i in range(weights.shape[1]):
+        params = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+        packed = packed_weights(plan.experts, params, weights[:, i], images, how)
+        strips = cut_into_strips(state, plan.tiles.height, plan.halo, how.rows)
+        state = mixture_step(plan, strips, packed, borders).reshape(state.shape)
     state = out_of_lanes(state, images, batch, channels)
     return Image(jnp.moveaxis(state, -1, 1), how)
 
