@@ -36,9 +36,7 @@ def kernels() -> dict[str, Kernel]:
     """By the class of the module; Pallas is imported where a program is made for TPU only."""
     from drsformer_jax.ops.tpu import msfn_kernel
 
-    return {
-        "MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not)
-    }
+    return {"MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not)}
 
 
 def find(module: str, how: Execution) -> Callable[..., Any] | None:
