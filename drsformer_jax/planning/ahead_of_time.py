@@ -18,13 +18,14 @@ from jax.sharding import Mesh
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import init_params, restore
-from drsformer_jax.planning.chips import chip_of
+from drsformer_jax.planning.chips import chip_of, chip_of_device
 from drsformer_jax.planning.compiled_text import (
     Operation,
     collectives,
     operations,
     total_cycles,
 )
+from drsformer_jax.planning.kernel_cycles import counted, kernel_cycles, kernels_in
 from drsformer_jax.planning.out_of_memory import bytes_available
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
 from drsformer_jax.training.sharding import MeshOptions, batch_sharding, make_mesh, replicated
@@ -63,8 +64,13 @@ class Program:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate of a run."""
+        """The estimate of a run: the compiler's own, and kernels by their schedules."""
         return total_cycles(self.operations)
+
+    @property
+    def kernel_cycles(self) -> int:
+        """Of these, the kernels."""
+        return total_cycles([operation for operation in self.operations if operation.is_kernel])
 
     @property
     def memory_bytes(self) -> int:
@@ -133,14 +139,14 @@ def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) 
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=batch_sharding(mesh),
     )
-    return _compile(program, params, image)
+    return _compile(mesh, program, params, image)
 
 
 def compile_training(
     config: DRSformerConfig, mesh: Mesh, batch: int, size: int, **settings: Any
 ) -> Program:
     """`training_step` of images size x size, compiled."""
-    return _compile(*training_step(config, mesh, batch, (size, size), **settings))
+    return _compile(mesh, *training_step(config, mesh, batch, (size, size), **settings))
 
 
 def training_step(
@@ -209,13 +215,30 @@ def training_flops(
     return float(step.lower(state, images).cost_analysis()["flops"])
 
 
-def _compile(program: Any, *arguments: Any) -> Program:
+def model_flops(config: DRSformerConfig, batch: int, size: tuple[int, int]) -> float:
+    """What a training step of a network is said to take: three times its forward pass.
+
+    Model FLOPs utilisation, as MaxText and the PaLM paper (appendix B) define it, counts these and
+    nothing that is computed again. They are counted as in `training_flops`.
+    """
+    config = dataclasses.replace(config, platform="cpu", unroll=True, dtype="float32", rows=None)
+    params = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((batch, *size, config.in_channels), jnp.float32)
+    forward: Any = jax.jit(functools.partial(restore, config)).lower(params, image)
+    return 3 * float(forward.cost_analysis()["flops"])
+
+
+def _compile(mesh: Mesh, program: Any, *arguments: Any) -> Program:
     started = time.perf_counter()
-    compiled = program.lower(*arguments).compile()
+    traced = program.trace(*arguments)
+    compiled = traced.lower().compile()
     seconds = time.perf_counter() - started
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    found, chip = operations(compiled.as_text()), chip_of_device(mesh.devices.flat[0].device_kind)
+    if chip is not None:
+        found = counted(found, kernel_cycles(kernels_in(traced.jaxpr.jaxpr), chip))
     return Program(
-        operations(compiled.as_text()),
+        found,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,

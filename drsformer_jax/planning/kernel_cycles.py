@@ -11,8 +11,10 @@ is that process: it compiles every `*.exported` in the folder.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,10 +27,14 @@ from jax import export
 from jax.sharding import Mesh
 
 from drsformer_jax.ops.tpu.block_convolution import LANES
-from drsformer_jax.planning.chips import chip_of
+from drsformer_jax.planning.chips import Chip
+from drsformer_jax.planning.compiled_text import Operation
 from drsformer_jax.planning.schedules import DUMP_FLAGS, schedule_of
 
 _SUFFIX = ".exported"
+
+# In the name that JAX gives an operation, perhaps behind what differentiated it.
+_KERNEL = re.compile(r"(\w+)\)*/pallas_call\b")
 
 
 def kernels_in(jaxpr: Any) -> dict[str, Any]:
@@ -48,19 +54,18 @@ def _kernel_calls(jaxpr: Any) -> Iterator[Any]:
                     yield from _kernel_calls(inner)
 
 
-def kernel_cycles(kernels: dict[str, Any], topology: str) -> dict[str, int]:
+def kernel_cycles(kernels: dict[str, Any], chip: Chip) -> dict[str, int]:
     """Estimated cycles of a run of each kernel.
 
     Args:
       kernels: of `kernels_in`.
-      topology: such as "v5e:4x4".
 
     Raises:
       ValueError: the compiler wrote no schedule that can be read.
     """
     if not kernels:
         return {}
-    chip, found = chip_of(topology), {}
+    found = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, equation in kernels.items():
@@ -72,7 +77,7 @@ def kernel_cycles(kernels: dict[str, Any], topology: str) -> dict[str, int]:
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "JAX_PLATFORMS": "cpu",
         }
-        command = [sys.executable, "-m", __name__, str(folder), topology]
+        command = [sys.executable, "-m", __name__, str(folder), chip.topology]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ValueError(f"compiling kernels for their schedules: {done.stderr[-500:]}")
@@ -83,6 +88,18 @@ def kernel_cycles(kernels: dict[str, Any], topology: str) -> dict[str, int]:
     return found
 
 
+def counted(found: list[Operation], cycles: dict[str, int]) -> list[Operation]:
+    """Operations, those that are kernels with their cycles."""
+
+    def with_cycles(operation: Operation) -> Operation:
+        called = _KERNEL.search(operation.source)
+        if called is None or called[1] not in cycles or operation.opcode != "custom-call":
+            return operation
+        return dataclasses.replace(operation, cycles=cycles[called[1]], is_kernel=True)
+
+    return [with_cycles(operation) for operation in found]
+
+
 def _exported(equation: Any) -> bytes:
     """The call of a kernel as a program of its own."""
 
@@ -91,7 +108,7 @@ def _exported(equation: Any) -> bytes:
 
     call.__name__ = equation.params["name"]  # under which the compiler writes what it made
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-    return export.export(jax.jit(call), platforms=["tpu"])(*shapes).serialize()
+    return bytes(export.export(jax.jit(call), platforms=["tpu"])(*shapes).serialize())
 
 
 def _bytes(value: Any) -> int:

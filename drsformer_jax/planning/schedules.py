@@ -20,7 +20,9 @@ DUMP_FLAGS = (
     "--xla_jf_dump_llo_pass_label_regex=final_bundles"
 )
 
-_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?P<mark>[A-Z ]*):\s*(?P<depth>(?:> ?)*)(?P<text>.*)$")
+_BUNDLE = re.compile(
+    r"^\s*(?:0x[0-9a-f]+|0)\s+(?P<mark>[A-Z ]*):\s*(?P<depth>(?:> ?)*)(?P<text>.*)$"
+)
 _EXIT = re.compile(r"scmp\.\w+\.s32\.totalorder \S+, (\d+)\s*/\* loop exit test")
 _PRODUCT = re.compile(r"\bvmatmul[\w.]*")
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +75,7 @@ def call(
         found under it (`planning.kernel_cycles`).
       vmem_bytes: of fast memory that it may have.
     """
-    semantics = ("parallel", *["arbitrary"] * (len(grid) - 1))
+    semantics: list[Any] = ["parallel", *["arbitrary"] * (len(grid) - 1)]
     interpreted = _interpreted.get()
     function: Callable[..., Any] = pl.pallas_call(
         kernel,
@@ -123,6 +125,11 @@ def product_over_pixels(a: jax.Array, b: jax.Array, precision: lax.Precision) ->
     return lax.dot_general(
         a, b, dimensions, precision=precision, preferred_element_type=jnp.float32
     )
+
+
+def added(parts: Iterable[jax.Array]) -> jax.Array:
+    """The sum of some arrays; `sum` would add them to 0."""
+    return functools.reduce(operator.add, parts)
 
 
 def filled(channels: int, to: int = LANES) -> int:

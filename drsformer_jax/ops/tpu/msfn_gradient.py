@@ -1,8 +1,8 @@
 """The gradient of MSFN's kernel: the hidden channels are computed again and stay in fast memory.
 
 Each shifted gradient that is loaded serves both the gradient of the input and that of the kernel.
-The grid goes over parts of the batch, blocks and images: gradients of the weights are summed in fast
-memory over the images of a part, and those of the image outside over the blocks.
+The grid goes over parts of the batch, blocks and images: gradients of the weights are summed in
+fast memory over the images of a part, and those of the image outside over the blocks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -22,6 +21,7 @@ from drsformer_jax.ops.tpu.lanes import (
     PAD,
     PIXELS_AT_A_TIME,
     SUBLANES,
+    added,
     call,
     frame,
     product_over_pixels,
@@ -149,12 +149,10 @@ def _project_back(
     """The gradient behind the second ReLU."""
 
     def at(row: Any, rows: int) -> None:
-        total = None
-        for i in range(layout.images):
-            gradient = flat(dy[i, pl.ds(row, rows)])
-            y = product_transposed(gradient, weights[0, kind, i], layout.precision)
-            total = y if total is None else total + y
-        y = total.reshape(rows, layout.width, LANES)
+        y = added(
+            product_transposed(flat(dy[i, pl.ds(row, rows)]), weights[0, kind, i], layout.precision)
+            for i in range(layout.images)
+        ).reshape(rows, layout.width, LANES)
         behind[0, pl.ds(row + offset, rows), pl.ds(PAD, layout.width), :] = y
 
     each_product(layout.rows, layout.width, at)
@@ -211,17 +209,16 @@ def _convolve_back(
         for member in range(MEMBERS):
             of = 0 if which else member
             where = (member, *pixels(inputs, place, offset), slice(None))
-            own, total = inputs[where], None
+            own, parts = inputs[where], []
             for i, j in window(size):
                 shifted = gradient[
                     of, *pixels(gradient, place, SIZE - 1 - i, REACH - j), slice(None)
                 ]
-                y = shifted * tap(weights, kind, member, SIZE * i + j)
-                total = y if total is None else total + y
+                parts.append(shifted * tap(weights, kind, member, SIZE * i + j))
                 _add(sums, member, SIZE * i + j, shifted * own)
                 if layout.has_biases and i == j == REACH:
                     _add(sums, member, TAPS - 1, shifted)
-            inputs[where] = jnp.where(own > 0, total, 0) if which else total
+            inputs[where] = jnp.where(own > 0, added(parts), 0) if which else added(parts)
 
     rows = layout.middle_rows if which else layout.input_rows
     # Half as many: there are products to be summed, too.
@@ -252,18 +249,19 @@ def _expand_back(
         where = pl.ds(row + layout.edge, rows), pl.ds(PAD, layout.width), slice(None)
         gradients = [flat(expanded[member, *where]).astype(x.dtype) for member in range(MEMBERS)]
         for i in range(layout.images):
-            inputs, total = flat(x[i, pl.ds(row, rows)]), None
+            inputs, pixels_of = flat(x[i, pl.ds(row, rows)]), (i, pl.ds(row, rows))
             for member, gradient in enumerate(gradients):
-                y = product_transposed(gradient, weights[0, kind, member, i], layout.precision)
-                total = y if total is None else total + y
                 part = product_over_pixels(inputs, gradient, layout.precision)
                 dexpand[0, 0, kind, member, i] = dexpand[0, 0, kind, member, i] + part
-            total, where = total.reshape(shape), (i, pl.ds(row, rows))
+            y = added(
+                product_transposed(gradient, weights[0, kind, member, i], layout.precision)
+                for member, gradient in enumerate(gradients)
+            ).reshape(shape)
             if kind > 0:
-                total = total + totals[0][where]
+                y = y + totals[0][pixels_of]
             if kind < len(layout.kinds) - 1:
-                totals[0][where] = total
+                totals[0][pixels_of] = y
             else:
-                dx[0, *where] = total.astype(dx.dtype)
+                dx[0, *pixels_of] = y.astype(dx.dtype)
 
     each_product(layout.input_rows, layout.width, at)

@@ -29,6 +29,7 @@ from drsformer_jax.ops.tpu.lanes import (
     MIB,
     PAD,
     SUBLANES,
+    added,
     call,
     frame,
     product,
@@ -62,7 +63,7 @@ def mixed_scale_by_kernel(image: Image, params: Mapping[str, Any]) -> Image:
     Raises:
       ValueError: the kernel cannot compute it, see `why_not`.
     """
-    layout = _layout(image, params)
+    layout = layout_for(image, params)
     if isinstance(layout, str):
         raise ValueError(layout)
     x, split = image.array, image.how.rows
@@ -86,11 +87,12 @@ def mixed_scale_by_kernel(image: Image, params: Mapping[str, Any]) -> Image:
 
 def why_not(image: Image, params: Mapping[str, Any]) -> str | None:
     """Why the kernel cannot compute this, in words; None where it can."""
-    layout = _layout(image, params)
+    layout = layout_for(image, params)
     return layout if isinstance(layout, str) else None
 
 
-def _layout(image: Image, params: Mapping[str, Any]) -> Layout | str:
+def layout_for(image: Image, params: Mapping[str, Any]) -> Layout | str:
+    """How the kernel computes this, or why it cannot."""
     batch, channels, height, width = image.array.shape
     dtype, memory = image.array.dtype, vmem_bytes(image.how)
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -221,12 +223,12 @@ def _kernel(layout: Layout, *refs: Any) -> None:
 
     def project(row: Any, rows: int) -> None:
         for i in range(layout.images):
-            total = None
-            for kind in kinds:
-                inputs = flat(hidden[kind, pl.ds(row, rows)])
-                y = product(inputs, w.project[0, kind, i], layout.precision)
-                total = y if total is None else total + y
-            y = total.reshape(rows, layout.width, layout.channels)
+            y = added(
+                product(
+                    flat(hidden[kind, pl.ds(row, rows)]), w.project[0, kind, i], layout.precision
+                )
+                for kind in kinds
+            ).reshape(rows, layout.width, layout.channels)
             where = i, pl.ds(row, rows)
             for sums in totals:
                 y = y + jnp.where(pl.program_id(1) > 0, sums[where], 0)

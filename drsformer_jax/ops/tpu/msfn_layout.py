@@ -282,13 +282,11 @@ def _packed_kind(path: Path, layout: Layout) -> Weights:
     lane, column = jnp.arange(LANES), jnp.arange(2 * share)[:, None]
 
     def member(x: jax.Array, which: int, image: int | None = None) -> jax.Array:
-        """blocks N 2*share -> blocks N LANES: of each pair one, in the lanes of an image, or all."""
+        """blocks N 2*share -> blocks N LANES: one of each pair, in the lanes of an image."""
         chosen = column == 2 * (lane % share) + which
         if image is not None:
             chosen = chosen & (lane // share == image)
-        return jnp.einsum(
-            "bnj,jl->bnl", x, chosen.astype(x.dtype), precision=layout.packing
-        )
+        return jnp.einsum("bnj,jl->bnl", x, chosen.astype(x.dtype), precision=layout.packing)
 
     expand = path.expand.kernel
     if path.expand.bias is not None:

@@ -6,7 +6,7 @@ is the first row that is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import (
     PAD,
     PIXELS_AT_A_TIME,
+    added,
     clear_rows_outside,
     column_parts,
     each,
@@ -79,15 +80,16 @@ def taps(
     source: Any, member: int, weights: Any, kind: int, size: int, place: Place, biased: bool
 ) -> jax.Array:
     """A convolution: rows columns LANES. Row 0 of the source is the window's first."""
-    total = None
-    if biased:
-        shape = (place[1], place[3], LANES)
-        total = jnp.broadcast_to(tap(weights, kind, member, TAPS - 1), shape)
-    for i, j in window(size):
-        rows, columns = pixels(source, place, i, j - REACH)
-        one = source[member, rows, columns, :] * tap(weights, kind, member, SIZE * i + j)
-        total = one if total is None else total + one
-    return total
+
+    def parts() -> Iterator[jax.Array]:
+        if biased:
+            bias = tap(weights, kind, member, TAPS - 1)
+            yield jnp.broadcast_to(bias, (place[1], place[3], LANES))
+        for i, j in window(size):
+            rows, columns = pixels(source, place, i, j - REACH)
+            yield source[member, rows, columns, :] * tap(weights, kind, member, SIZE * i + j)
+
+    return added(parts())
 
 
 def expand(layout: Layout, kind: int, x: Any, weights: Any, expanded: Any) -> None:
@@ -96,12 +98,10 @@ def expand(layout: Layout, kind: int, x: Any, weights: Any, expanded: Any) -> No
 
     def at(row: Any, rows: int) -> None:
         for member in range(MEMBERS):
-            total = None
-            for i in range(layout.images):
-                inputs = flat(x[i, pl.ds(row, rows)])
-                y = product(inputs, weights[0, kind, member, i], layout.precision)
-                total = y if total is None else total + y
-            y = total.reshape(rows, layout.width, LANES)
+            y = added(
+                product(flat(x[i, pl.ds(row, rows)]), weights[0, kind, member, i], layout.precision)
+                for i in range(layout.images)
+            ).reshape(rows, layout.width, LANES)
             expanded[member, pl.ds(row + offset, rows), pl.ds(PAD, layout.width), :] = y
 
     each_product(layout.input_rows, layout.width, at)
