@@ -7,8 +7,10 @@ given.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from drsformer_jax.ops.execution import TPU, Execution
@@ -22,6 +24,11 @@ FORMS: dict[str, Callable[..., Any]] = {
     "MixedScaleFeedForward": mixed_scale_by_blocks,
     "FeatureCompensator": mixture_by_blocks,
 }
+
+
+_refusals: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+    "refusals", default=None
+)
 
 
 class Kernel(NamedTuple):
@@ -39,8 +46,7 @@ def kernels() -> dict[str, Kernel]:
     return {
         "MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not),
         "FeatureCompensator": Kernel(mefc_kernel.mixture_by_kernel, mefc_kernel.why_not),
-        # Its first half, x + TKSA(LN(x)).
-        "SparseTransformerBlock": Kernel(tksa_kernel.attention_by_kernel, tksa_kernel.why_not),
+        "NormalisedAttention": Kernel(tksa_kernel.attention_by_kernel, tksa_kernel.why_not),
     }
 
 
@@ -57,7 +63,22 @@ def find(module: str, how: Execution) -> Callable[..., Any] | None:
         return form
 
     def kernel_or_form(*arguments: Any) -> Any:
-        chosen = form if kernel.why_not(*arguments) else kernel.form
-        return None if chosen is None else chosen(*arguments)
+        reason = kernel.why_not(*arguments)
+        if reason is None:
+            return kernel.form(*arguments)
+        if (reasons := _refusals.get()) is not None:
+            reasons.append(reason)
+        return None if form is None else form(*arguments)
 
     return kernel_or_form
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[list[str]]:
+    """Why kernels were not taken in what is traced inside, though asked for."""
+    reasons: list[str] = []
+    token = _refusals.set(reasons)
+    try:
+        yield reasons
+    finally:
+        _refusals.reset(token)

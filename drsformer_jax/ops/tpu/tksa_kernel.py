@@ -84,11 +84,11 @@ def why_not(
     """Why the kernels cannot compute this, or None."""
     dtype, channels, width = image.array.dtype, image.channels, image.array.shape[3]
     if dtype not in (jnp.float32, jnp.bfloat16):
-        return f"{dtype} images"
+        return f"{dtype} activations"
     if channels > LANES * heads:
         return f"{channels // heads} channels a head, more than {LANES}"
     if width % SUBLANES:
-        return f"{width} columns, no multiple of {SUBLANES}"
+        return f"{width} columns, which are no multiple of {SUBLANES}"
     if plan_of(image, params, heads, epsilon) is None:
         return f"the fast memory of a core holds no strip of {width} columns"
     return None

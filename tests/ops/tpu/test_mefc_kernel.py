@@ -111,7 +111,7 @@ def test_why_not() -> None:
 
     assert reason((4, 96, 128, 128), "bfloat16") is None
     assert reason((1, 48, 328, 488), "float32") is None
-    assert reason((1, 48, 128, 128), "float64") == "float64 images"
+    assert reason((1, 48, 128, 128), "float64") == "float64 activations"
     assert reason((1, 129, 8, 8), "float32") == "129 channels, more than 128"
-    assert reason((1, 48, 8, 12), "float32") == "12 columns, no multiple of 8"
+    assert reason((1, 48, 8, 12), "float32") == "12 columns, which are no multiple of 8"
     assert "no strip of 8192 columns" in str(reason((1, 48, 128, 8192), "float32"))

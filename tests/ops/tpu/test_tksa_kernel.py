@@ -5,32 +5,20 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
-from drsformer_jax.models.layers import LAYER_NORM_EPSILON, LayerNorm
+from drsformer_jax.models.attention import branch_sizes
+from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import NormalisedAttention
+from drsformer_jax.models.layers import LAYER_NORM_EPSILON
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import lanes, tksa_kernel
 
 FOR_TPU = Execution(platform="tpu")
-
-
-class Plain(nn.Module):
-    """x + TKSA(LN(x)), layer by layer."""
-
-    heads: int
-    use_bias: bool
-    with_bias: bool
-
-    @nn.compact
-    def __call__(self, x: Image) -> Image:
-        normalised = LayerNorm(self.with_bias, name="norm1")(x)
-        return x + TopKSparseAttention(self.heads, self.use_bias, name="attn")(normalised)
 
 
 def results(function: Any, params: Any, x: Any, dtype: Any) -> Any:
@@ -74,7 +62,8 @@ def test_values_and_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cut_to(strip, monkeypatch)
-    module = Plain(heads, bias, with_bias)
+    config = DRSformerConfig(bias=bias, layer_norm_type="WithBias" if with_bias else "BiasFree")
+    module = NormalisedAttention(config, heads)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1, channels, 16, 8)) + 0.5
     shapes = jax.eval_shape(module.init, jax.random.key(0), Image(x))["params"]
