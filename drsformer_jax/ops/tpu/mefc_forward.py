@@ -1,10 +1,10 @@
-"""One step of the mixture of experts (MEFC) as a Pallas kernel, see `ops.tpu.mefc_kernel`."""
+"""Steps of the mixture of experts (MEFC) as a Pallas kernel, see `ops.tpu.mefc_kernel`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,12 +102,12 @@ class Plan:
 
 
 class Weights(NamedTuple):
-    """Of a step, for images in lanes; float32.
+    """Of all steps, for images in lanes; float32.
 
     Attributes:
-      taps: `Experts.taps` L.
-      inner: `Experts.inner` L L.
-      outer: N `Experts.outer` L L, the experts' weights for each image within.
+      taps: steps `Experts.taps` L.
+      inner: steps `Experts.inner` L L.
+      outer: N steps `Experts.outer` L L, the experts' weights for each image within.
     """
 
     taps: jax.Array
@@ -133,7 +133,7 @@ class Borders(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What both kernels of a step read: references, and how to walk over them."""
+    """What both kernels read at a step: references, and how to walk over them."""
 
     plan: Plan
     weights: Any
@@ -169,22 +169,21 @@ def load(plan: Plan, image: Ref, state: Plane) -> None:
     each(plan.tiles.height + 2 * plan.halo, row)
 
 
-def _kernel(plan: Plan, keep: bool, *refs: Ref) -> None:
+def _kernel(plan: Plan, *refs: Ref) -> None:
     (image,), inputs, others = split(plan, 1, refs)
     outputs, (state_ref, hidden_ref, update) = others[:-3], others[-3:]
     tiles, weights = plan.tiles, inputs.weights
     state, hidden = (Plane(ref, tiles) for ref in (state_ref, hidden_ref))
     dtype = image.dtype
 
-    @pl.when(pl.program_id(1) == 0)
+    @pl.when(pl.program_id(2) == 0)
     def _() -> None:
         state.clear_frame()
         hidden.clear_frame()
-
-    load(plan, image, state)
+        load(plan, image, state)
 
     def mixed(feature: jax.Array, expert: int) -> jax.Array:
-        return tiles.unflat(plan.dot(feature, weights.outer[0, expert]))
+        return tiles.unflat(plan.dot(feature, weights.outer[expert]))
 
     def add(row: Any, column: Any, feature: jax.Array, expert: int) -> None:
         at = tiles.at(row, column)
@@ -218,35 +217,52 @@ def _kernel(plan: Plan, keep: bool, *refs: Ref) -> None:
         walk(hidden, second, 0, functools.partial(add, expert=n))
 
     def last(row: Any, column: Any) -> None:
-        change = update[tiles.at(row, column)]
-        after = jnp.maximum(jnp.maximum(change, 0) + state.read(row, column), 0)
-        outputs[0][(0, 0, *tiles.at(row, column))] = after.astype(dtype)
-        if keep:
-            outputs[1][(0, 0, *tiles.at(row, column))] = change.astype(dtype)
+        at, before = tiles.at(row, column), state.read(row, column)
+        change = update[at]
+        after = jnp.maximum(jnp.maximum(change, 0) + before, 0).astype(dtype)
+        outputs[0][(0, 0, *at)] = after
+        for kept, value in zip(outputs[1:], (change, before), strict=False):
+            kept[(0, 0, 0, *at)] = value.astype(dtype)
+        if not plan.halo:  # the next step's
+            state.write(row, column, after.astype(jnp.float32))
 
     tiles.walk(0, last)
 
 
-def specs(plan: Plan) -> tuple[Any, Any, list[Any]]:
-    """Blocks of a strip with its halo, of one without, and of weights and borders."""
-    height, width = plan.tiles.height, plan.tiles.width
-    once = pl.Buffered(1)  # an image takes long to compute, and as long to wait for as 1 % of it
+ONCE = pl.Buffered(1)  # an image takes long to compute, and to wait for it a hundredth of that
 
-    def strip(rows: int) -> Any:
-        block = (1, 1, rows, width, LANES)
-        return pl.BlockSpec(block, lambda n, t: (n, t, 0, 0, 0), pipeline_mode=once)
 
-    rest = [
-        pl.BlockSpec((plan.experts.taps, LANES), lambda n, t: (0, 0)),
-        pl.BlockSpec((plan.experts.inner, LANES, LANES), lambda n, t: (0, 0, 0)),
-        pl.BlockSpec((1, plan.experts.outer, LANES, LANES), lambda n, t: (n, 0, 0, 0)),
-        pl.BlockSpec((1, height, 1, LANES), lambda n, t: (t, 0, 0, 0)),
-        pl.BlockSpec((width, LANES), lambda n, t: (0, 0)),
+def strip(plan: Plan, halo: int) -> Any:
+    """The block of a strip with so many rows around it."""
+    block = (1, 1, plan.tiles.height + 2 * halo, plan.tiles.width, LANES)
+    return pl.BlockSpec(block, lambda n, t, s: (n, t, 0, 0, 0), pipeline_mode=ONCE)
+
+
+def strip_of_step(plan: Plan, halo: int, order: Callable[[Any], Any]) -> Any:
+    """The same, one for each step. order: which step the kernel computes in each turn."""
+    block = (1, 1, 1, plan.tiles.height + 2 * halo, plan.tiles.width, LANES)
+    return pl.BlockSpec(block, lambda n, t, s: (n, t, order(s), 0, 0, 0), pipeline_mode=ONCE)
+
+
+def in_order(turn: Any) -> Any:
+    """The steps one after the other."""
+    return turn
+
+
+def blocks(plan: Plan, order: Callable[[Any], Any]) -> list[Any]:
+    """Of weights and borders, as `operands` has them."""
+    experts, height, width = plan.experts, plan.tiles.height, plan.tiles.width
+    found = [
+        pl.BlockSpec((1, experts.taps, LANES), lambda n, t, s: (order(s), 0, 0)),
+        pl.BlockSpec((1, experts.inner, LANES, LANES), lambda n, t, s: (order(s), 0, 0, 0)),
+        pl.BlockSpec((1, 1, experts.outer, LANES, LANES), lambda n, t, s: (n, order(s), 0, 0, 0)),
+        pl.BlockSpec((1, height, 1, LANES), lambda n, t, s: (t, 0, 0, 0)),
+        pl.BlockSpec((width, LANES), lambda n, t, s: (0, 0)),
     ]
     if plan.halo:
         rows = height + 2 * plan.tiles.above
-        rest.append(pl.BlockSpec((1, rows, 1, LANES), lambda n, t: (t, 0, 0, 0)))
-    return strip(height + 2 * plan.halo), strip(height), rest
+        found.append(pl.BlockSpec((1, rows, 1, LANES), lambda n, t, s: (t, 0, 0, 0)))
+    return found
 
 
 def operands(plan: Plan, weights: Weights, borders: Borders, dtype: jnp.dtype) -> list[jax.Array]:
@@ -258,34 +274,38 @@ def operands(plan: Plan, weights: Weights, borders: Borders, dtype: jnp.dtype) -
 def split(plan: Plan, images: int, refs: Sequence[Ref]) -> tuple[Any, Inputs, Sequence[Ref]]:
     """So many images, the other inputs, and what comes behind them."""
     last = images + 5 + (plan.halo > 0)
-    weights, borders = refs[images : images + 3], refs[images + 3 : last]
-    return refs[:images], Inputs(plan, Weights(*weights), Borders(*borders)), refs[last:]
+    taps, inner, outer = refs[images : images + 3]
+    weights = Weights(taps.at[0], inner.at[0], outer.at[0, 0])
+    inputs = Inputs(plan, weights, Borders(*refs[images + 3 : last]))
+    return refs[:images], inputs, refs[last:]
 
 
-def step(
+def steps(
     plan: Plan, keep: bool, strips: jax.Array, weights: Weights, borders: Borders
 ) -> list[jax.Array]:
-    """The next state; and, to keep for the gradient, what the experts add.
+    """The state after all steps; of strips with a halo there is one.
 
     Args:
+      keep: for the gradient, what the experts added at each step, and where a strip is the image
+        also the state before it.
       strips: N T height+2*halo W L, rows that are not of the image being zero.
 
     Returns:
-      N T height W L, one or two.
+      N T height W L; to keep, N T steps height W L.
     """
-    count, number = strips.shape[:2]
-    wide, narrow, rest = specs(plan)
+    (count, number), turns = strips.shape[:2], len(weights.taps)
     height, width = plan.tiles.height, plan.tiles.width
-    out = jax.ShapeDtypeStruct((count, number, height, width, LANES), strips.dtype)
+    kept = keep * (1 if plan.halo else 2)
+    shape = jax.ShapeDtypeStruct((count, number, height, width, LANES), strips.dtype)
+    of_steps = jax.ShapeDtypeStruct((count, number, turns, *shape.shape[2:]), strips.dtype)
     frame = pltpu.VMEM(plan.tiles.frame, jnp.float32)
-    results = [out] * (2 if keep else 1)
     return call(
-        functools.partial(_kernel, plan, keep),
-        name=f"mefc{'_kept' * keep}_{count}x{number}_{height}x{width}",
-        grid=(count, number),
-        in_specs=[wide, *rest],
-        out_specs=[narrow] * len(results),
-        out_shape=results,
+        functools.partial(_kernel, plan),
+        name=f"mefc{'_kept' * keep}_{count}x{number}x{turns}_{height}x{width}",
+        grid=(count, number, turns),
+        in_specs=[strip(plan, plan.halo), *blocks(plan, in_order)],
+        out_specs=[strip(plan, 0), *[strip_of_step(plan, 0, in_order)] * kept],
+        out_shape=[shape, *[of_steps] * kept],
         scratch_shapes=[frame, frame, pltpu.VMEM((height, width, LANES), jnp.float32)],
         vmem_bytes=plan.vmem,
     )(strips, *operands(plan, weights, borders, strips.dtype))

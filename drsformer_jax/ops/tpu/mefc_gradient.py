@@ -1,4 +1,4 @@
-"""The gradient of one step of the mixture of experts (MEFC) as a Pallas kernel.
+"""The gradient of steps of the mixture of experts (MEFC) as a Pallas kernel, the last step first.
 
 Features are computed again, an expert at a time, so that four framed images in VMEM serve all.
 """
@@ -19,10 +19,12 @@ from drsformer_jax.ops.tpu.mefc_forward import (
     Borders,
     Plan,
     Weights,
+    blocks,
     load,
     operands,
-    specs,
     split,
+    strip,
+    strip_of_step,
 )
 from drsformer_jax.ops.tpu.tiles import Plane, Ref, Taps, box_sum
 
@@ -51,21 +53,25 @@ class _Gradient:
     def start(self) -> None:
         """Clears what is added to; the gradients of the sum and of what the experts add."""
 
-        @pl.when(pl.program_id(1) == 0)
+        @pl.when(pl.program_id(2) == 0)
         def _() -> None:
             for plane in (self.state, self.hidden, self.change, self.total):
                 plane.clear_frame()
 
-        self.clear_beyond(self.total)
+            def begin(row: Any, column: Any) -> None:
+                gradient = self.cotangent[(0, 0, *self.tiles.at(row, column))]
+                self.total.write(row, column, gradient.astype(jnp.float32))
+
+            self.tiles.walk(0, begin)
+
         for ref in (self.of_inner, self.of_outer, self.sums):
             ref[...] = jnp.zeros_like(ref)
-        load(self.plan, self.image, self.state)
+        load(self.plan, self.image.at[0], self.state)
 
         def body(row: Any, column: Any) -> None:
-            at = (0, 0, *self.tiles.at(row, column))
-            change = self.kept[at].astype(jnp.float32)
+            change = self.kept[(0, 0, 0, *self.tiles.at(row, column))].astype(jnp.float32)
             after = jnp.maximum(change, 0) + self.state.read(row, column)
-            gradient = jnp.where(after > 0, self.cotangent[at].astype(jnp.float32), 0)
+            gradient = jnp.where(after > 0, self.total.read(row, column), 0)
             self.total.write(row, column, gradient)
             pulled = jnp.where(change > 0, gradient, 0)
             self.pulled[self.tiles.at(row, column)] = pulled.astype(self.dtype)
@@ -80,18 +86,18 @@ class _Gradient:
     def pull(self, expert: int, row: Any, column: Any) -> jax.Array:
         """The gradient of an expert's last feature, in a tile of rows columns L."""
         pulled = self.tiles.flat(self.pulled[self.tiles.at(row, column)])
-        return self.tiles.unflat(self.plan.dot(pulled, self.weights.outer[0, expert], _TRANSPOSED))
+        return self.tiles.unflat(self.plan.dot(pulled, self.weights.outer[expert], _TRANSPOSED))
 
     def match(self, expert: int, row: Any, column: Any, feature: jax.Array) -> None:
         """Adds to the gradient of the matrix behind a feature, pixels L."""
         pulled = self.tiles.flat(self.pulled[self.tiles.at(row, column)])
         product = self.plan.dot(feature, pulled, _OVER_PIXELS)
-        self.of_outer[0, 0, expert] = self.of_outer[0, 0, expert] + product
+        self.of_outer[0, 0, 0, expert] = self.of_outer[0, 0, 0, expert] + product
 
     def match_inner(self, expert: int, feature: jax.Array, gradient: jax.Array) -> None:
         """The same of the matrix between the convolutions of a separable expert."""
         product = self.plan.dot(feature, gradient, _OVER_PIXELS)
-        self.of_inner[0, 0, expert] = self.of_inner[0, 0, expert] + product
+        self.of_inner[0, 0, 0, expert] = self.of_inner[0, 0, 0, expert] + product
 
     def pointwise(self) -> None:
         """The expert without neighbours."""
@@ -200,7 +206,7 @@ class _Gradient:
             self.of_image[0, 0, i] = of_row.astype(self.dtype)
 
         each(self.tiles.height + 2 * plan.halo, row)
-        self.of_taps[0, 0] = jnp.sum(self.sums[...], axis=1)
+        self.of_taps[0, 0, 0] = jnp.sum(self.sums[...], axis=1)
 
 
 def _kernel(plan: Plan, *refs: Ref) -> None:
@@ -216,24 +222,28 @@ def _kernel(plan: Plan, *refs: Ref) -> None:
     gradient.finish()
 
 
-def step_gradient(
+def steps_gradient(
     plan: Plan,
-    strips: jax.Array,
+    before: jax.Array,
     kept: jax.Array,
     cotangent: jax.Array,
     weights: Weights,
     borders: Borders,
 ) -> tuple[jax.Array, Weights]:
-    """Gradients of the strips with their halo, and of the weights in float32.
+    """Gradients of the first strips with their halo, and of the weights in float32.
 
     Args:
-      strips, weights, borders: as for `mefc_forward.step`.
-      kept: its second result.
-      cotangent: of its first result.
+      before: N T steps height+2*halo W L, the strips before each step.
+      kept: N T steps height W L, what the experts added.
+      cotangent: N T height W L, of the last state.
+      weights, borders: as for `mefc_forward.steps`.
     """
-    count, number = strips.shape[:2]
+    count, number, turns = before.shape[:3]
     height, width = plan.tiles.height, plan.tiles.width
-    wide, narrow, rest = specs(plan)
+
+    def order(turn: Any) -> Any:
+        return turns - 1 - turn
+
     frame = pltpu.VMEM(plan.tiles.frame, jnp.float32)
     experts = plan.experts
     reach = max(second.reach for _, second in experts.separable)
@@ -241,26 +251,31 @@ def step_gradient(
     sizes = [(experts.taps, LANES), *((n, LANES, LANES) for n in (experts.inner, experts.outer))]
 
     def block(*size: int) -> Any:
-        return pl.BlockSpec((1, 1, *size), lambda n, t: (n, t, *[0] * len(size)))
+        return pl.BlockSpec((1, 1, 1, *size), lambda n, t, s: (n, t, order(s), *[0] * len(size)))
 
     of_strips, of_taps, of_inner, of_outer = call(
         functools.partial(_kernel, plan),
-        name=f"mefc_gradient_{count}x{number}_{height}x{width}",
-        grid=(count, number),
-        in_specs=[wide, narrow, narrow, *rest],
-        out_specs=[wide, *(block(*size) for size in sizes)],
+        name=f"mefc_gradient_{count}x{number}x{turns}_{height}x{width}",
+        grid=(count, number, turns),
+        in_specs=[
+            strip_of_step(plan, plan.halo, order),
+            strip_of_step(plan, 0, order),
+            strip(plan, 0),
+            *blocks(plan, order),
+        ],
+        out_specs=[strip(plan, plan.halo), *(block(*size) for size in sizes)],
         out_shape=[
-            jax.ShapeDtypeStruct(strips.shape, strips.dtype),
-            *(jax.ShapeDtypeStruct((count, number, *size), jnp.float32) for size in sizes),
+            jax.ShapeDtypeStruct((count, number, *before.shape[3:]), before.dtype),
+            *(jax.ShapeDtypeStruct((count, number, turns, *size), jnp.float32) for size in sizes),
         ],
         scratch_shapes=[
             *[frame] * 4,
-            pltpu.VMEM((height, width, LANES), strips.dtype),
-            pltpu.VMEM((between, width, LANES), strips.dtype),
+            pltpu.VMEM((height, width, LANES), before.dtype),
+            pltpu.VMEM((between, width, LANES), before.dtype),
             pltpu.VMEM((experts.taps, SUBLANES, LANES), jnp.float32),
         ],
         vmem_bytes=plan.vmem,
-    )(strips, kept, cotangent, *operands(plan, weights, borders, strips.dtype))
+    )(before, kept, cotangent, *operands(plan, weights, borders, before.dtype))
     return of_strips, Weights(
         jnp.sum(of_taps, axis=(0, 1)), jnp.sum(of_inner, axis=(0, 1)), jnp.sum(of_outer, axis=1)
     )

@@ -20,8 +20,8 @@ from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import lanes
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES
-from drsformer_jax.ops.tpu.mefc_forward import Borders, Experts, Plan, Weights, step
-from drsformer_jax.ops.tpu.mefc_gradient import step_gradient
+from drsformer_jax.ops.tpu.mefc_forward import Borders, Experts, Plan, Weights, steps
+from drsformer_jax.ops.tpu.mefc_gradient import steps_gradient
 from drsformer_jax.ops.tpu.packing import (
     cut_into_strips,
     images_in_lanes,
@@ -56,12 +56,15 @@ def mixture_by_kernel(image: Image, weights: jax.Array, stacked: Mapping[str, An
     borders = _borders(plan, how, height)
 
     state = into_lanes(jnp.moveaxis(image.array, 1, -1), images)
-    # Written out: a loop would copy its states, and stack them for the gradient.
-    for i in range(weights.shape[1]):
-        params = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
-        packed = packed_weights(plan.experts, params, weights[:, i], images, how)
+    pack = functools.partial(packed_weights, plan.experts, images=images, how=how)
+    packed = jax.vmap(pack, in_axes=(0, 1))(stacked, weights)
+    packed = packed._replace(outer=jnp.swapaxes(packed.outer, 0, 1))
+    # Strips need what is around them after each step.
+    turns = [slice(i, i + 1) for i in range(weights.shape[1])] if plan.halo else [slice(None)]
+    for turn in turns:
+        some = Weights(packed.taps[turn], packed.inner[turn], packed.outer[:, turn])
         strips = cut_into_strips(state, plan.tiles.height, plan.halo, how.rows)
-        state = mixture_step(plan, strips, packed, borders).reshape(state.shape)
+        state = mixture_steps(plan, strips, some, borders).reshape(state.shape)
     state = out_of_lanes(state, images, batch, channels)
     return Image(jnp.moveaxis(state, -1, 1), how)
 
@@ -136,7 +139,7 @@ def _borders(plan: Plan, how: Execution, height: int) -> Borders:
 
 
 def packed_weights(
-    experts: Experts, params: Mapping[str, Any], gates: jax.Array, images: int, how: Execution
+    experts: Experts, params: Mapping[str, Any], gates: jax.Array, *, images: int, how: Execution
 ) -> Weights:
     """A step's parameters in lanes.
 
@@ -177,22 +180,22 @@ def packed_weights(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def mixture_step(plan: Plan, strips: jax.Array, weights: Weights, borders: Borders) -> jax.Array:
-    """s <- ReLU(ReLU(what the experts add) + s), see `mefc_forward.step`."""
-    return step(plan, False, strips, weights, borders)[0]
+def mixture_steps(plan: Plan, strips: jax.Array, weights: Weights, borders: Borders) -> jax.Array:
+    """s <- ReLU(ReLU(what the experts add) + s), see `mefc_forward.steps`."""
+    return steps(plan, False, strips, weights, borders)[0]
 
 
 def _forward(
     plan: Plan, strips: jax.Array, weights: Weights, borders: Borders
 ) -> tuple[jax.Array, Any]:
     # With what the experts add, the gradient computes each feature once.
-    after, kept = step(plan, True, strips, weights, borders)
-    return after, (strips, kept, weights, borders)
+    after, kept, *before = steps(plan, True, strips, weights, borders)
+    return after, (before[0] if before else strips[:, :, None], kept, weights, borders)
 
 
 def _backward(plan: Plan, residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, Weights, None]:
-    strips, kept, weights, borders = residuals
-    return *step_gradient(plan, strips, kept, cotangent, weights, borders), None
+    before, kept, weights, borders = residuals
+    return *steps_gradient(plan, before, kept, cotangent, weights, borders), None
 
 
-mixture_step.defvjp(_forward, _backward)
+mixture_steps.defvjp(_forward, _backward)
