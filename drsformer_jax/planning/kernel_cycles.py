@@ -76,6 +76,7 @@ def kernel_cycles(kernels: dict[str, Any], chip: Chip) -> dict[str, int]:
             "LIBTPU_INIT_ARGS": flags.strip(),
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",  # libtpu ends where it finds one that it does not know
         }
         command = [sys.executable, "-m", __name__, str(folder), chip.topology]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
