@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import NormalisedAttention
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
+from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import TPU, Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import forms
@@ -82,12 +84,16 @@ def cases(config: DRSformerConfig, batch: int, height: int, width: int) -> Itera
     Args:
       batch, height, width: of the images, in full resolution.
     """
-    channels = config.channels
+    channels, full = config.channels, (height, width)
+    for count in (channels[0], channels[1]) if config.use_mefc else ():
+        yield Case("FeatureCompensator", FeatureCompensator(), (batch, count, *full))
     # Level 1 is left with twice the channels that it begins with.
     for count, level in ((channels[0], 0), *((channels[max(n, 1)], n) for n in range(4))):
-        module = MixedScaleFeedForward(config.hidden_channels(count), config.bias)
         shape = (batch, count, height >> level, width >> level)
-        yield Case("MixedScaleFeedForward", module, shape)
+        attention = NormalisedAttention(config, config.heads[level])
+        yield Case("NormalisedAttention", attention, shape)
+        feed_forward = MixedScaleFeedForward(config.hidden_channels(count), config.bias)
+        yield Case("MixedScaleFeedForward", feed_forward, shape)
 
 
 def tried(case: Case, how: Execution, *, timed: bool = False) -> Trial:
@@ -172,11 +178,10 @@ def _arguments(case: Case, how: Execution) -> tuple[Any, jax.Array, jax.Array]:
 
 def _why_not(case: Case, how: Execution, params: Any) -> str | None:
     x = jax.ShapeDtypeStruct(case.shape, jnp.dtype(how.dtype))
-    found: list[str | None] = []
-    jax.eval_shape(
-        lambda x: found.append(forms.kernels()[case.kernel].why_not(Image(x, how), params)), x
-    )
-    return found[0]
+    how = dataclasses.replace(how, kernels=(case.kernel,))
+    with forms.refusals() as reasons:
+        jax.eval_shape(lambda x: case.module.apply({"params": params}, Image(x, how)), x)
+    return next(iter(reasons), None)
 
 
 def _value_and_gradients(
