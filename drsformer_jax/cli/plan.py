@@ -103,9 +103,10 @@ def _selfcheck(args: argparse.Namespace) -> int:
     check_devices()
 
     from drsformer_jax.files import write_json
-    from drsformer_jax.planning.selfcheck import document, selfcheck, text
+    from drsformer_jax.models.kernel_trials import all_tried
+    from drsformer_jax.planning.selfcheck import document, text
 
-    trials = selfcheck()
+    trials = all_tried()
     print(text(trials))
     write_report("--json", args.json, lambda path: write_json(path, document(trials)))
     return 0 if all(trial.agrees for trial in trials) else 1

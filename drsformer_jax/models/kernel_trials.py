@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import NormalisedAttention
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.models.mefc import FeatureCompensator
-from drsformer_jax.ops.execution import TPU, Execution
+from drsformer_jax.ops.execution import DTYPES, TPU, Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import forms
 
@@ -30,6 +30,10 @@ from drsformer_jax.ops.tpu import forms
 TOLERANCE, TOLERANCE_HIGHEST = 5e-2, 1e-4
 
 RUNS_TIMED = 5
+
+# What a training step of the paper's network has on a chip; and the least that is tried.
+BATCH, SIZE = 4, 128
+SMALL_BATCH, SMALL_SIZE = 2, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,30 @@ def tried(case: Case, how: Execution, *, timed: bool = False) -> Trial:
         return trial
     seconds = _seconds(by_kernel, arguments), _seconds(by_form, arguments)
     return dataclasses.replace(trial, milliseconds=(seconds[0] * 1e3, seconds[1] * 1e3))
+
+
+def all_tried() -> list[Trial]:
+    """Every kernel of the paper's network in both dtypes, timed.
+
+    Without a TPU, kernels are interpreted, which takes minutes for all but the smallest network: in
+    float32, one case of each.
+    """
+    if jax.default_backend() == TPU:
+        network = PRESETS["drsformer"]
+        return [
+            tried(case, Execution(dtype=dtype), timed=True)
+            for dtype in DTYPES
+            for case in cases(network, BATCH, SIZE, SIZE)
+        ]
+    from drsformer_jax.ops.tpu.lanes import interpreting
+
+    network = dataclasses.replace(PRESETS["tiny"], dim=2, heads=(1, 1, 1, 1))
+    one_of_each = {
+        case.kernel: case for case in cases(network, SMALL_BATCH, SMALL_SIZE, SMALL_SIZE)
+    }
+    with interpreting():
+        how = Execution(platform=TPU, precision="highest")
+        return [tried(case, how) for case in first_of_each.values()]
 
 
 def settled(

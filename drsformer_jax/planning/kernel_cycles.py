@@ -26,12 +26,14 @@ import jax
 from jax import export
 from jax.sharding import Mesh
 
-from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.planning.chips import Chip
 from drsformer_jax.planning.compiled_text import Operation
 from drsformer_jax.planning.schedules import DUMP_FLAGS, schedule_of
 
 _SUFFIX = ".exported"
+
+# Numbers of a register's row, which the last axis of an array fills.
+LANES = 128
 
 # In the name that JAX gives an operation, perhaps behind what differentiated it.
 _KERNEL = re.compile(r"(\w+)\)*/pallas_call\b")
@@ -76,6 +78,7 @@ def kernel_cycles(kernels: dict[str, Any], chip: Chip) -> dict[str, int]:
             "LIBTPU_INIT_ARGS": flags.strip(),
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",  # libtpu ends where it finds one that it does not know
         }
         command = [sys.executable, "-m", __name__, str(folder), chip.topology]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -112,7 +115,7 @@ def _exported(equation: Any) -> bytes:
 
 
 def _bytes(value: Any) -> int:
-    """Of an array in device memory, where the last axis fills whole registers."""
+    """Of an array in device memory."""
     *rows, last = value.shape or (1,)
     return math.prod(rows) * -(-last // LANES) * LANES * value.dtype.itemsize
 
