@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
+from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.models.layers import (
@@ -48,19 +48,23 @@ class NormalisedAttention(nn.Module):
 
     config: DRSformerConfig
     heads: int
+    keeps_all: bool = False
 
     @nn.compact
     def __call__(self, x: Image) -> Image:
         """B C H W -> B C H W."""
-        return attended(self, x)
+        return attended(self, x, self.keeps_all)
 
 
-def attended(block: SparseTransformerBlock | NormalisedAttention, x: Image) -> Image:
+def attended(
+    block: SparseTransformerBlock | NormalisedAttention, x: Image, keeps_all: bool = False
+) -> Image:
     """x + TKSA(LN(x)), by the block's layers "norm1" and "attn"."""
-    attention = TopKSparseAttention(block.heads, block.config.bias, name="attn")
+    attention = TopKSparseAttention(block.heads, block.config.bias, keeps_all, name="attn")
     if form := form_of(block, x, NormalisedAttention.__name__):
-        ks = branch_sizes(x.channels // block.heads)
-        y: Image | None = form(x, block.variables["params"], block.heads, ks, LAYER_NORM_EPSILON)
+        ks = attention.ks(x.channels // block.heads)
+        params = block.variables["params"]
+        y: Image | None = form(x, params, block.heads, ks, LAYER_NORM_EPSILON)
         if y is not None:
             return y
     return x + attention(_layer_norm(block, "norm1")(x))
