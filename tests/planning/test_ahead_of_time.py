@@ -12,7 +12,8 @@ import pytest
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import init_params
-from drsformer_jax.planning.ahead_of_time import compile_forward, tpu_mesh
+from drsformer_jax.planning.ahead_of_time import compile_forward
+from drsformer_jax.planning.topology import tpu_mesh
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
