@@ -24,9 +24,9 @@ from drsformer_jax.planning.ahead_of_time import (
     Program,
     compile_forward,
     compile_training,
-    tpu_mesh,
 )
 from drsformer_jax.planning.chips import chip_of
+from drsformer_jax.planning.topology import tpu_mesh
 
 KINDS = {
     "MEFC": r"encoder_level0|refinement",

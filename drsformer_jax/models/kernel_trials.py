@@ -27,7 +27,10 @@ from drsformer_jax.ops.tpu import forms
 
 # The largest relative distance (L2) between the two, of a value or a gradient. On TPU, products of
 # float32 are rounded to bfloat16 too, unless "highest" is asked for; forms differ in what else is.
-TOLERANCE, TOLERANCE_HIGHEST = 5e-2, 1e-4
+# What a rounding does behind ReLUs is a matter of sign: bfloat16 moves MEFC's value by 0.003 and
+# its gradients by up to 0.08 from those in float32, the layers being the same.
+TOLERANCE, TOLERANCE_HIGHEST = 1.5e-1, 1e-4
+TOLERANCE_OF_VALUES = 2e-2
 
 # Gradients of so few numbers, temperatures and weights of branches, are not compared: such sums
 # over everything may cancel to what rounding leaves.
@@ -62,7 +65,7 @@ class Trial:
     Attributes:
       differences: between kernel and other form, relative, of the value ("value"), the image's
         gradient ("image") and those of the parameters; empty where it was not computed.
-      tolerance: that they are held against.
+      tolerance: that they are held against; values also against `TOLERANCE_OF_VALUES`.
       reason: why it was not computed: what the kernel cannot do, or the error that it ended with.
       failed: whether that was an error.
       milliseconds: of value and gradients, by the kernel and by the other form; None: not timed.
@@ -83,7 +86,8 @@ class Trial:
     @property
     def agrees(self) -> bool:
         """Whether nothing speaks against the kernel. What it cannot do, it is not asked to do."""
-        return not self.failed and self.largest <= self.tolerance
+        value = self.differences.get("value", 0.0)
+        return not self.failed and self.largest <= self.tolerance and value <= TOLERANCE_OF_VALUES
 
 
 def cases(config: DRSformerConfig, batch: int, height: int, width: int) -> Iterator[Case]:

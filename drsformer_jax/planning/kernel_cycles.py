@@ -29,6 +29,8 @@ from jax.sharding import Mesh
 from drsformer_jax.planning.chips import Chip
 from drsformer_jax.planning.compiled_text import Operation
 from drsformer_jax.planning.schedules import DUMP_FLAGS, schedule_of
+from drsformer_jax.planning.topology import tpu_mesh
+from drsformer_jax.training.sharding import replicated
 
 _SUFFIX = ".exported"
 
@@ -122,9 +124,6 @@ def _bytes(value: Any) -> int:
 
 def compile_all(folder: Path, topology: str) -> None:
     """Compiles every exported program in the folder for one chip."""
-    from drsformer_jax.planning.ahead_of_time import tpu_mesh
-    from drsformer_jax.training.sharding import replicated
-
     on_chip = replicated(Mesh(tpu_mesh(topology).devices.reshape(-1)[:1], ("chip",)))
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         program = export.deserialize(bytearray(path.read_bytes()))

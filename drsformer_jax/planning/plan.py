@@ -20,13 +20,13 @@ from drsformer_jax.planning.ahead_of_time import (
     Program,
     compile_training,
     model_flops,
-    tpu_mesh,
     training_flops,
     training_state,
     usable_memory,
 )
 from drsformer_jax.planning.chips import Chip, chip_of, communication_seconds
 from drsformer_jax.planning.out_of_memory import bytes_needed, is_out_of_memory
+from drsformer_jax.planning.topology import tpu_mesh
 from drsformer_jax.training.config import TrainingOptions, training_options
 from drsformer_jax.training.sharding import (
     DATA,

@@ -19,7 +19,8 @@ from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import forms
-from drsformer_jax.planning.ahead_of_time import compile_forward, tpu_mesh
+from drsformer_jax.planning.ahead_of_time import compile_forward
+from drsformer_jax.planning.topology import tpu_mesh
 from drsformer_jax.training.sharding import replicated
 
 needs_libtpu = pytest.mark.skipif(
