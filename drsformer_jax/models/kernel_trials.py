@@ -125,9 +125,9 @@ def tried(case: Case, how: Execution, *, timed: bool = False) -> Trial:
         for kernels in ((case.kernel,), "off")
     )
     arguments = _arguments(case, how)
-    if reason := _why_not(case, how, arguments[0]):
-        return dataclasses.replace(trial, reason=reason)
     try:
+        if reason := _why_not(case, how, arguments[0]):
+            return dataclasses.replace(trial, reason=reason)
         found = jax.block_until_ready(by_kernel(*arguments))
     except Exception as error:  # of a compiler or a device: anything may be wrong
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
