@@ -4,8 +4,9 @@
     python -m benchmarks.tpu_estimate --json tpu_estimate.json
 
 Forward pass on one chip and training step on a data mesh, compiled ahead of time: milliseconds by
-the compiler's own `estimated_cycles`, device memory, communication between chips; and where the
-milliseconds go, by kind of module. All of it is an estimate: nothing here has run on a TPU.
+the compiler's own `estimated_cycles`, and of kernels, for which it has none, by the programs that
+it schedules for them; device memory, communication between chips; and where the milliseconds go, by
+kind of module. All of it is an estimate: nothing here has run on a TPU.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from drsformer_jax.planning.ahead_of_time import (
     Program,
     compile_forward,
     compile_training,
-    tpu_mesh,
 )
 from drsformer_jax.planning.chips import chip_of
+from drsformer_jax.planning.topology import tpu_mesh
 
 KINDS = {
     "MEFC": r"encoder_level0|refinement",
@@ -47,9 +48,16 @@ def by_kind(program: Program, clock: float) -> dict[str, float]:
 
 def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
     """Compiles one program and returns its line of the table."""
-    config = dataclasses.replace(PRESETS[args.preset], dtype=dtype, platform="tpu", unroll=False)
-    topology = args.topology
-    clock = chip_of(topology).clock_hz
+    topology, chip = args.topology, chip_of(args.topology)
+    clock = chip.clock_hz
+    config = dataclasses.replace(
+        PRESETS[args.preset],
+        dtype=dtype,
+        platform="tpu",
+        unroll=False,
+        kernels=args.kernels,
+        vmem=chip.vmem_mib,
+    )
     if task == "forward":
         program = compile_forward(config, tpu_mesh(topology, chips=1), args.batch, args.size)
     else:
@@ -60,6 +68,7 @@ def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "estimated_megacycles": program.cycles / 1e6,
         "estimated_ms": program.cycles / clock * 1e3,
+        "estimated_kernel_ms": program.kernel_cycles / clock * 1e3,
         "memory_gb": program.memory_bytes / 1e9,
         "scratch_gb": program.scratch_bytes / 1e9,
         "gflop": program.flops / 1e9,
@@ -75,11 +84,22 @@ def measure(args: argparse.Namespace, task: str, dtype: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A line a program: its cost, and where the milliseconds go."""
-    numbers = ("Mcycles", "est. ms", "GB/chip", "GFLOP", "GB moved", "compile s")
+    numbers = (
+        "Mcycles",
+        "est. ms",
+        "XLA's",
+        "kernels'",
+        "GB/chip",
+        "GFLOP",
+        "GB moved",
+        "compile s",
+    )
     costs = [
         (
             f"{row['task']} {row['dtype']}",
             *(f"{row[key]:.1f}" for key in ("estimated_megacycles", "estimated_ms")),
+            f"{row['estimated_ms'] - row['estimated_kernel_ms']:.1f}",
+            f"{row['estimated_kernel_ms']:.1f}",
             f"{row['memory_gb']:.2f}",
             f"{row['gflop']:.0f}",
             f"{row['accessed_gb']:.1f}",
@@ -110,6 +130,7 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "tpu_estimate",
         "preset": args.preset,
+        "kernels": args.kernels,
         "topology": args.topology,
         "batch_per_chip": args.batch,
         "size": args.size,
@@ -122,6 +143,7 @@ def main() -> int:
     parser = records.parser("tpu_estimate", __doc__)
     add = parser.add_argument
     add("--topology", default="v5e:4x4", help="such as v6e:4x4")
+    add("--kernels", choices=["on", "off"], default="on", help="Pallas kernels, where there are")
     add("--batch", type=records.positive, default=4, help="images a chip")
     add("--size", type=records.image_size, default=128, help="of an image")
     tasks, dtypes = ["forward", "training"], ["bfloat16", "float32"]

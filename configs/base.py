@@ -47,6 +47,9 @@ def get_config() -> ConfigDict:
     config.model.precision = "default"  # of matrix products: "default", "high" or "highest"
     config.model.unroll = False  # write the blocks of a level out: slow to compile
     config.model.remat = placeholder(bool)  # recompute blocks backwards; None: do
+    config.model.kernels = (
+        "auto"  # on TPU; "auto": those that agree with the other form, "on", "off"
+    )
 
     # Devices along each axis of the mesh; -1: all that are left. A run may go on with other ones.
     config.mesh = ConfigDict()

@@ -79,6 +79,7 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"^drsformer data build ", READ, "wants all pairs of the set"),
     (r"^drsformer data make-rain ", RUN, ""),
     # Asked for after the configuration has been read; the tests keep it out.
+    (r"^drsformer plan --selfcheck", SLOW, "interprets every kernel"),
     (r"^drsformer plan .*--topology", RUN, (2, "libtpu, the compiler for TPUs, is not installed")),
     (r"^drsformer plan ", SLOW, "compiles a training step"),
     (r"^drsformer models$", RUN, ""),

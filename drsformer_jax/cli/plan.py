@@ -21,6 +21,10 @@ The training step is compiled as train.py does it, for TPUs on any Linux machine
 configuration can be changed, as with train.py: --config.model.dtype=bfloat16. Memory and messages
 are those of the compiled program; times are estimates, and so is the largest batch. Exit code 0:
 planned, whether it fits or not; 2: it could not be planned.
+
+--selfcheck plans nothing: it runs every Pallas kernel on the TPU of this machine, compares values
+and gradients with the other form of the module, and times both; without a TPU the smallest cases
+are interpreted. Exit code 0: all agree; 1: one does not.
 """
 
 
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `drsformer plan`."""
     parser.epilog = _EPILOG
     parser.add_argument(
-        "--config", metavar="FILE", required=True, help="such as configs/rain200h.py"
+        "--config", metavar="FILE", help="such as configs/rain200h.py; needed but for --selfcheck"
     )
     parser.add_argument(
         "--topology",
@@ -40,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="tpu", help="default: %(default)s")
     parser.add_argument(
         "--json", type=local_path, metavar="FILE", help="writes the plan as JSON, too"
+    )
+    parser.add_argument(
+        "--selfcheck",
+        action="store_true",
+        help="compare TPU's kernels with the other forms, here and now; plans nothing",
     )
     parser.set_defaults(takes_changes=True, compiles_for_tpu=True)
 
@@ -53,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.cli.experiment import checked
     from drsformer_jax.cli.experiment_flags import parse_config
 
+    if args.selfcheck:
+        return _selfcheck(args)
+    if args.config is None:
+        raise UserError("--config is missing: name one such as configs/rain200h.py")
     # Behind a colon stands what get_config gets.
     config_file = local_path(args.config.partition(":")[0], "--config")
     check_destination("--json", args.json, [config_file])
@@ -72,6 +85,31 @@ def run(args: argparse.Namespace) -> int:
     print(text(plan))
     write_report("--json", args.json, lambda path: write_json(path, document(plan)))
     return 0
+
+
+def _selfcheck(args: argparse.Namespace) -> int:
+    """Compares kernels on the device at hand; returns the exit code.
+
+    Raises:
+      UserError: a flag that plans, or a file that cannot be written.
+    """
+    given = {"--config": args.config, "--topology": args.topology, "--batch": args.batch}
+    for flag, value in given.items():
+        if value is not None:
+            raise UserError(f"--selfcheck plans nothing: leave {flag} out")
+    if args.changes:
+        raise UserError(f"--selfcheck plans nothing: leave {args.changes[0]} out")
+    check_destination("--json", args.json, [])
+    check_devices()
+
+    from drsformer_jax.files import write_json
+    from drsformer_jax.models.kernel_trials import all_tried
+    from drsformer_jax.planning.selfcheck import document, text
+
+    trials = all_tried()
+    print(text(trials))
+    write_report("--json", args.json, lambda path: write_json(path, document(trials)))
+    return 0 if all(trial.agrees for trial in trials) else 1
 
 
 def _topology(args: argparse.Namespace) -> str:

@@ -28,10 +28,14 @@ def branch_sizes(channels_per_head: int) -> tuple[int, int, int, int]:
 
 
 class TopKSparseAttention(nn.Module):
-    """Attention between channels: the map is C/h x C/h, sums run over all pixels."""
+    """Attention between channels: the map is C/h x C/h, sums run over all pixels.
+
+    keeps_all: all branches keep all entries, so that two roundings of one map are never far apart.
+    """
 
     heads: int
     use_bias: bool = False
+    keeps_all: bool = False
 
     @nn.compact
     def __call__(self, x: Image) -> Image:
@@ -61,9 +65,14 @@ class TopKSparseAttention(nn.Module):
         logits = cosines * temperature
         return masked_softmax_mixture(logits, weights, self.choose(logits, how))
 
+    def ks(self, channels_per_head: int) -> tuple[int, ...]:
+        """How many entries of each row the branches keep."""
+        sizes = branch_sizes(channels_per_head)
+        return (channels_per_head,) * len(sizes) if self.keeps_all else sizes
+
     def choose(self, logits: jax.Array, how: Execution) -> list[jax.Array]:
         """What each branch keeps of B heads c c: four masks, bool. Parity checks watch it."""
-        return top_k_masks(logits, branch_sizes(logits.shape[-1]), how.platform)
+        return top_k_masks(logits, self.ks(logits.shape[-1]), how.platform)
 
 
 class AttendAndProject(nn.Module):

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.models.layers import Convolution, Downsampling, LayerNorm, Upsampling
+from drsformer_jax.models.layers import (
+    LAYER_NORM_EPSILON,
+    Convolution,
+    Downsampling,
+    LayerNorm,
+    Upsampling,
+    form_of,
+)
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.models.repeated import Params, repeated
 from drsformer_jax.ops.image import Image, inside_of
@@ -29,13 +36,42 @@ class SparseTransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Image) -> tuple[Image, None]:
         """B C H W -> B C H W (and nothing, for the scan)."""
-        bias, with_bias = self.config.bias, self.config.layer_norm_type == "WithBias"
         hidden = self.config.hidden_channels(x.channels)
-        attention = TopKSparseAttention(self.heads, bias, name="attn")
-        feed_forward = MixedScaleFeedForward(hidden, bias, name="ffn")
-        x = x + attention(LayerNorm(with_bias, name="norm1")(x))
-        x = x + feed_forward(LayerNorm(with_bias, name="norm2")(x))
+        feed_forward = MixedScaleFeedForward(hidden, self.config.bias, name="ffn")
+        x = attended(self, x)
+        x = x + feed_forward(_layer_norm(self, "norm2")(x))
         return x, None
+
+
+class NormalisedAttention(nn.Module):
+    """The first half of the block by itself, as TPU's kernel computes it."""
+
+    config: DRSformerConfig
+    heads: int
+    keeps_all: bool = False
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        """B C H W -> B C H W."""
+        return attended(self, x, self.keeps_all)
+
+
+def attended(
+    block: SparseTransformerBlock | NormalisedAttention, x: Image, keeps_all: bool = False
+) -> Image:
+    """x + TKSA(LN(x)), by the block's layers "norm1" and "attn"."""
+    attention = TopKSparseAttention(block.heads, block.config.bias, keeps_all, name="attn")
+    if form := form_of(block, x, NormalisedAttention.__name__):
+        ks = attention.ks(x.channels // block.heads)
+        params = block.variables["params"]
+        y: Image | None = form(x, params, block.heads, ks, LAYER_NORM_EPSILON)
+        if y is not None:
+            return y
+    return x + attention(_layer_norm(block, "norm1")(x))
+
+
+def _layer_norm(block: SparseTransformerBlock | NormalisedAttention, name: str) -> LayerNorm:
+    return LayerNorm(block.config.layer_norm_type == "WithBias", name=name)
 
 
 class DRSformer(nn.Module):

@@ -133,12 +133,15 @@ def is_watched(module: nn.Module) -> bool:
     return module.is_initializing() or module.is_mutable_collection("intermediates")
 
 
-def form_of(module: nn.Module, x: Image) -> Callable[..., Any] | None:
+def form_of(module: nn.Module, x: Image, name: str | None = None) -> Callable[..., Any] | None:
     """The form of a module that its platform has, in place of what is written there; or None.
 
     In such a form one layer is not computed after the other: a module that is watched has none. It
     takes the picture to fill the array.
+
+    Args:
+      name: of the form, where it is not that of the module's class.
     """
     if is_watched(module) or x.inside is not None:
         return None
-    return forms.find(type(module).__name__, x.how)
+    return forms.find(name or type(module).__name__, x.how)

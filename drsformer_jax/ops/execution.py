@@ -16,6 +16,7 @@ CPU, GPU, TPU = "cpu", "gpu", "tpu"
 DTYPES = ("float32", "bfloat16")
 PLATFORMS = (None, CPU, GPU, TPU)
 PRECISIONS = ("default", "high", "highest")
+KERNELS = ("auto", "on", "off")
 
 
 def target(platform: str | None) -> str:
@@ -50,6 +51,12 @@ class Execution:
       platform: the one whose forms of modules and loops are taken ("cpu", "gpu" or "tpu"), where
         they differ. None: the one that JAX runs on; name it to compile for another one.
       rows: how the rows of the images are split over devices, see `ops.rows`; None: they are not.
+      kernels: on TPU, whether modules that have a kernel of their own (`ops.tpu.forms`) are
+        computed by it: "on", "off", or the names of such modules. "auto" is settled, to such
+        names, by comparing kernels with the other forms on the TPU at hand (`models.kernels`);
+        unsettled, kernels are taken where `platform` is named, for a TPU that is not there.
+      vmem: MiB of fast memory of a TPU's core, by which kernels choose how much of an image they
+        keep. None: that of the TPU that JAX runs on.
 
     Raises:
       ValueError: an option is out of its range.
@@ -61,11 +68,15 @@ class Execution:
     remat: bool | None = None
     platform: str | None = None
     rows: RowShards | None = None
+    kernels: str | tuple[str, ...] = "auto"
+    vmem: int | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "precision", PRECISIONS)
         check_choice(self, "platform", PLATFORMS)
+        if not isinstance(self.kernels, tuple):
+            check_choice(self, "kernels", KERNELS)
         if self.rows is not None:
             from drsformer_jax.ops.rows import RowShards
 
@@ -91,6 +102,12 @@ class Execution:
     def is_recomputed(self) -> bool:
         """Whether blocks are run again in the backward pass; left open, they are."""
         return self.remat is not False
+
+    def takes_kernel(self, module: str) -> bool:
+        """Whether a module, by its class, is computed by its kernel, where there is one."""
+        if isinstance(self.kernels, tuple):
+            return module in self.kernels
+        return self.kernels == "on" or (self.kernels == "auto" and self.platform is not None)
 
     def matmul(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """A matrix product."""

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import re
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
-from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import init_params, restore
-from drsformer_jax.planning.chips import chip_of
+from drsformer_jax.planning.chips import chip_of_device
 from drsformer_jax.planning.compiled_text import (
     Operation,
     collectives,
     operations,
     total_cycles,
 )
+from drsformer_jax.planning.kernel_cycles import counted, kernel_cycles, kernels_in
 from drsformer_jax.planning.out_of_memory import bytes_available
 from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
-from drsformer_jax.training.sharding import MeshOptions, batch_sharding, make_mesh, replicated
+from drsformer_jax.training.sharding import batch_sharding, make_mesh, replicated
 from drsformer_jax.training.state import TrainState, create_train_state
 from drsformer_jax.training.step import compile_train_step
-
-# Some others end the process inside libtpu (v5e:0x0), where nothing can catch it.
-_TOPOLOGY = re.compile(r"\w+:[1-9]\d*(x[1-9]\d*)*(_(un)?twisted)?")
 
 # Floats; 1 TiB, more than any chip has.
 _TOO_MANY = 2**38
@@ -63,8 +57,13 @@ class Program:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate of a run."""
+        """The estimate of a run: the compiler's own, and kernels by their schedules."""
         return total_cycles(self.operations)
+
+    @property
+    def kernel_cycles(self) -> int:
+        """Of these, the kernels."""
+        return total_cycles([operation for operation in self.operations if operation.is_kernel])
 
     @property
     def memory_bytes(self) -> int:
@@ -76,39 +75,6 @@ class Program:
     def collectives(self) -> dict[str, tuple[int, int]]:
         """By kind of communication: how often, and bytes."""
         return collectives(self.operations)
-
-
-def tpu_mesh(topology: str, chips: int | None = None, options: MeshOptions | None = None) -> Mesh:
-    """The mesh over the chips of a TPU topology, such as "v5e:4x4".
-
-    Args:
-      chips: the first so many only.
-      options: sizes of the axes; by default all chips along "data".
-
-    Raises:
-      UserError: libtpu is not installed, or does not know the topology; the chips are none of
-        `CHIPS`, or do not make up the mesh.
-    """
-    settings = chip_of(topology).settings
-    if not _TOPOLOGY.fullmatch(topology):
-        raise UserError(f"topology {topology!r}: must be a chip and sizes, such as v5e:4x4")
-    # Without these libtpu looks for the machine's own TPU, and for others that compile.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    # Any will do: it keeps libtpu from warning that it does not know what machine this is.
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    try:
-        description = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, **settings
-        )
-    except Exception as error:  # of the plugin: what it raises is not documented
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"no compiler for the topology {topology!r} ({reason}): "
-            "pip install 'drsformer_jax[tpu]', and name one such as v5e:4x4"
-        ) from error
-    return make_mesh(options, devices=description.devices[:chips])
 
 
 def usable_memory(mesh: Mesh) -> int | None:
@@ -133,14 +99,14 @@ def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) 
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=batch_sharding(mesh),
     )
-    return _compile(program, params, image)
+    return _compile(mesh, program, params, image)
 
 
 def compile_training(
     config: DRSformerConfig, mesh: Mesh, batch: int, size: int, **settings: Any
 ) -> Program:
     """`training_step` of images size x size, compiled."""
-    return _compile(*training_step(config, mesh, batch, (size, size), **settings))
+    return _compile(mesh, *training_step(config, mesh, batch, (size, size), **settings))
 
 
 def training_step(
@@ -209,13 +175,30 @@ def training_flops(
     return float(step.lower(state, images).cost_analysis()["flops"])
 
 
-def _compile(program: Any, *arguments: Any) -> Program:
+def model_flops(config: DRSformerConfig, batch: int, size: tuple[int, int]) -> float:
+    """What a training step of a network is said to take: three times its forward pass.
+
+    Model FLOPs utilisation, as MaxText and the PaLM paper (appendix B) define it, counts these and
+    nothing that is computed again. They are counted as in `training_flops`.
+    """
+    config = dataclasses.replace(config, platform="cpu", unroll=True, dtype="float32", rows=None)
+    params = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((batch, *size, config.in_channels), jnp.float32)
+    forward: Any = jax.jit(functools.partial(restore, config)).lower(params, image)
+    return 3 * float(forward.cost_analysis()["flops"])
+
+
+def _compile(mesh: Mesh, program: Any, *arguments: Any) -> Program:
     started = time.perf_counter()
-    compiled = program.lower(*arguments).compile()
+    traced = program.trace(*arguments)
+    compiled = traced.lower().compile()
     seconds = time.perf_counter() - started
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    found, chip = operations(compiled.as_text()), chip_of_device(mesh.devices.flat[0].device_kind)
+    if chip is not None:
+        found = counted(found, kernel_cycles(kernels_in(traced.jaxpr.jaxpr), chip))
     return Program(
-        operations(compiled.as_text()),
+        found,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,

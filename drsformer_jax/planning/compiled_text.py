@@ -54,6 +54,8 @@ class Operation:
       bytes: size of its result.
       chain: names the one communication that several fusions advance between other work (TPU), or
         "".
+      is_kernel: whether it is a kernel of ours, whose cycles are those of its schedule: XLA's text
+        says nothing of them.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Operation:
     cycles: int
     bytes: int
     chain: str = ""
+    is_kernel: bool = False
 
     @property
     def total_cycles(self) -> int:

@@ -19,13 +19,14 @@ from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.planning.ahead_of_time import (
     Program,
     compile_training,
-    tpu_mesh,
+    model_flops,
     training_flops,
     training_state,
     usable_memory,
 )
 from drsformer_jax.planning.chips import Chip, chip_of, communication_seconds
 from drsformer_jax.planning.out_of_memory import bytes_needed, is_out_of_memory
+from drsformer_jax.planning.topology import tpu_mesh
 from drsformer_jax.training.config import TrainingOptions, training_options
 from drsformer_jax.training.sharding import (
     DATA,
@@ -72,6 +73,7 @@ class Plan:
       bytes_per_chip: that a device needs; None: more than it has, and nobody knows how much.
       state_bytes: of `bytes_per_chip` parameters, moments and average, without padding.
       flops: on one device; see `ahead_of_time.training_flops`.
+      model_flops: of them those that utilisation counts; see `ahead_of_time.model_flops`.
       larger: images at a time on a device, and bytes that they need, of a batch beyond the memory
         (TPU only); None where there is none.
       larger_without_remat: bytes that the same batch needs where nothing is computed again in the
@@ -87,6 +89,7 @@ class Plan:
     bytes_per_chip: int | None
     state_bytes: int
     flops: float
+    model_flops: float
     larger: tuple[int, int] | None = None
     larger_without_remat: int | None = None
 
@@ -176,6 +179,13 @@ class Plan:
         compute, communication = self.compute_seconds, self.communication_seconds
         return None if compute is None or communication is None else compute + communication
 
+    @property
+    def share_of_peak(self) -> float | None:
+        """Model FLOPs utilisation by the estimated time; None without one."""
+        if self.step_seconds is None or self.target.chip is None:
+            return None
+        return self.model_flops / (self.step_seconds * self.target.chip.flops_per_second)
+
 
 def largest_batch(hbm_bytes: int, smaller: tuple[int, int], larger: tuple[int, int]) -> int:
     """Images a chip that fit, if memory grows evenly with them.
@@ -237,21 +247,25 @@ def make_plan(options: TrainingOptions, target: Target) -> Plan:
     stage = max(options.stages, key=lambda stage: stage.batch_size * stage.patch_size**2)
     check_divisible(options.stages, parts, mesh)
     model = dataclasses.replace(options.model, platform=target.platform)
-    if target.platform == "tpu":
-        model = dataclasses.replace(model, unroll=bool(model.unroll))
+    if target.chip is not None:
+        vmem = target.chip.vmem_mib
+        model = dataclasses.replace(model, unroll=bool(model.unroll), vmem=vmem)
     rows = stage.patch_size // mesh.shape[SPATIAL]
     images = stage.batch_size // (mesh.shape[DATA] * mesh.shape[FSDP])
+    size = (rows, stage.patch_size)
     flops = training_flops(
         model,
         images,
-        (rows, stage.patch_size),
+        size,
         optimizer_options=options.optimizer,
         ema_decay=options.ema_decay,
     )
     compiled = functools.partial(_compiled, options, mesh, stage)
     program, needed = compiled(model, stage.batch_size)
     state = state_bytes(options, mesh)
-    plan = Plan(options, model, target, stage, len(options.stages), program, needed, state, flops)
+    useful = model_flops(model, images, size)
+    stages = len(options.stages)
+    plan = Plan(options, model, target, stage, stages, program, needed, state, flops, useful)
     hbm = target.hbm_bytes
     if program is None or target.platform != "tpu" or hbm is None:
         return plan

@@ -50,8 +50,12 @@ def document(plan: Plan) -> dict[str, Any]:
         "clock_hz": target.chip.clock_hz if target.chip else None,
         "estimated_compute_ms": _milliseconds(plan.compute_seconds),
         "estimated_communication_ms": _milliseconds(plan.communication_seconds),
+        "estimated_kernel_megacycles": program.kernel_cycles / 1e6 if program else None,
+        "model_flops_per_chip": plan.model_flops,
+        "share_of_peak": plan.share_of_peak,
+        "kernels": plan.model.kernels,
         "compile_seconds": program.compile_seconds if program else None,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
     }
 
 
@@ -71,6 +75,7 @@ def text(plan: Plan) -> str:
         "work": f"{plan.flops / 1e12:.3g} TFLOP a device and step",
         "messages": _messages(plan),
         "time": _time(plan),
+        "share of peak": _share(plan),
     }
     return "\n".join(aligned(lines.items(), left=(0, 1)))
 
@@ -135,10 +140,25 @@ def _time(plan: Plan) -> str:
     step, compute, talk = plan.step_seconds, plan.compute_seconds, plan.communication_seconds
     if step is None or compute is None or talk is None or plan.target.chip is None:
         return "no estimate"
-    clock = plan.target.chip.clock_hz / 1e9
+    clock = plan.target.chip.clock_hz
+    kernels = plan.program.kernel_cycles if plan.program else 0
+    of_kernels = (
+        f", {kernels / clock * 1e3:.1f} of them kernels by their schedules" if kernels else ""
+    )
     return (
         f"{step * 1e3:.1f} ms a step, {plan.stage.batch_size / step:.1f} images/s (estimate: "
-        f"{compute * 1e3:.1f} ms of cycles at {clock:g} GHz + {talk * 1e3:.2f} ms of messages)"
+        f"{compute * 1e3:.1f} ms of cycles at {clock / 1e9:g} GHz{of_kernels} + "
+        f"{talk * 1e3:.2f} ms of messages)"
+    )
+
+
+def _share(plan: Plan) -> str:
+    if plan.share_of_peak is None or plan.target.chip is None:
+        return "no estimate"
+    peak = plan.target.chip.flops_per_second / 1e12
+    return (
+        f"{plan.share_of_peak:.1%} of {peak:g} TFLOP/s in bfloat16 (estimate: "
+        f"{plan.model_flops / 1e12:.3g} TFLOP, three forward passes, and nothing computed again)"
     )
 
 
@@ -146,7 +166,8 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1e3
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Of what a program depends on; None: not installed."""
     found: dict[str, str | None] = {}
     for package in PACKAGES:
         try:

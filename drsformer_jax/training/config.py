@@ -36,6 +36,7 @@ RESUMABLE_KEYS = frozenset(
         "eval.protocol",
         "model.unroll",
         "model.remat",
+        "model.kernels",
         "mesh.data",
         "mesh.fsdp",
         "mesh.spatial",

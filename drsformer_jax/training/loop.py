@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +18,10 @@ from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
+from drsformer_jax.models.kernel_trials import settled, told
 from drsformer_jax.training.config import TrainingOptions
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from drsformer_jax.training.processes import gather
 from drsformer_jax.training.reporting import Reporter, Validation, Window
 from drsformer_jax.training.sharding import (
     check_divisible,
@@ -93,7 +96,7 @@ def train(
         _announce(run.log, options, state.params, len(source))
         train_step = compile_train_step(
             state,
-            options.model,
+            _with_kernels(run.log, options, mesh),
             optimizer,
             options.optimizer,
             mesh,
@@ -193,6 +196,20 @@ def _evaluate(
     run.log.validation(step, found)
     run.log.learned(step, lambda: learned(model, params, found.rainy))
     return found.scores.get(VALIDATION_SCORE), False
+
+
+def _with_kernels(log: Reporter, options: TrainingOptions, mesh: Mesh) -> DRSformerConfig:
+    """The network, by those of TPU's kernels that agree with the other forms in every process."""
+    stage = max(options.stages, key=lambda stage: stage.batch_size * stage.patch_size**2)
+    images = max(stage.batch_size // (options.accumulation_steps * mesh.size), 1)
+    model, trials = settled(options.model, images, stage.patch_size, stage.patch_size)
+    if not trials or isinstance(model.kernels, str):
+        return model
+    log.say(told(trials))
+    names = sorted({trial.case.kernel for trial in trials})
+    taken = gather(np.array([name in model.kernels for name in names]))
+    agreed = [name for number, name in enumerate(names) if taken[:, number].all()]
+    return dataclasses.replace(model, kernels=tuple(agreed))
 
 
 def _announce(log: Reporter, options: TrainingOptions, params: Params, pairs: int) -> None:

@@ -13,6 +13,9 @@ import pytest
 from reference.programs import environment
 
 from drsformer_jax.cli.main import main
+from drsformer_jax.models import kernel_trials
+from drsformer_jax.models.feed_forward import MixedScaleFeedForward
+from drsformer_jax.models.kernel_trials import Case, Trial
 from drsformer_jax.planning import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,3 +169,44 @@ def test_a_plan_is_not_written_over_the_configuration(
     assert main(["plan", f"--config={config}", "--device=cpu", f"--json={report}"]) == 2
     assert f"--json {report}: would overwrite an input" in capsys.readouterr().err
     assert config.read_bytes() == before
+
+
+def test_selfcheck_tells_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table, the document, and the exit code; what is computed is in test_kernel_trials.py."""
+    case = Case("MixedScaleFeedForward", MixedScaleFeedForward(4), (2, 4, 8, 8))
+    good = Trial(case, {"value": 1e-6}, 1e-4, milliseconds=(1.0, 3.0))
+    bad = Trial(case, {"value": 1e-6, "image": 2e-1}, 1e-4)
+    broken = Trial(case, {}, 1e-4, "ValueError: no", failed=True)
+    for trials, code in (([good], 0), ([good, bad, broken], 1)):
+        monkeypatch.setattr(kernel_trials, "all_tried", lambda trials=trials: trials)
+        file = tmp_path / "selfcheck.json"
+        assert main(["plan", "--selfcheck", f"--json={file}"]) == code
+        found = json.loads(file.read_text())
+        assert found["agrees"] is (code == 0)
+        assert [one["agrees"] for one in found["trials"]] == [one is good for one in trials]
+    told = capsys.readouterr().out
+    assert "2x4x8x8             1.0e-06       1.00           3.00  agrees" in told
+    assert "2.0e-01" in told
+    assert "DIFFERS" in told
+    assert "ValueError: no" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--selfcheck", "--topology=v5e:2x2"], "--selfcheck plans nothing: leave --topology out"),
+        (
+            ["--selfcheck", "--config.seed=1"],
+            "--selfcheck plans nothing: leave --config.seed=1 out",
+        ),
+        (["--selfcheck", "--json=/nowhere/a.json"], "there is no folder /nowhere"),
+        (["--topology=v5e:2x2"], "--config is missing"),
+    ],
+)
+def test_mistakes_about_what_is_to_be_done(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) == 2
+    assert told in capsys.readouterr().err

@@ -15,7 +15,12 @@ from reference.small import TINY, on_image
 
 from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import SparseTransformerBlock, init_params, restore
+from drsformer_jax.models.drsformer import (
+    NormalisedAttention,
+    SparseTransformerBlock,
+    init_params,
+    restore,
+)
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
@@ -121,3 +126,31 @@ def test_watched_values_are_those_of_modules() -> None:
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     _, captured = jax.eval_shape(apply, variables, x)
     assert "qkv_dwconv" in captured["intermediates"]
+
+
+@pytest.mark.parametrize(
+    ("module", "channels", "name"),
+    [
+        (FeatureCompensator(), 8, "mefc"),
+        (NormalisedAttention(DRSformerConfig(**TINY), 2), 16, "tksa"),
+        (SparseTransformerBlock(DRSformerConfig(**TINY), 2), 16, "tksa"),
+    ],
+)
+def test_kernels_are_taken_where_they_can_compute_it(
+    module: nn.Module, channels: int, name: str
+) -> None:
+    params = jax.eval_shape(module.init, jax.random.key(0), Image(jnp.ones((1, channels, 8, 8))))
+
+    def program(width: int, kernels: Any) -> tuple[str, list[str]]:
+        apply = on_image(module, platform="tpu", kernels=kernels)
+        with forms.refusals() as reasons:
+            x = jax.ShapeDtypeStruct((1, channels, 8, width), jnp.float32)
+            return str(jax.make_jaxpr(apply)(params["params"], x)), reasons
+
+    text, reasons = program(8, "on")
+    assert f"name={name}_" in text
+    assert reasons == []
+    text, reasons = program(12, "on")
+    assert f"name={name}_" not in text
+    assert set(reasons) == {"12 columns, which are no multiple of 8"}
+    assert "pallas_call" not in program(8, "off")[0]

@@ -5,19 +5,35 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import pytest
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS
-from drsformer_jax.models.drsformer import init_params
-from drsformer_jax.planning.ahead_of_time import compile_forward, tpu_mesh
+from drsformer_jax.models.drsformer import NormalisedAttention, init_params
+from drsformer_jax.models.mefc import FeatureCompensator
+from drsformer_jax.ops.execution import Execution
+from drsformer_jax.ops.image import Image
+from drsformer_jax.ops.tpu import forms
+from drsformer_jax.planning.ahead_of_time import compile_forward
+from drsformer_jax.planning.topology import tpu_mesh
+from drsformer_jax.training.sharding import replicated
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'drsformer_jax[tpu]'",
 )
+
+
+@pytest.fixture(autouse=True)
+def no_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libtpu ends the process at a flag that it does not know, such as those of the suite."""
+    jax.devices()  # CPU has read them
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
 
 
 @needs_libtpu
@@ -49,3 +65,37 @@ def test_topology_that_is_none_never_reaches_the_compiler(topology: str) -> None
 def test_a_chip_is_one_device(topology: str) -> None:
     sizes = map(int, topology.partition(":")[2].split("x"))
     assert tpu_mesh(topology).size == math.prod(sizes)
+
+
+COMPENSATOR, ATTENTION = FeatureCompensator(), NormalisedAttention(PRESETS["drsformer"], 2)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("module", "channels", "topology", "vmem"),
+    [
+        (COMPENSATOR, 48, "v5e:2x2", 128),
+        (ATTENTION, 96, "v5e:2x2", 128),
+        (ATTENTION, 96, "v5p:2x2x1", 14),
+        pytest.param(COMPENSATOR, 48, "v5p:2x2x1", 14, marks=pytest.mark.slow),
+    ],
+)
+def test_kernels_and_their_gradients_compile(
+    module: nn.Module, channels: int, topology: str, vmem: int
+) -> None:
+    """Whole images, and strips for little fast memory."""
+    mesh = tpu_mesh(topology, chips=1)
+    how = Execution(dtype="bfloat16", platform="tpu", kernels="on", vmem=vmem)
+    x = jax.ShapeDtypeStruct((2, channels, 32, 64), jnp.bfloat16)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), Image(jnp.ones((1, channels, 8, 8))))
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(module.apply(params, Image(x, how)).array))
+
+    gradients = jax.jit(
+        jax.grad(loss, (0, 1)), in_shardings=replicated(mesh), out_shardings=replicated(mesh)
+    )
+    with forms.refusals() as reasons:
+        text = gradients.lower(shapes, x).compile().as_text()
+    assert reasons == []
+    assert text.count('custom_call_target="tpu_custom_call"') >= 2

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pytest
 from jax.errors import JaxRuntimeError
 
-from drsformer_jax.planning.ahead_of_time import tpu_mesh, usable_memory
+from drsformer_jax.planning.ahead_of_time import usable_memory
 from drsformer_jax.planning.out_of_memory import bytes_available, bytes_needed, is_out_of_memory
+from drsformer_jax.planning.topology import tpu_mesh
 from drsformer_jax.training.sharding import replicated
 
 GIB = 2**30

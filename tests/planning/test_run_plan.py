@@ -57,17 +57,25 @@ def one_chip(monkeypatch: pytest.MonkeyPatch, compiled: Any) -> Target:
 
     monkeypatch.setattr(plan, "compile_training", compile_training)
     monkeypatch.setattr(plan, "training_flops", lambda *args, **settings: 2e12)
+    monkeypatch.setattr(plan, "model_flops", lambda *args: 1.5e12)
     mesh = make_mesh(devices=jax.devices()[:1])
     return Target("v5e:1x1", "tpu", mesh, int(15.75 * GIB), chip_of("v5e:1x1"))
 
 
 def test_estimates_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Operation("work", "fusion", "", 3, 10**8, 4)
-    program = Program([work], GIB, GIB, GIB, 3 * GIB, 0, 1.0, 1.0, 1.0)
-    found = document(make_plan(planned_options(config(), None), one_chip(monkeypatch, program)))
+    work = Operation("work", "fusion", "", 3, 8 * 10**7, 4)
+    kernel = Operation("kernel", "custom-call", "", 2, 3 * 10**7, 4, is_kernel=True)
+    program = Program([work, kernel], GIB, GIB, GIB, 3 * GIB, 0, 1.0, 1.0, 1.0)
+    planned = make_plan(planned_options(config(), None), one_chip(monkeypatch, program))
+    found = document(planned)
     assert (found["bytes_per_chip"], found["fits"]) == (4 * GIB, True)
     assert found["estimated_step_ms"] == pytest.approx(200)  # 3e8 cycles at 1.5 GHz
     assert found["images_per_second"] == pytest.approx(16 / 0.2)
+    assert found["estimated_kernel_megacycles"] == 60
+    assert "40.0 of them kernels by their schedules" in text(planned)
+    # Of the 197 TFLOP/s of a v5e; what is computed again does not count.
+    assert found["share_of_peak"] == pytest.approx(1.5 / (0.2 * 197))
+    assert "3.8% of 197 TFLOP/s" in text(planned)
     # By proportion 63 images would seem to fit.
     assert found["larger"] == {"batch_per_chip": 192, "bytes_per_chip": 37 * GIB}
     assert found["largest_batch_per_chip"] == int((15.75 - 1) * 16 / 3)

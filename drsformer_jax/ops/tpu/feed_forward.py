@@ -108,7 +108,7 @@ def in_squares(
         x = with_neighbours(x, HALO, rows)
     pixels = jnp.moveaxis(x, 1, -1)
     inputs = pixels if phases == 1 else space_to_blocks(pixels, phases, size)
-    path = _merged([_in_blocks(path, size // phases**2) for path in _paths(params)])
+    path = _merged([_in_blocks(path, size // phases**2) for path in paths_of(params)])
     follow = functools.partial(_follow, phases=phases, precision=precision, inside=inside)
     total = _in_parts(path, inputs, parts, follow)
     if phases > 1:
@@ -154,7 +154,8 @@ def _in_parts(
     return total
 
 
-def _paths(params: Mapping[str, Any]) -> list[Path]:
+def paths_of(params: Mapping[str, Any]) -> list[Path]:
+    """Three or four paths; kernels C 2n, kh kw 2n, kh kw 2 n and n D, each with n outputs."""
     layers = {name: Layer(value["kernel"], value.get("bias")) for name, value in params.items()}
     layers = {name: _squeezed(layer) for name, layer in layers.items()}
     hidden = layers["dwconv3x3_1"].kernel.shape[-1]
@@ -171,8 +172,8 @@ def _paths(params: Mapping[str, Any]) -> list[Path]:
         coarse_first = coarse, expand
         if hidden % 2:
             last = fine.part(even, hidden)
-            framed = last._replace(kernel=jnp.pad(last.kernel, ((1, 1), (1, 1), (0, 0))))
-            coarse_first = _joined(framed, coarse), _joined(expand.part(even, hidden), expand)
+            last = last._replace(kernel=framed(last.kernel, coarse.kernel.shape[0]))
+            coarse_first = joined(last, coarse), joined(expand.part(even, hidden), expand)
         for (depthwise, inputs), first, end in (
             (fine_first, 0, seam),
             (coarse_first, seam, hidden),
@@ -191,7 +192,8 @@ def _squeezed(layer: Layer) -> Layer:
     return layer._replace(kernel=kernel[:, :, 0]) if kernel.shape[2] == 1 else layer
 
 
-def _joined(one: Layer, other: Layer) -> Layer:
+def joined(one: Layer, other: Layer) -> Layer:
+    """The outputs of both, one after the other."""
     bias = None
     if one.bias is not None and other.bias is not None:
         bias = jnp.concatenate([one.bias, other.bias])
@@ -224,7 +226,7 @@ def _merged(paths: list[Path]) -> Path:
         kernels = [layer.kernel for layer in layers]
         if kernels[0].ndim > 3:
             largest = max(kernel.shape[0] for kernel in kernels)
-            kernels = [_framed(kernel, largest) for kernel in kernels]
+            kernels = [framed(kernel, largest) for kernel in kernels]
         biases = [layer.bias for layer in layers if layer.bias is not None]
         bias = jnp.concatenate(biases) if biases else None
         return Layer(jnp.concatenate(kernels, axis=-2), bias)
@@ -235,7 +237,7 @@ def _merged(paths: list[Path]) -> Path:
     )
 
 
-def _framed(kernel: jax.Array, size: int) -> jax.Array:
+def framed(kernel: jax.Array, size: int) -> jax.Array:
     """kh kw ... within zeros, size size ..."""
     frame = (size - kernel.shape[0]) // 2
     return jnp.pad(kernel, [(frame, frame)] * 2 + [(0, 0)] * (kernel.ndim - 2))

@@ -1,9 +1,17 @@
-"""The modules that have a form of their own for TPU's matrix unit, from the same parameters."""
+"""The modules that have a form of their own for TPU, from the same parameters.
+
+Each has one for the matrix unit, which XLA compiles. Some have a Pallas kernel beside it: faster by
+its schedule, and taken where `Execution.kernels` says so and the kernel can compute what it is
+given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from drsformer_jax.ops.execution import TPU, Execution
 from drsformer_jax.ops.tpu.attention import mixed_from_blocks, query_key_value_by_blocks
@@ -18,6 +26,59 @@ FORMS: dict[str, Callable[..., Any]] = {
 }
 
 
+_refusals: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+    "refusals", default=None
+)
+
+
+class Kernel(NamedTuple):
+    """A form by a kernel, and why it cannot compute what it is given: in words, or None."""
+
+    form: Callable[..., Any]
+    why_not: Callable[..., str | None]
+
+
+@functools.cache
+def kernels() -> dict[str, Kernel]:
+    """By the class of the module; Pallas is imported where a program is made for TPU only."""
+    from drsformer_jax.ops.tpu import mefc_kernel, msfn_kernel, tksa_kernel
+
+    return {
+        "MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not),
+        "FeatureCompensator": Kernel(mefc_kernel.mixture_by_kernel, mefc_kernel.why_not),
+        "NormalisedAttention": Kernel(tksa_kernel.attention_by_kernel, tksa_kernel.why_not),
+    }
+
+
 def find(module: str, how: Execution) -> Callable[..., Any] | None:
-    """The form of a module, by its class; None where there is none for the platform."""
-    return FORMS.get(module) if how.target == TPU else None
+    """The form of a module, by its class; None where there is none for the platform.
+
+    It returns None where the module has a kernel alone, which cannot compute what it is given.
+    """
+    if how.target != TPU:
+        return None
+    form = FORMS.get(module)
+    kernel = kernels().get(module) if how.takes_kernel(module) else None
+    if kernel is None:
+        return form
+
+    def kernel_or_form(*arguments: Any) -> Any:
+        reason = kernel.why_not(*arguments)
+        if reason is None:
+            return kernel.form(*arguments)
+        if (reasons := _refusals.get()) is not None:
+            reasons.append(reason)
+        return None if form is None else form(*arguments)
+
+    return kernel_or_form
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[list[str]]:
+    """Why kernels were not taken in what is traced inside, though asked for."""
+    reasons: list[str] = []
+    token = _refusals.set(reasons)
+    try:
+        yield reasons
+    finally:
+        _refusals.reset(token)

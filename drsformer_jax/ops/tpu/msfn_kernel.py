@@ -1,0 +1,238 @@
+"""The mixed-scale feed-forward network (MSFN) as one Pallas kernel for TPU.
+
+The hidden channels never leave fast memory: for each block of 128 outputs of the second
+convolutions
+
+    x -> 1x1 (matrix unit) -> taps, ReLU -> taps of both members, ReLU -> 1x1 (matrix unit),
+
+summed over the blocks. How channels, paths and strips of rows lie in them is `msfn_layout`; the
+gradient is `msfn_gradient`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from drsformer_jax.ops.image import Image
+from drsformer_jax.ops.rows import with_neighbours
+from drsformer_jax.ops.tpu.block_convolution import LANES
+from drsformer_jax.ops.tpu.feed_forward import HALO
+from drsformer_jax.ops.tpu.lanes import (
+    MIB,
+    PAD,
+    SUBLANES,
+    added,
+    call,
+    frame,
+    product,
+    products,
+    vmem_bytes,
+)
+from drsformer_jax.ops.tpu.msfn_gradient import gradient_call
+from drsformer_jax.ops.tpu.msfn_layout import (
+    REACH,
+    Layout,
+    Weights,
+    best_layout,
+    packed,
+    weight_specs,
+)
+from drsformer_jax.ops.tpu.msfn_passes import (
+    MEMBERS,
+    Place,
+    convolve_first,
+    convolve_second,
+    each_place,
+    each_product,
+    expand,
+    flat,
+)
+
+
+def mixed_scale_by_kernel(image: Image, params: Mapping[str, Any]) -> Image:
+    """MSFN of B C H W with the parameters of `models.feed_forward`, B C H W.
+
+    Raises:
+      ValueError: the kernel cannot compute it, see `why_not`.
+    """
+    layout = layout_for(image, params)
+    if isinstance(layout, str):
+        raise ValueError(layout)
+    x, split = image.array, image.how.rows
+    height = x.shape[2]
+    if layout.has_biases:
+        x = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+    if split is not None:
+        x = with_neighbours(x, HALO, split)
+    start = 0 if split is None else lax.axis_index(split.axis) * height
+    whole = height if split is None else split.level_height(height)
+    strips = -(-height // layout.rows)
+    x, bounds = _strips(layout, jnp.moveaxis(x, 1, -1), strips, split is not None, start, whole)
+    y = msfn(layout, x, bounds, packed(params, layout))
+    y = jnp.moveaxis(y.reshape(strips, -1, *y.shape[1:]), 0, 1)
+    y = y.reshape(y.shape[0], strips * layout.rows, *y.shape[3:])[:, :height]
+    bias = params["project_out"].get("bias")
+    if bias is not None:
+        y = y + bias.astype(y.dtype)
+    return Image(jnp.moveaxis(y, -1, 1), image.how)
+
+
+def why_not(image: Image, params: Mapping[str, Any]) -> str | None:
+    """Why the kernel cannot compute this, in words; None where it can."""
+    layout = layout_for(image, params)
+    return layout if isinstance(layout, str) else None
+
+
+def layout_for(image: Image, params: Mapping[str, Any]) -> Layout | str:
+    """How the kernel computes this, or why it cannot."""
+    batch, channels, height, width = image.array.shape
+    dtype, memory = image.array.dtype, vmem_bytes(image.how)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        return f"{dtype.name} activations"
+    if width % SUBLANES:
+        return f"{width} columns, which are no multiple of {SUBLANES}"
+    layout = best_layout(
+        params,
+        (batch, height, width, channels),
+        has_halo=image.how.rows is not None,
+        itemsize=dtype.itemsize,
+        precision=products(image.how),
+        vmem_bytes=memory,
+    )
+    needs = f"{width} columns of {channels} channels do not fit in {memory // MIB} MiB of VMEM"
+    return needs if layout is None else layout
+
+
+def _strips(
+    layout: Layout, x: jax.Array, strips: int, has_halo: bool, start: jax.Array | int, height: int
+) -> tuple[jax.Array, jax.Array | None]:
+    """B H W C -> images of the kernel, strip by strip; and where in each of them the image lies.
+
+    Args:
+      has_halo: whether x has HALO rows above and below.
+      start: row of the whole image that x begins with, without halo.
+      height: of the whole image.
+
+    Returns:
+      strips*B rows W C, with a halo where the layout has one; and int32 strips*B/images 2, the
+      first row within the image, and the first one behind it, both in the rows between the two
+      convolutions. None where no row is outside.
+    """
+    if not layout.has_halo:
+        return x, None
+    halo = 0 if has_halo else HALO
+    missing = strips * layout.rows + 2 * HALO - (x.shape[1] + 2 * halo)
+    x = jnp.pad(x, ((0, 0), (halo, halo + missing), (0, 0), (0, 0)))
+    starts = [i * layout.rows for i in range(strips)]
+    windows = [lax.slice_in_dim(x, i, i + layout.input_rows, axis=1) for i in starts]
+    first = REACH - start - jnp.asarray(starts, jnp.int32)
+    bounds = jnp.stack([first, first + height], axis=1)
+    bounds = jnp.repeat(bounds, x.shape[0] // layout.images, axis=0)
+    return jnp.concatenate(windows), bounds
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def msfn(layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weights) -> jax.Array:
+    """Images input_rows width inputs -> images rows width channels, in the dtype of x.
+
+    bounds: for a layout with a halo, see `_strips`.
+    """
+    weights = _cast(weights, x.dtype)
+    image = pl.BlockSpec((layout.images, *x.shape[1:]), lambda b, g: (b, 0, 0, 0))
+    shape = (layout.rows, layout.width, layout.channels)
+    in_specs, operands = [image, *weight_specs(weights)], [x, *weights]
+    if bounds is not None:
+        in_specs.insert(0, pl.BlockSpec(memory_space=pltpu.SMEM))
+        operands.insert(0, bounds)
+    columns = layout.width + 2 * PAD
+    frames = [
+        pltpu.VMEM((MEMBERS, rows + 2 * layout.edge, columns, LANES), jnp.float32)
+        for rows in (layout.input_rows, layout.middle_rows)
+    ]
+    hidden = pltpu.VMEM((len(layout.kinds), layout.rows, layout.width, LANES), x.dtype)
+    totals = [pltpu.VMEM((layout.images, *shape), jnp.float32)] if layout.blocks > 1 else []
+    y: jax.Array = call(
+        functools.partial(_kernel, layout),
+        name=layout.name,
+        grid=(x.shape[0] // layout.images, layout.blocks),
+        in_specs=in_specs,
+        out_specs=pl.BlockSpec((layout.images, *shape), lambda b, g: (b, 0, 0, 0)),
+        out_shape=jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype),
+        scratch_shapes=[*frames, hidden, *totals],
+        vmem_bytes=layout.vmem_bytes,
+    )(*operands)
+    return y
+
+
+def _forward(
+    layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weights
+) -> tuple[jax.Array, Any]:
+    return msfn(layout, x, bounds, weights), (x, bounds, weights)
+
+
+def _backward(layout: Layout, saved: Any, gradient: jax.Array) -> tuple[jax.Array, None, Weights]:
+    x, bounds, weights = saved
+    dx, dweights = gradient_call(layout, bounds, x, _cast(weights, x.dtype), gradient)
+    return dx, None, dweights
+
+
+msfn.defvjp(_forward, _backward)
+
+
+def _cast(weights: Weights, dtype: jnp.dtype) -> Weights:
+    """The factors of products in the dtype of the activations; taps stay float32."""
+    return weights._replace(
+        expand=weights.expand.astype(dtype), project=weights.project.astype(dtype)
+    )
+
+
+def _kernel(layout: Layout, *refs: Any) -> None:
+    bounds = None
+    if layout.has_halo:
+        image = pl.program_id(0)
+        bounds = refs[0][image, 0], refs[0][image, 1]
+        refs = refs[1:]
+    x, *weights, out, expanded, middle, hidden = refs[:9]
+    totals, w = refs[9:], Weights(*weights)
+    kinds = range(len(layout.kinds))
+
+    @pl.when(pl.program_id(1) == 0)
+    def _() -> None:
+        for ref in (expanded, middle):
+            frame(ref, layout.edge)
+
+    for kind in kinds:
+        expand(layout, kind, x, w.expand, expanded)
+        convolve_first(layout, kind, expanded, w.first, middle, layout.edge, bounds)
+
+        def second(place: Place, kind: int = kind) -> None:
+            row, rows, column, columns = place
+            y = convolve_second(layout, kind, middle, w.second, place)
+            where = kind, pl.ds(row, rows), pl.ds(column, columns)
+            hidden[where] = jnp.maximum(y, 0).astype(hidden.dtype)
+
+        each_place(layout.rows, layout.width, second)
+
+    def project(row: Any, rows: int) -> None:
+        for i in range(layout.images):
+            y = added(
+                product(
+                    flat(hidden[kind, pl.ds(row, rows)]), w.project[0, kind, i], layout.precision
+                )
+                for kind in kinds
+            ).reshape(rows, layout.width, layout.channels)
+            where = i, pl.ds(row, rows)
+            for sums in totals:
+                y = y + jnp.where(pl.program_id(1) > 0, sums[where], 0)
+                sums[where] = y
+            out[where] = y.astype(out.dtype)
+
+    each_product(layout.rows, layout.width, project)

@@ -1,0 +1,110 @@
+"""What is made of a kernel that agrees with the other form, differs, or does not run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import pytest
+
+from drsformer_jax.models import kernel_trials
+from drsformer_jax.models.config import PRESETS, DRSformerConfig
+from drsformer_jax.models.kernel_trials import Case, Trial, cases, settled, told, tried
+from drsformer_jax.ops.execution import Execution
+from drsformer_jax.ops.image import Image
+from drsformer_jax.ops.tpu import forms
+
+NAME = "MixedScaleFeedForward"
+TINY = PRESETS["tiny"]
+
+
+def first_case() -> Case:
+    small = dataclasses.replace(TINY, dim=2, heads=(1, 1, 1, 1))
+    return next(case for case in cases(small, 1, 8, 8) if case.kernel == NAME)
+
+
+def with_kernel(monkeypatch: pytest.MonkeyPatch, form: Any, why_not: Any = None) -> None:
+    """Any function of (image, params) in place of the kernel."""
+    reason = why_not or (lambda image, params: None)
+    monkeypatch.setattr(forms, "kernels", lambda: {NAME: forms.Kernel(form, reason)})
+
+
+def almost(factor: float) -> Any:
+    """The other form, the gradient of whose image is a little wrong."""
+
+    def form(image: Image, params: Any) -> Image:
+        y = forms.FORMS[NAME](image, params)
+        image = image.map(lambda x: x * (factor - 1))
+        return y.map(lambda y: y + image.array - jax.lax.stop_gradient(image.array))
+
+    return form
+
+
+@pytest.mark.parametrize(("factor", "agrees"), [(1.0, True), (2.0, False), (float("nan"), False)])
+def test_gradients_count_too(factor: float, agrees: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_kernel(monkeypatch, almost(factor))
+    trial = tried(first_case(), Execution(platform="tpu"))
+    assert trial.agrees is agrees
+    assert {"value", "image", "project_in/kernel"} <= trial.differences.keys()
+    assert trial.differences["project_in/kernel"] == 0 or factor != factor
+
+
+def test_what_does_not_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(image: Image, params: Any) -> Image:
+        raise NotImplementedError("no such operation\nand more")
+
+    with_kernel(monkeypatch, broken)
+    trial = tried(first_case(), Execution(platform="tpu"))
+    assert (trial.agrees, trial.reason) == (False, "NotImplementedError: no such operation")
+    assert told([trial]) == f"kernels: {NAME} NotImplementedError: no such operation: not taken"
+    # What a kernel cannot do is no fault: there the other form is taken.
+    with_kernel(monkeypatch, broken, lambda image, params: "too small")
+    trial = tried(first_case(), Execution(platform="tpu"))
+    assert (trial.agrees, trial.reason) == (True, "too small")
+
+
+def test_settled_on_a_tpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = {"value": 1e-3}
+
+    def pretended(case: Case, how: Any) -> Trial:
+        return Trial(case, differences, tolerance=1e-2)
+
+    monkeypatch.setattr(kernel_trials, "tried", pretended)
+    assert settled(TINY, 4, 32, 32) == (TINY, [])  # on CPU
+    planned = dataclasses.replace(TINY, platform="tpu")
+    assert settled(planned, 4, 32, 32) == (planned, [])
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for kernels in ("on", "off"):
+        chosen = dataclasses.replace(TINY, kernels=kernels)
+        assert settled(chosen, 4, 32, 32) == (chosen, [])
+    found, trials = settled(TINY, 4, 32, 32)
+    other = "NormalisedAttention"
+    assert found.kernels == (NAME, other)
+    agrees = "agrees (largest difference 1.0e-03) and is taken"
+    assert told(trials) == f"kernels: {NAME} {agrees}; {other} {agrees}"
+    differences["value"] = 1e-1
+    found, trials = settled(TINY, 4, 32, 32)
+    assert found.kernels == ()
+    differs = "differs by 1.0e-01: not taken"
+    assert told(trials) == f"kernels: {NAME} {differs}; {other} {differs}"
+
+
+def test_every_size_of_the_network_is_tried() -> None:
+    """Twice the channels leave level 1."""
+    full = [(4, 48, 128, 128), (4, 96, 128, 128)]
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for case in cases(DRSformerConfig(), 4, 128, 128):
+        shapes.setdefault(case.kernel, []).append(case.shape)
+    blocks = [*full, (4, 96, 64, 64), (4, 192, 32, 32), (4, 384, 16, 16)]
+    assert shapes == {
+        "FeatureCompensator": full,
+        "NormalisedAttention": blocks,
+        NAME: blocks,
+    }
+
+
+def test_rounding_of_gradients_is_no_fault_but_that_of_values_is() -> None:
+    case = first_case()
+    for differences, agrees in (({"value": 1e-2, "image": 1e-1}, True), ({"value": 1e-1}, False)):
+        assert Trial(case, differences, kernel_trials.TOLERANCE).agrees is agrees
