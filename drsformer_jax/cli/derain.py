@@ -189,8 +189,8 @@ def _run(args: argparse.Namespace, stdout: BinaryIO | None) -> int:
     on_disk = not is_in_bucket(args.output)
     if is_job(args) and not on_disk:
         raise UserError(
-            f"-o {args.output}: a job keeps its ledger beside its results, on a disk: name a folder "
-            "that all parts see, and copy"
+            f"-o {args.output}: a job keeps its ledger beside its results, on a disk: name a "
+            "folder that all parts see, and copy"
         )
     if is_job(args) or (args.skip_existing and is_folder and on_disk):
         return run_job(args, jobs, films, load_derainer)
