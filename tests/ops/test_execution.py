@@ -28,7 +28,7 @@ def test_blocks_are_recomputed_unless_told() -> None:
     assert not Execution(remat=False).is_recomputed
 
 
-@pytest.mark.parametrize("option", ["dtype", "precision", "platform"])
+@pytest.mark.parametrize("option", ["dtype", "precision", "platform", "kernels"])
 def test_other_choices_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} must be one of .*, not 'x'"):
         Execution(**{option: "x"})

@@ -75,7 +75,7 @@ def mixed_scale_by_kernel(image: Image, params: Mapping[str, Any]) -> Image:
     start = 0 if split is None else lax.axis_index(split.axis) * height
     whole = height if split is None else split.level_height(height)
     strips = -(-height // layout.rows)
-    x, bounds = _strips(layout, jnp.moveaxis(x, 1, -1), strips, split is not None, start, whole)
+    x, bounds = cut(layout, jnp.moveaxis(x, 1, -1), strips, split is not None, start, whole)
     y = msfn(layout, x, bounds, packed(params, layout))
     y = jnp.moveaxis(y.reshape(strips, -1, *y.shape[1:]), 0, 1)
     y = y.reshape(y.shape[0], strips * layout.rows, *y.shape[3:])[:, :height]
@@ -111,7 +111,7 @@ def layout_for(image: Image, params: Mapping[str, Any]) -> Layout | str:
     return needs if layout is None else layout
 
 
-def _strips(
+def cut(
     layout: Layout, x: jax.Array, strips: int, has_halo: bool, start: jax.Array | int, height: int
 ) -> tuple[jax.Array, jax.Array | None]:
     """B H W C -> images of the kernel, strip by strip; and where in each of them the image lies.
@@ -143,7 +143,7 @@ def _strips(
 def msfn(layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weights) -> jax.Array:
     """Images input_rows width inputs -> images rows width channels, in the dtype of x.
 
-    bounds: for a layout with a halo, see `_strips`.
+    bounds: for a layout with a halo, see `cut`.
     """
     weights = _cast(weights, x.dtype)
     image = pl.BlockSpec((layout.images, *x.shape[1:]), lambda b, g: (b, 0, 0, 0))
