@@ -145,7 +145,8 @@ def all_tried() -> list[Trial]:
     """Every kernel of the paper's network in both dtypes, timed.
 
     Without a TPU, kernels are interpreted, which takes minutes for all but the smallest network: in
-    float32, one case of each.
+    float32, one case of each but of MEFC's, whose interpreted program XLA's CPU compiler does not
+    survive when it optimises.
     """
     if jax.default_backend() == TPU:
         network = PRESETS["drsformer"]

@@ -148,7 +148,10 @@ class _Gradient(Pass):
         tiles.walk(plan.around, body)
 
     def through_norm(self) -> None:
-        """The gradient of the image, to which that of what went around the pass is added."""
+        """The gradient of the image, to which that of what went around the pass is added.
+
+        Nothing is written to the outermost rows of a strip: they fill the array up.
+        """
         tiles, plan = self.tiles, self.plan
         self.norm_sums[...] = jnp.zeros_like(self.norm_sums)
 
@@ -169,9 +172,6 @@ class _Gradient(Pass):
                 sums = jnp.sum(values.reshape(-1, SUBLANES, plan.channels), axis=0)
                 self.norm_sums[i] = self.norm_sums[i] + sums
 
-        if plan.is_strip:  # nothing looks at the outermost rows
-            for i in (0, plan.rows - 1):
-                self.of_image[0, 0, i] = jnp.zeros(self.of_image.shape[3:], self.dtype)
         tiles.walk(plan.around, body)
         self.of_norm[0, 0] = jnp.sum(self.norm_sums[...], axis=1)
 
