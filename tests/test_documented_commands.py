@@ -228,7 +228,7 @@ def _read_arguments(arguments: list[str]) -> None:
     stand_ins = {"P": "tiny", "D": "float32", "B": "16"}
     words = [stand_ins.get(word, word) for word in arguments]
     parsed, others = cli._build_parser(words).parse_known_args(words)
-    if hasattr(parsed, "config"):
+    if getattr(parsed, "config", None) is not None:
         parse_config([f"--config={parsed.config}", *others])
     else:
         assert not [word for word in others if word.startswith("-")], others

@@ -100,6 +100,7 @@ def _selfcheck(args: argparse.Namespace) -> int:
     if args.changes:
         raise UserError(f"--selfcheck plans nothing: leave {args.changes[0]} out")
     check_destination("--json", args.json, [])
+    leave_libtpu_alone()
     check_devices()
 
     from drsformer_jax.files import write_json

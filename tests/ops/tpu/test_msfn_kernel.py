@@ -207,7 +207,7 @@ TWO_DEVICES = """
 import functools
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, PartitionSpec as P
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
@@ -223,7 +223,7 @@ def run(how, params, x):
 
 expected = run(Execution(platform="cpu"), params, x)
 how = Execution(platform="tpu", kernels="on", rows=RowShards("rows", 2, 24))
-mesh = jax.make_mesh((2,), ("rows",))
+mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
 bands = P(None, None, "rows")
 split = jax.shard_map(functools.partial(run, how), mesh=mesh, in_specs=(P(), bands),
                       out_specs=bands, check_vma=False)
