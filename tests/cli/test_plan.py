@@ -176,9 +176,9 @@ def test_selfcheck_tells_what_differs(
 ) -> None:
     """The table, the document, and the exit code; what is computed is in test_kernel_trials.py."""
     case = Case("MixedScaleFeedForward", MixedScaleFeedForward(4), (2, 4, 8, 8))
-    good = Trial(case, {"value": 1e-6}, 1e-4, milliseconds=(1.0, 3.0))
-    bad = Trial(case, {"value": 1e-6, "image": 2e-1}, 1e-4)
-    broken = Trial(case, {}, 1e-4, "ValueError: no", failed=True)
+    good = Trial(case, {"value": 1e-6}, milliseconds=(1.0, 3.0))
+    bad = Trial(case, {"value": 1e-6, "image": 2e-1}, {"value": 1e-3, "image": 5e-2})
+    broken = Trial(case, {}, reason="ValueError: no", failed=True)
     for trials, code in (([good], 0), ([good, bad, broken], 1)):
         monkeypatch.setattr(kernel_trials, "all_tried", lambda trials=trials: trials)
         file = tmp_path / "selfcheck.json"
@@ -187,9 +187,8 @@ def test_selfcheck_tells_what_differs(
         assert found["agrees"] is (code == 0)
         assert [one["agrees"] for one in found["trials"]] == [one is good for one in trials]
     told = capsys.readouterr().out
-    assert "2x4x8x8             1.0e-06       1.00           3.00  agrees" in told
-    assert "2.0e-01" in told
-    assert "DIFFERS" in told
+    assert "2x4x8x8             1.0e-06             -       1.00           3.00  agrees" in told
+    assert "2.0e-01       5.0e-02          -              -  DIFFERS" in told
     assert "ValueError: no" in told
 
 

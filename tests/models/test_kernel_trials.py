@@ -68,7 +68,7 @@ def test_settled_on_a_tpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = {"value": 1e-3}
 
     def pretended(case: Case, how: Any) -> Trial:
-        return Trial(case, differences, tolerance=1e-2)
+        return Trial(case, differences, {"value": 1e-2})
 
     monkeypatch.setattr(kernel_trials, "tried", pretended)
     assert settled(TINY, 4, 32, 32) == (TINY, [])  # on CPU
@@ -104,7 +104,19 @@ def test_every_size_of_the_network_is_tried() -> None:
     }
 
 
-def test_rounding_of_gradients_is_no_fault_but_that_of_values_is() -> None:
-    case = first_case()
-    for differences, agrees in (({"value": 1e-2, "image": 1e-1}, True), ({"value": 1e-1}, False)):
-        assert Trial(case, differences, kernel_trials.TOLERANCE).agrees is agrees
+@pytest.mark.parametrize(
+    ("difference", "of_form", "agrees"),
+    [(1e-1, 8e-2, True), (1e-1, 4e-2, False), (5e-5, None, True), (2e-4, None, False)],
+)
+def test_a_kernel_may_round_as_the_other_form_does(
+    difference: float, of_form: float | None, agrees: bool
+) -> None:
+    rounded = {} if of_form is None else {"image": of_form}
+    assert Trial(first_case(), {"value": 0.0, "image": difference}, rounded).agrees is agrees
+
+
+def test_in_bfloat16_both_are_held_against_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_kernel(monkeypatch, lambda image, params: forms.FORMS[NAME](image, params))
+    trial = tried(first_case(), Execution(dtype="bfloat16", platform="tpu"))
+    assert trial.agrees
+    assert 1e-3 < trial.differences["value"] == trial.of_form["value"] < 2e-2
