@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.programs import environment
 
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.ops.execution import Execution
@@ -188,49 +185,3 @@ def test_where_the_image_lies_in_strips_of_a_band() -> None:
     assert strips.shape == (4, 16, 64, 48)
     np.testing.assert_array_equal(strips[:, 0, 0, 0], [0, 0, 8, 8])
     np.testing.assert_array_equal(bounds, [[-14, 26], [-14, 26], [-22, 18], [-22, 18]])
-
-
-@pytest.mark.slow
-def test_rows_over_two_devices() -> None:
-    """The same image on one device and on two, by the kernel, in a program of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES],
-        env=environment(devices=2),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-TWO_DEVICES = """
-import functools
-import jax
-import numpy as np
-from jax.sharding import AxisType, PartitionSpec as P
-from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.ops.execution import Execution
-from drsformer_jax.ops.image import Image
-from drsformer_jax.ops.rows import RowShards
-from drsformer_jax.ops.tpu.lanes import interpreting
-
-module = MixedScaleFeedForward(5, use_bias=True)
-x = np.random.default_rng(0).normal(size=(1, 2, 24, 8)).astype(np.float32)
-params = jax.jit(module.init)(jax.random.key(0), Image(x))["params"]
-
-def run(how, params, x):
-    return module.apply({"params": params}, Image(x, how)).array
-
-expected = run(Execution(platform="cpu"), params, x)
-how = Execution(platform="tpu", kernels="on", rows=RowShards("rows", 2, 24))
-mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
-bands = P(None, None, "rows")
-split = jax.shard_map(functools.partial(run, how), mesh=mesh, in_specs=(P(), bands),
-                      out_specs=bands, check_vma=False)
-# 24 rows are 16 and 8 of a band's 16; the rest is padding, which may hold anything.
-padded = np.concatenate([x, np.full((1, 2, 8, 8), 7, np.float32)], axis=2)
-with interpreting():
-    assert "pallas_call" in str(jax.make_jaxpr(split)(params, padded))
-    found = jax.jit(split)(params, padded)
-np.testing.assert_allclose(found[:, :, :24], expected, rtol=0, atol=1e-5)
-"""
