@@ -104,8 +104,8 @@ def _selfcheck(args: argparse.Namespace) -> int:
     check_devices()
 
     from drsformer_jax.files import write_json
-    from drsformer_jax.models.kernel_trials import all_tried
     from drsformer_jax.planning.selfcheck import document, text
+    from drsformer_jax.training.kernel_trials import all_tried
 
     trials = all_tried()
     print(text(trials))

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from drsformer_jax.models.kernel_trials import Trial
 from drsformer_jax.planning.plan_report import versions
 from drsformer_jax.tables import aligned
+from drsformer_jax.training.kernel_trials import Trial
 
 
 def document(trials: list[Trial]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from drsformer_jax.data.pipeline import stage_at, training_batches
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
-from drsformer_jax.models.kernel_trials import settled, told
 from drsformer_jax.processes import gather
 from drsformer_jax.training.config import TrainingOptions
+from drsformer_jax.training.kernel_trials import settled, told
 from drsformer_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from drsformer_jax.training.reporting import Reporter, Validation, Window
 from drsformer_jax.training.sharding import (

@@ -13,10 +13,10 @@ import pytest
 from reference.programs import environment
 
 from drsformer_jax.cli.main import main
-from drsformer_jax.models import kernel_trials
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
-from drsformer_jax.models.kernel_trials import Case, Trial
 from drsformer_jax.planning import plan
+from drsformer_jax.training import kernel_trials
+from drsformer_jax.training.kernel_trials import Case, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'base.py'}"

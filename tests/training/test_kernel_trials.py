@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import pytest
 
-from drsformer_jax.models import kernel_trials
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
-from drsformer_jax.models.kernel_trials import Case, Trial, cases, settled, told, tried
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import forms
+from drsformer_jax.training import kernel_trials
+from drsformer_jax.training.kernel_trials import Case, Trial, cases, settled, told, tried
 
 NAME = "MixedScaleFeedForward"
 TINY = PRESETS["tiny"]
