@@ -122,7 +122,7 @@ class Dimmed:
 
 
 def test_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Derainer, "load", lambda workdir: Dimmed())
+    monkeypatch.setattr(Derainer, "load", lambda workdir, **options: Dimmed())
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     ticks = itertools.count(step=0.25)
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
