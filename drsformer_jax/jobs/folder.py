@@ -45,8 +45,8 @@ def check_same(folder: Path, there: dict[str, Any], made_with: dict[str, Any]) -
     """
     if other := differences(there, made_with):
         raise UserError(
-            f"{folder}: holds results made with another {', '.join(other)}: give what it was "
-            "begun with, or --overwrite to begin anew"
+            f"{folder}: holds results made otherwise (not the same {', '.join(other)}): give "
+            "what it was begun with, or --overwrite to begin anew"
         )
 
 

@@ -97,7 +97,7 @@ def test_two_networks_are_never_mixed(capsys: pytest.CaptureFixture[str]) -> Non
         capsys.readouterr()
         assert derain("-o", "out", "--shard", "2/2", *flags) == 2
         told = capsys.readouterr()
-        assert f"out: holds results made with another {flags[0][2:]}" in told.err
+        assert f"out: holds results made otherwise (not the same {flags[0][2:]})" in told.err
         assert "--overwrite to begin anew" in told.err
         assert (told.out, told.err.count("\n")) == ("", 1)
         assert contents("out") == before

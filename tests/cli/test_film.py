@@ -211,7 +211,7 @@ def test_signals_stop_after_a_frame(
     ]
     # Other weights would give another film.
     assert main([*command, "--weights", "W"]) == 2
-    assert "made with another weights: " in capsys.readouterr().err
+    assert "(not the same weights): " in capsys.readouterr().err
     assert main(command) == 0
     assert len(see(written).frames) == 12
 

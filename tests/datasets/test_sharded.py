@@ -58,7 +58,7 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "not all of it is done: done 2; failed 1; " in told
     assert f"{broken}: cannot be decoded" in told
     assert told.count("\n") == 1
-    with pytest.raises(UserError, match="made with another form"):
+    with pytest.raises(UserError, match="not the same form"):
         sharded.begin("rain200h", tmp_path / "set", out, form="raw", partial=True, overwrite=False)
     broken.write_bytes(whole)
     assert part("1/1") == 0

@@ -84,7 +84,7 @@ def test_a_source_that_changes_while_it_is_read_is_done_again(
 def test_rows_of_another_job_count_no_more(texts: Texts) -> None:
     list(texts.run(Inline("part-1-of-1")))
     folder = JobFolder(texts.out)
-    with pytest.raises(UserError, match=r"made with another size: .*--overwrite"):
+    with pytest.raises(UserError, match=r"\(not the same size\): .*--overwrite"):
         folder.begin({"command": "test", "size": 3}, overwrite=False)
     folder.begin({"command": "test", "size": 3}, overwrite=True)
     assert Ledgers(folder).seen == {}
