@@ -133,7 +133,7 @@ def _on_cpu(
         return geometry.clear(convolve(padded, kernel))
     # A training step is compiled to take sums in any order, and the compiler would make one chain
     # of all rows again. It cannot where each is multiplied with a number of its own, not known to
-    # it: twice as fast, and the same result.
+    # it: nearly twice as fast, and the same result.
     ones = jnp.ones(kernel.shape[0], accumulation_dtype(x.dtype))
     return geometry.clear(_called(convolve)(padded, kernel, ones))
 
