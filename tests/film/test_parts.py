@@ -55,10 +55,10 @@ def test_parts_of_another_job_are_not_taken(tmp_path: Path) -> None:
 
     with pytest.raises(FloatingPointError):
         derain(source, destination, restore=broken)
-    with pytest.raises(UserError, match=rf"{folder}: .*another crf: .*--overwrite"):
+    with pytest.raises(UserError, match=rf"{folder}: .*\(not the same crf\).*--overwrite"):
         derain(source, destination, encoding=Encoding(crf=30))
     other = write_film(tmp_path / "other.mp4", frames=4)
-    with pytest.raises(UserError, match=r"another input: "):
+    with pytest.raises(UserError, match=r"\(not the same input\)"):
         derain(other, destination)
     _, outcome = derain(other, destination, overwrite=True)
     assert outcome.frames == 4
