@@ -21,8 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import drsformer_jax.inference.memory as memory
 from drsformer_jax.data.sources import Pair
 from drsformer_jax.errors import UserError
-from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.inference.forward import compiled_for_inference
+from drsformer_jax.inference.restorer import Restorer
 from drsformer_jax.inference.samples import quantise
 from drsformer_jax.inference.tiles import pad_to_multiple, padded_size
 from drsformer_jax.models.config import DRSformerConfig
@@ -52,7 +52,7 @@ class BatchDerainer:
     """Restores images of one size, some at a time on each device of this process.
 
     With one on each, every device computes its image as if it were alone, and the result is that of
-    `Derainer`. With several, sums may be rounded in another order.
+    `Restorer`. With several, sums may be rounded in another order.
 
     Args:
       per_device: images at a time on one device.
@@ -109,7 +109,7 @@ class BatchDerainer:
 
 
 def restore_grouped(
-    derain: Derainer, batches: BatchDerainer | None, pairs: Iterable[tuple[int, Pair]]
+    derain: Restorer, batches: BatchDerainer | None, pairs: Iterable[tuple[int, Pair]]
 ) -> Iterator[Restored]:
     """Restores numbered pairs, those whose padded sizes agree together.
 

@@ -12,7 +12,7 @@ import numpy as np
 from drsformer_jax.data.sources import PairSource
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference.batches import BatchDerainer, Restored, restore_grouped
-from drsformer_jax.inference.derainer import Derainer
+from drsformer_jax.inference.restorer import Restorer
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params
 from drsformer_jax.processes import gather_documents, own_share, together
@@ -36,7 +36,7 @@ class Validator:
 
     def __init__(self, config: DRSformerConfig, source: PairSource) -> None:
         self.config, self.source = config, source
-        self._derainer: Derainer | None = None
+        self._derainer: Restorer | None = None
         self._batches: BatchDerainer | None = None
 
     def __call__(self, params: Params, attempt: Attempt) -> Validation | None:
@@ -84,7 +84,7 @@ class Validator:
     def _restore(self, params: Params) -> Iterator[Restored]:
         """This process's images; those of one size together, as many as there are devices."""
         if self._derainer is None:
-            self._derainer = Derainer(self.config, params, devices=jax.local_device_count())
+            self._derainer = Restorer(self.config, params, devices=jax.local_device_count())
             if jax.local_device_count() > 1:
                 self._batches = BatchDerainer(self.config, params)
         derain = self._derainer.with_params(params)
