@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
 
     # AdamW: the learning rate is held, then falls along half a cosine.
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # or "muon": its matrices by Muon, all else by AdamW
     config.optimizer.learning_rate = 3e-4
     config.optimizer.final_learning_rate = 1e-6
     config.optimizer.warmup_steps = 0  # linear, from zero

@@ -30,7 +30,7 @@ from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
+from drsformer_jax.training.optimizer import ADAMW, OptimizerOptions, make_optimizer
 from drsformer_jax.training.state import TrainState
 
 
@@ -117,6 +117,11 @@ def _restore(
             config = config_from(saved["architecture"], place)
             options = OptimizerOptions(**saved["optimizer"])
             ema = saved["imported"]["ema"] if "imported" in saved else saved["ema_decay"] > 0
+        if options.name != ADAMW:
+            raise UserError(
+                f"{place}: trained by {options.name}, and a {SUFFIX} file holds the moments of "
+                "AdamW: convert the parameters alone, to a .pth or .safetensors file"
+            )
         like = _layout(config, options, ema)
         with damage_in_one_line(place):
             state, _ = checkpoints.restore(like, step)

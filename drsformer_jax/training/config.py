@@ -10,7 +10,7 @@ from drsformer_jax.data.pipeline import Stage
 from drsformer_jax.errors import UserError, wrong_key
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE
-from drsformer_jax.training.optimizer import OptimizerOptions
+from drsformer_jax.training.optimizer import ADAMW, OptimizerOptions
 from drsformer_jax.training.sharding import MeshOptions
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ RESUMABLE_KEYS = frozenset(
         "mesh.spatial",
     }
 )
+# Keys that runs of before do not have, with the value that their programs worked by.
+ADDED_SINCE: Mapping[str, Any] = {"optimizer.name": ADAMW}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +187,7 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any], workdir:
     Raises:
       UserError: keys differ that would make it another run; all of them are named.
     """
-    old, new = flatten(saved), flatten(config)
+    old, new = {**ADDED_SINCE, **flatten(saved)}, flatten(config)
     keys, origin = old.keys() | new.keys(), "of another configuration"
     different: dict[str, str] = {}
     if "imported" in saved:

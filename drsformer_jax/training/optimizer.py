@@ -1,8 +1,9 @@
-"""The authors' optimiser: held then cosine learning rate, clipped gradients, AdamW."""
+"""The authors' optimiser (held then cosine learning rate, clipped gradients, AdamW), and Muon."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,25 @@ import optax
 # torch.nn.utils.clip_grad_norm_ adds it to the norm that it divides by.
 TORCH_CLIP_EPSILON = 1e-6
 
+ADAMW, MUON = "adamw", "muon"
+# Root mean square of Muon's update in units of the learning rate: about that of Adam, so that the
+# rates of the one serve the other (Liu et al., "Muon is Scalable for LLM Training", 2025).
+MUON_RMS = 0.2
+# Where the image comes in and goes out a kernel maps to or from 3 channels: no matrix to speak of.
+_FIRST_AND_LAST = ("patch_embed", "output")
+_MOST_IN_A_GROUP = 2  # channels that a grouped convolution reads at once
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """Settings of AdamW, its schedule (in steps) and the clipping; names as in configs/base.py."""
+    """Settings of the optimiser, its schedule (in steps) and the clipping; as in configs/base.py.
 
+    Attributes:
+      name: "adamw", the authors' choice, or "muon" (see `make_optimizer`). Muon's momentum is
+        0.95, whatever `b1`.
+    """
+
+    name: str = ADAMW
     learning_rate: float = 3e-4
     final_learning_rate: float = 1e-6
     warmup_steps: int = 0
@@ -28,6 +43,8 @@ class OptimizerOptions:
     clip_norm: float = 0.01
 
     def __post_init__(self) -> None:
+        if self.name not in (ADAMW, MUON):
+            raise ValueError(f"name must be {ADAMW} or {MUON}, not {self.name!r}")
         for name in ("learning_rate", "eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
@@ -76,14 +93,51 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def make_optimizer(options: OptimizerOptions) -> optax.GradientTransformation:
-    """Clipping, then AdamW with decoupled weight decay on every parameter."""
-    adamw = optax.adamw(
-        learning_rate_schedule(options),
-        b1=options.b1,
-        b2=options.b2,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-    )
+    """Clipping, then AdamW or Muon, with decoupled weight decay on every parameter.
+
+    Muon (Jordan et al., 2024) makes each update of a matrix orthogonal. Here matrices are the
+    kernels of 1x1 convolutions and of those 3x3 ones that mix channels, all taps of an input
+    together; depthwise kernels, the first and the last convolution, LayerNorm and scalars are left
+    to Adam with Nesterov's momentum.
+    """
+    rate = learning_rate_schedule(options)
+    decay = options.weight_decay
+    if options.name == MUON:
+        from optax import contrib
+
+        method = contrib.muon(
+            rate,
+            eps=options.eps,
+            weight_decay=decay,
+            adam_b1=options.b1,
+            adam_b2=options.b2,
+            adam_weight_decay=decay,
+            consistent_rms=MUON_RMS,
+            muon_weight_dimension_numbers=_matrices,
+        )
+    else:
+        method = optax.adamw(
+            rate, b1=options.b1, b2=options.b2, eps=options.eps, weight_decay=decay
+        )
     if options.clip_norm == 0:
-        return optax.chain(optax.identity(), adamw)
-    return optax.chain(clip_by_global_norm(options.clip_norm), adamw)
+        return optax.chain(optax.identity(), method)
+    return optax.chain(clip_by_global_norm(options.clip_norm), method)
+
+
+def _matrices(params: optax.Params) -> Any:
+    """For each parameter the axes of the matrix that it is (or of each, of equal blocks), or None.
+
+    Kernels are `height width in out`; those of equal blocks are stacked in front.
+    """
+    from optax import contrib
+
+    def axes(path: tuple[Any, ...], value: Any) -> contrib.MuonDimensionNumbers | None:
+        *modules, parameter = (str(key.key) for key in path)
+        if parameter != "kernel" or modules[-1] in _FIRST_AND_LAST:
+            return None
+        if value.shape[-2] <= _MOST_IN_A_GROUP:
+            return None
+        reduced = tuple(range(-min(value.ndim, 4), -1))  # a linear layer's has two axes
+        return contrib.MuonDimensionNumbers(reduction_axis=reduced, output_axis=-1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)

@@ -246,3 +246,10 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "1.state").mkdir()
     with pytest.raises(UserError, match=r"1\.state is a folder"):
         export_run(tmp_path / "run", tmp_path / "1.state", None, force=True)
+
+
+def test_a_run_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    first_state(tmp_path / "run", optimizer__name="muon")
+    with pytest.raises(UserError, match=r"trained by muon, and a \.state file holds .* AdamW"):
+        export_run(tmp_path / "run", tmp_path / "1.state", None, force=False)
+    assert not (tmp_path / "1.state").exists()

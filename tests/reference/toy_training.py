@@ -13,19 +13,19 @@ from configs import base
 from drsformer_jax.training.config import TrainingOptions, training_options
 
 
-def toy_init_params(config: Any, rng: jax.Array) -> dict[str, jax.Array]:
+def toy_init_params(config: Any, rng: jax.Array) -> dict[str, Any]:
     """A 3x3 colour matrix near the identity, an offset, and a table of which the mean is added.
 
-    The table is large enough to be split over devices.
+    The table is large enough to be split over devices, and a matrix to Muon.
     """
     del config
     mix = jnp.eye(3) + 0.1 * jax.random.normal(rng, (3, 3))
-    return {"mix": mix, "offset": jnp.zeros(3), "table": 0.1 * jnp.ones((64, 64))}
+    return {"mix": mix, "offset": jnp.zeros(3), "table": {"kernel": 0.1 * jnp.ones((64, 64))}}
 
 
-def toy_restore(config: Any, params: dict[str, jax.Array], image: jax.Array) -> jax.Array:
+def toy_restore(config: Any, params: dict[str, Any], image: jax.Array) -> jax.Array:
     del config
-    return image @ params["mix"] + params["offset"] + jnp.mean(params["table"])
+    return image @ params["mix"] + params["offset"] + jnp.mean(params["table"]["kernel"])
 
 
 class RandomPairs:

@@ -6,7 +6,9 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ import numpy as np
 import optax
 import torch
 
+from drsformer_jax.models.config import PRESETS
+from drsformer_jax.models.drsformer import init_params
 from drsformer_jax.training.optimizer import (
     OptimizerOptions,
     clip_by_global_norm,
@@ -89,9 +93,70 @@ def test_adamw_with_schedule_and_clipping_follows_torch() -> None:
             np.testing.assert_allclose(params, parameter.detach().numpy(), rtol=0, atol=1e-13)
 
 
+MUON = OptimizerOptions("muon", learning_rate=1.0, weight_decay=0, clip_norm=0, hold_steps=9)
+
+
+def updates_of(params: Any, gradients: Any, options: OptimizerOptions = MUON) -> Any:
+    optimizer = make_optimizer(options)
+    return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+
+def normal_like(tree: Any, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs"), [((1, 1, 8, 24), 8), ((3, 3, 4, 6), 36), ((16, 5), 16)]
+)
+def test_muon_makes_a_kernels_update_orthogonal(shape: tuple[int, ...], inputs: int) -> None:
+    params = {"conv": {"kernel": jnp.zeros(shape)}}
+    update = np.asarray(updates_of(params, normal_like(params))["conv"]["kernel"])
+    values = np.linalg.svd(update.reshape(inputs, -1), compute_uv=False)
+    # The iteration ends between 0.7 and 1.2; an update's root mean square is then about 0.2.
+    values /= 0.2 * math.sqrt(max(inputs, shape[-1]))
+    assert 0.6 < values.min() <= values.max() < 1.3
+
+
+def test_muon_takes_each_of_equal_blocks_for_itself() -> None:
+    params = {"conv": {"kernel": jnp.zeros((3, 1, 1, 8, 12))}}
+    gradients = normal_like(params)
+    together = updates_of(params, gradients)["conv"]["kernel"]
+    for number in range(3):
+        one = jax.tree.map(lambda leaf, number=number: leaf[number], (params, gradients))
+        alone = updates_of(*one)["conv"]["kernel"]
+        np.testing.assert_allclose(together[number], alone, rtol=0, atol=1e-5)
+
+
+def test_what_is_no_matrix_is_left_to_adam() -> None:
+    config = dataclasses.replace(PRESETS["tiny"], bias=True, use_mefc=True)
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    state = jax.eval_shape(make_optimizer(MUON).init, params)[1].inner_states
+    paths = jax.tree_util.tree_flatten_with_path(state["adam"].inner_state[0].mu)[0]
+    left = {tuple(str(key.key) for key in path[-2:]) for path, _ in paths}
+    kernels = {module for module, parameter in left if parameter == "kernel"}
+    assert {name for name in kernels if not name.startswith("depthwise")} == {
+        *("patch_embed", "output", "qkv_dwconv"),
+        *("dwconv3x3", "dwconv5x5", "dwconv3x3_1", "dwconv5x5_1"),
+    }
+    of_muon = jax.tree_util.tree_flatten_with_path(state["muon"].inner_state[0].mu)[0]
+    assert {str(path[-1].key) for path, _ in of_muon} == {"kernel"}
+    assert len(of_muon) + len(paths) == len(jax.tree.leaves(params))
+
+
+def test_muon_decays_every_parameter() -> None:
+    params = {"conv": {"kernel": jnp.ones((1, 1, 8, 8)), "bias": jnp.ones(8)}}
+    decayed = dataclasses.replace(MUON, weight_decay=0.5)
+    gradients = normal_like(params)
+    plain, other = (updates_of(params, gradients, o) for o in (MUON, decayed))
+    for one, less in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(less, one - 0.5, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"name": "sgd"},
         {"learning_rate": 0.0},
         {"hold_steps": -1},
         {"clip_norm": -1.0},
@@ -99,6 +164,6 @@ def test_adamw_with_schedule_and_clipping_follows_torch() -> None:
         {"weight_decay": -1.0},
     ],
 )
-def test_values_out_of_range_are_named(changes: dict[str, float]) -> None:
+def test_values_out_of_range_are_named(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
-        OptimizerOptions(**changes)  # type: ignore[arg-type]
+        OptimizerOptions(**changes)

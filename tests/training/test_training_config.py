@@ -58,6 +58,10 @@ def test_what_may_change_between_resumptions() -> None:
     check_same_run(saved, changed, "w")
     # Of a run that was begun when there was no such key.
     check_same_run({key: saved[key] for key in saved if key != "init"}, changed, "w")
+    before = saved | {"optimizer": {k: v for k, v in saved["optimizer"].items() if k != "name"}}
+    check_same_run(before, saved, "w")
+    with pytest.raises(UserError, match=r"optimizer\.name \(adamw there, muon here\)"):
+        check_same_run(before, small_config(optimizer__name="muon").to_dict(), "w")
     with pytest.raises(UserError, match=r"w holds a run .*optimizer\.learning_rate \(0\.01 there"):
         check_same_run(saved, small_config(optimizer__learning_rate=0.5).to_dict(), "w")
 
