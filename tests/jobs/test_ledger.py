@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -142,6 +143,35 @@ def test_a_full_disk_ends_the_work_and_loses_none(
     assert not Ledgers(texts.folder).deaths
     assert len(list(texts.run(Inline("part-1-of-1")))) == 2
     assert left(texts) == []
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["not done", "done, and not told"])
+def test_a_rename_that_fails_is_done_by_the_next_run(
+    texts: Texts, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    """On NFS a request whose answer was lost is sent again, and then finds no file to rename."""
+    replace = os.replace
+
+    def failing(source: Path, destination: Path) -> None:
+        if not str(destination).endswith("002.txt"):
+            replace(source, destination)
+        elif is_done:
+            replace(source, destination)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        else:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        rows = list(texts.run(Inline("part-1-of-1")))
+    (failed,) = [row for row in rows if row["status"] == FAILED]
+    assert failed["id"] == "002.txt"
+    assert "002.txt: cannot be written (" in failed["why"]
+    assert not list(texts.out.glob(".drsformer.*"))
+    assert left(texts) == ["002.txt"]
+    assert len(list(texts.run(Inline("part-1-of-1")))) == 1
+    assert left(texts) == []
+    assert texts.written() == texts.expected()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
