@@ -1,0 +1,29 @@
+"""The packaged default weights: one compact network for light and heavy rain, on two CPU cores.
+
+python tools/deepen_weights.py rain_small deeper.safetensors --blocks 1 2 3 3
+python train.py --config configs/rain_compact.py --workdir runs/rain_compact
+
+Starts from the weights of the smaller network (`rain_small`), with more blocks, and mixes rain
+anew for every patch, as `compact` does. docs/models.md has the runs of the packaged file, the
+scores, the curve and what the weights cannot do.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import compact
+
+
+def get_config() -> ConfigDict:
+    config = compact.get_config()
+    config.name = "rain_compact"
+    config.init = "deeper.safetensors"
+    config.total_steps = 7_500
+    config.progressive = ((6_700, 4, 64), (800, 2, 96))
+    config.ema_decay = 0.998
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 6e-4
+    config.optimizer.warmup_steps = 50
+    config.optimizer.hold_steps = 1_500
+    config.optimizer.decay_steps = 6_000
+    config.eval_every = 2_500
+    return config
