@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from drsformer_jax.ops.tpu.lanes import SUBLANES
 from drsformer_jax.ops.tpu.tiles import Ref
@@ -52,7 +53,7 @@ class LayerNorm:
         mean = jnp.mean(x, axis=-1, keepdims=True)
         centred = x - mean
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        inverse = 1 / jnp.sqrt(variance + self.epsilon)
+        inverse = lax.rsqrt(variance + self.epsilon)
         centred = centred * inverse
         value = (centred if self.centres else x * inverse) * weights[0:1, :]
         if self.centres:

@@ -295,18 +295,16 @@ def _normalise_back(
     sums[...] = jnp.zeros_like(sums)
 
     def walk(first: int, count: int, is_own: bool) -> None:
-        def at(place: Place) -> None:
-            row, rows, column, columns = place
+        def at(row: Any, rows: int) -> None:
             for i in range(layout.images):
-                where = i, pl.ds(row + first, rows), pl.ds(column, columns)
+                where = i, pl.ds(row + first, rows)
                 pixels_there = flat(x[where].astype(jnp.float32))
                 y = layout.norm.pull_back(pixels_there, weights, flat(total[where]), sums)
                 if is_own:
-                    around = dy[i, pl.ds(row, rows), pl.ds(column, columns)]
-                    y = y + flat(around.astype(jnp.float32))
-                dx[where] = y.astype(dx.dtype).reshape(rows, columns, layout.channels)
+                    y = y + flat(dy[i, pl.ds(row, rows)].astype(jnp.float32))
+                dx[where] = y.astype(dx.dtype).reshape(rows, layout.width, layout.channels)
 
-        each_place(count, layout.width, at)
+        each_product(count, layout.width, at)
 
     walk(layout.halo, layout.rows, True)
     if layout.has_halo:

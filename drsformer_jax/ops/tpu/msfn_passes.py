@@ -96,15 +96,13 @@ def taps(
 def normalise(layout: Layout, x: Any, weights: Any, into: Any) -> None:
     """LayerNorm of all rows of the array, in its dtype."""
 
-    def at(place: Place) -> None:
-        row, rows, column, columns = place
+    def at(row: Any, rows: int) -> None:
         for i in range(layout.images):
-            where = i, pl.ds(row, rows), pl.ds(column, columns)
-            pixels_there = flat(x[where].astype(jnp.float32))
-            value = layout.norm.apply(pixels_there, weights).value
-            into[where] = value.astype(into.dtype).reshape(rows, columns, layout.channels)
+            pixels_there = flat(x[i, pl.ds(row, rows)].astype(jnp.float32))
+            value = layout.norm.apply(pixels_there, weights).value.astype(into.dtype)
+            into[i, pl.ds(row, rows)] = value.reshape(rows, layout.width, layout.channels)
 
-    each_place(layout.input_rows, layout.width, at)
+    each_product(layout.input_rows, layout.width, at)
 
 
 def expand(

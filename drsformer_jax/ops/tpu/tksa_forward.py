@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def for_products(self) -> Tiles:
-        """Tiles for the matrix unit."""
+        """Tiles for the matrix unit, and for sums over channels, which take long to come back."""
         return self.tiles if self.is_strip else self.tiles.larger
 
     @property
@@ -102,14 +102,15 @@ class Pass:
 
     def normalise(self, into: Ref) -> None:
         """LayerNorm of all pixels, in the dtype of the image."""
+        tiles = self.plan.for_products
 
         def body(row: Any, column: Any) -> None:
-            pixels = self.pixels(self.tiles, row, column)
+            pixels = self.pixels(tiles, row, column)
             value = self.plan.norm.apply(pixels, self.weights.norm).value
-            at = self.tiles.at(row, column, self.plan.halo)
-            into[at] = self.tiles.unflat(value).astype(self.dtype)
+            at = tiles.at(row, column, self.plan.halo)
+            into[at] = tiles.unflat(value).astype(self.dtype)
 
-        self.tiles.walk(self.plan.around, body)
+        tiles.walk(self.plan.around, body)
 
     def expand(self, normalised: Ref, parts: Sequence[Plane]) -> None:
         """The 1x1 convolutions to queries, keys and values."""

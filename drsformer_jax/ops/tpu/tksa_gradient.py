@@ -151,7 +151,7 @@ class _Gradient(Pass):
 
         Nothing is written to the outermost rows of a strip: they fill the array up.
         """
-        tiles, plan = self.tiles, self.plan
+        tiles, plan = self.plan.for_products, self.plan
         self.norm_sums[...] = jnp.zeros_like(self.norm_sums)
 
         def body(row: Any, column: Any) -> None:

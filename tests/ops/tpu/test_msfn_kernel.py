@@ -23,7 +23,6 @@ from drsformer_jax.ops.tpu.msfn_layout import Layout
 EPSILON = 0.1
 
 
-
 def module_of(channels: int, hidden: int, **config: Any) -> NormalisedFeedForward:
     """Of so many hidden channels."""
     return NormalisedFeedForward(
