@@ -17,12 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from drsformer_jax.ops.image import Image
-from drsformer_jax.ops.rows import with_neighbours
+from drsformer_jax.ops.rows import RowShards
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.feed_forward import HALO
 from drsformer_jax.ops.tpu.lanes import (
@@ -55,6 +54,7 @@ from drsformer_jax.ops.tpu.msfn_passes import (
     normalise,
 )
 from drsformer_jax.ops.tpu.msfn_weights import Weights, packed, weight_specs
+from drsformer_jax.ops.tpu.packing import cut_into_strips, rows_of_strips
 
 
 def feed_forward_by_kernel(image: Image, params: Mapping[str, Any], epsilon: float) -> Image:
@@ -74,15 +74,10 @@ def feed_forward_by_kernel(image: Image, params: Mapping[str, Any], epsilon: flo
     layout = layout_for(image, params, epsilon)
     if isinstance(layout, str):
         raise ValueError(layout)
-    x, split = image.array, image.how.rows
-    height = x.shape[2]
-    if split is not None:
-        x = with_neighbours(x, HALO, split)
-    start = 0 if split is None else lax.axis_index(split.axis) * height
-    whole = height if split is None else split.level_height(height)
-    strips = -(-height // layout.rows)
-    x, bounds = cut(layout, jnp.moveaxis(x, 1, -1), strips, split is not None, start, whole)
+    height = image.array.shape[2]
+    x, bounds = cut(layout, jnp.moveaxis(image.array, 1, -1), image.how.rows)
     y = msfn(layout, x, bounds, packed(params, layout))
+    strips = -(-height // layout.rows)
     y = jnp.moveaxis(y.reshape(strips, -1, *y.shape[1:]), 0, 1)
     y = y.reshape(y.shape[0], strips * layout.rows, *y.shape[3:])[:, :height]
     bias = params["ffn"]["project_out"].get("bias")
@@ -119,14 +114,12 @@ def layout_for(image: Image, params: Mapping[str, Any], epsilon: float) -> Layou
 
 
 def cut(
-    layout: Layout, x: jax.Array, strips: int, has_halo: bool, start: jax.Array | int, height: int
+    layout: Layout, x: jax.Array, split: RowShards | None
 ) -> tuple[jax.Array, jax.Array | None]:
     """B H W C -> images of the kernel, strip by strip; and where in each of them the image lies.
 
     Args:
-      has_halo: whether x has HALO rows above and below.
-      start: row of the whole image that x begins with, without halo.
-      height: of the whole image.
+      split: how rows are split over devices; then x is a band of them, and strips divide it.
 
     Returns:
       strips*B rows W C, with a halo where the layout has one; and int32 strips*B/images 2, the
@@ -135,15 +128,13 @@ def cut(
     """
     if not layout.has_halo:
         return x, None
-    halo = 0 if has_halo else HALO
-    missing = strips * layout.rows + 2 * HALO - (x.shape[1] + 2 * halo)
-    x = jnp.pad(x, ((0, 0), (halo, halo + missing), (0, 0), (0, 0)))
-    starts = [i * layout.rows for i in range(strips)]
-    windows = [lax.slice_in_dim(x, i, i + layout.input_rows, axis=1) for i in starts]
-    first = REACH - start - jnp.asarray(starts, jnp.int32)
-    bounds = jnp.stack([first, first + height], axis=1)
+    row, total = rows_of_strips(x.shape[1], layout.rows, REACH, split)
+    first = -row[:, 0]
+    bounds = jnp.stack([first, first + total], axis=1)
     bounds = jnp.repeat(bounds, x.shape[0] // layout.images, axis=0)
-    return jnp.concatenate(windows), bounds
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % layout.rows), (0, 0), (0, 0)))
+    strips = jnp.moveaxis(cut_into_strips(x, layout.rows, HALO, split), 1, 0)
+    return strips.reshape(-1, *strips.shape[2:]), bounds
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

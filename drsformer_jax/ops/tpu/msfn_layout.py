@@ -203,7 +203,9 @@ def best_layout(
     outputs = [path.project.shape[0] for path in paths]
     fitting = []
     for way in candidates(outputs, sizes, batch):
-        for strips in range(1, -(-height // HALO) + 1):
+        for strips in range(1, max(height // HALO, 1) + 1):
+            if has_halo and height % strips:
+                continue
             layout = Layout(
                 **way,
                 rows=-(-height // strips),

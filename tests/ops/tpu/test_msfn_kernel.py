@@ -16,7 +16,7 @@ from drsformer_jax.models.drsformer import NormalisedFeedForward
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.rows import RowShards
-from drsformer_jax.ops.tpu import forms, lanes, msfn_kernel, msfn_layout, msfn_weights
+from drsformer_jax.ops.tpu import forms, lanes, msfn_kernel, msfn_layout, msfn_weights, packing
 from drsformer_jax.ops.tpu.msfn_layout import Layout
 
 # Of LayerNorm: so large that it shows, and that no pixel of two channels is divided by nothing.
@@ -191,13 +191,29 @@ def test_rows_over_devices_are_strips() -> None:
     assert layout.rows == 16
 
 
-def test_where_the_image_lies_in_strips_of_a_band() -> None:
+def test_where_the_image_lies_in_strips_of_a_band(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows 16 to 32 of 40, in two strips; the rows between the convolutions begin two earlier."""
-    layout = dataclasses.replace(
-        layout_of((2, 48, 16, 64), rows=RowShards("rows", 4, 64)), rows=8, images=1
+    whole = jnp.arange(40.0)
+    monkeypatch.setattr(
+        packing,
+        "with_neighbours",
+        lambda x, reach, rows, axis: jnp.broadcast_to(
+            whole[16 - reach : 32 + reach, None, None], (2, 16 + 2 * reach, *x.shape[2:])
+        ),
     )
-    x = jnp.broadcast_to(jnp.arange(24.0)[:, None, None], (2, 24, 64, 48))
-    strips, bounds = msfn_kernel.cut(layout, x, 2, True, 16, 40)
+    monkeypatch.setattr(packing, "positions", lambda rows, band: 16 + jnp.arange(band))
+    rows = RowShards("rows", 3, 40)  # bands of 16 rows
+    layout = dataclasses.replace(layout_of((2, 48, 16, 64), rows=rows), rows=8, images=1)
+    strips, bounds = msfn_kernel.cut(layout, jnp.zeros((2, 16, 64, 48)), rows)
     assert strips.shape == (4, 16, 64, 48)
-    np.testing.assert_array_equal(strips[:, 0, 0, 0], [0, 0, 8, 8])
+    np.testing.assert_array_equal(strips[:, 0, 0, 0], [12, 12, 20, 20])
     np.testing.assert_array_equal(bounds, [[-14, 26], [-14, 26], [-22, 18], [-22, 18]])
+
+
+def test_strips_that_do_not_divide_the_image() -> None:
+    """Rows that are missing at the end are outside."""
+    layout = dataclasses.replace(layout_of((1, 48, 16, 64)), rows=6, has_halo=True)
+    strips, bounds = msfn_kernel.cut(layout, jnp.ones((1, 16, 64, 48)), None)
+    assert strips.shape == (3, 14, 64, 48)
+    np.testing.assert_array_equal(strips[2, :, 0, 0], [1] * 8 + [0] * 6)
+    np.testing.assert_array_equal(bounds, [[2, 18], [-4, 12], [-10, 6]])
