@@ -226,16 +226,21 @@ def _convolve_back(
         for member in range(MEMBERS):
             of = 0 if which else member
             where = (member, *pixels(inputs, place, offset), slice(None))
-            own, parts = inputs[where], []
-            for i, j in window(size):
+            own = inputs[where]
+
+            def product(i: int, j: int, member: int = member, of: int = of, own: Any = own) -> Any:
+                """One shifted gradient, of which nothing is kept."""
                 shifted = gradient[
                     of, *pixels(gradient, place, SIZE - 1 - i, REACH - j), slice(None)
                 ]
-                parts.append(shifted * tap(weights, kind, member, SIZE * i + j))
                 _add(sums, member, SIZE * i + j, shifted * own)
                 if layout.has_biases and i == j == REACH:
                     _add(sums, member, BIAS, shifted)
-            inputs[where] = jnp.where(own > 0, added(parts), 0) if which else added(parts)
+                return shifted * tap(weights, kind, member, SIZE * i + j)
+
+            # One after the other: a list of them all would take more registers than there are.
+            y = added(product(i, j) for i, j in window(size))
+            inputs[where] = jnp.where(own > 0, y, 0) if which else y
 
     rows = layout.middle_rows if which else layout.input_rows
     # Half as many: there are products to be summed, too.
