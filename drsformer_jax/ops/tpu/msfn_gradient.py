@@ -39,6 +39,7 @@ from drsformer_jax.ops.tpu.msfn_passes import (
     expand,
     flat,
     normalise,
+    normalise_back,
     pixels,
     tap,
     window,
@@ -156,7 +157,7 @@ def _kernel(layout: Layout, *refs: Any) -> None:
 
     @pl.when(block == layout.blocks - 1)
     def _() -> None:
-        _normalise_back(layout, x, w.norm, total, dy, dx, norm_sums)
+        normalise_back(layout, x, w.norm, total, dy, dx, norm_sums)
         dw.norm[...] = dw.norm[...] + jnp.sum(norm_sums[...], axis=1)
 
 
@@ -291,27 +292,3 @@ def _expand_back(
             total[pixels_of] = y
 
     each_product(layout.input_rows, layout.width, at)
-
-
-def _normalise_back(
-    layout: Layout, x: Any, weights: Any, total: Any, dy: Any, dx: Any, sums: Any
-) -> None:
-    """The gradient of the image: LayerNorm's, and in its own rows what goes around all."""
-    sums[...] = jnp.zeros_like(sums)
-
-    def walk(first: int, count: int, is_own: bool) -> None:
-        def at(row: Any, rows: int) -> None:
-            for i in range(layout.images):
-                where = i, pl.ds(row + first, rows)
-                pixels_there = flat(x[where].astype(jnp.float32))
-                y = layout.norm.pull_back(pixels_there, weights, flat(total[where]), sums)
-                if is_own:
-                    y = y + flat(dy[i, pl.ds(row, rows)].astype(jnp.float32))
-                dx[where] = y.astype(dx.dtype).reshape(rows, layout.width, layout.channels)
-
-        each_product(count, layout.width, at)
-
-    walk(layout.halo, layout.rows, True)
-    if layout.has_halo:
-        walk(0, layout.halo, False)
-        walk(layout.halo + layout.rows, layout.halo, False)

@@ -105,6 +105,36 @@ def normalise(layout: Layout, x: Any, weights: Any, into: Any) -> None:
     each_product(layout.input_rows, layout.width, at)
 
 
+def normalise_back(
+    layout: Layout, x: Any, weights: Any, total: Any, dy: Any, dx: Any, sums: Any
+) -> None:
+    """The gradient of the image: LayerNorm's, and in its own rows what goes around all.
+
+    Args:
+      total: gradient of LayerNorm's result, as x.
+      dy: of the kernel's, without a halo.
+      sums: for the gradients of LayerNorm's weights, see `LayerNorm.pull_back`.
+    """
+    sums[...] = jnp.zeros_like(sums)
+
+    def walk(first: int, count: int, is_own: bool) -> None:
+        def at(row: Any, rows: int) -> None:
+            for i in range(layout.images):
+                where = i, pl.ds(row + first, rows)
+                pixels_there = flat(x[where].astype(jnp.float32))
+                y = layout.norm.pull_back(pixels_there, weights, flat(total[where]), sums)
+                if is_own:
+                    y = y + flat(dy[i, pl.ds(row, rows)].astype(jnp.float32))
+                dx[where] = y.astype(dx.dtype).reshape(rows, layout.width, layout.channels)
+
+        each_product(count, layout.width, at)
+
+    walk(layout.halo, layout.rows, True)
+    if layout.has_halo:
+        walk(0, layout.halo, False)
+        walk(layout.halo + layout.rows, layout.halo, False)
+
+
 def expand(
     layout: Layout, kind: int, normalised: Any, weights: Weights, expanded: Any, bounds: Any
 ) -> None:
