@@ -30,7 +30,7 @@ from drsformer_jax.planning.topology import tpu_mesh
 
 KINDS = {
     "MEFC": r"encoder_level0|refinement",
-    "MSFN": r"\bffn\b",
+    "MSFN": r"\bffn\b|\bmsfn_",
     "TKSA": r"\battn\b|\btksa_",
     "LayerNorm": r"\bnorm[12]\b",
     "between levels": r"\b(down|up)\d_\d\b|reduce_chan|patch_embed|output",

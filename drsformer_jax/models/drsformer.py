@@ -36,10 +36,8 @@ class SparseTransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Image) -> tuple[Image, None]:
         """B C H W -> B C H W (and nothing, for the scan)."""
-        hidden = self.config.hidden_channels(x.channels)
-        feed_forward = MixedScaleFeedForward(hidden, self.config.bias, name="ffn")
         x = attended(self, x)
-        x = x + feed_forward(_layer_norm(self, "norm2")(x))
+        x = fed_forward(self, x)
         return x, None
 
 
@@ -56,6 +54,20 @@ class NormalisedAttention(nn.Module):
         return attended(self, x, self.keeps_all)
 
 
+class NormalisedFeedForward(nn.Module):
+    """The second half of the block by itself, as TPU's kernel computes it."""
+
+    config: DRSformerConfig
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        """B C H W -> B C H W."""
+        return fed_forward(self, x)
+
+
+Block = SparseTransformerBlock | NormalisedAttention | NormalisedFeedForward
+
+
 def attended(
     block: SparseTransformerBlock | NormalisedAttention, x: Image, keeps_all: bool = False
 ) -> Image:
@@ -70,7 +82,18 @@ def attended(
     return x + attention(_layer_norm(block, "norm1")(x))
 
 
-def _layer_norm(block: SparseTransformerBlock | NormalisedAttention, name: str) -> LayerNorm:
+def fed_forward(block: SparseTransformerBlock | NormalisedFeedForward, x: Image) -> Image:
+    """x + MSFN(LN(x)), by the block's layers "norm2" and "ffn"."""
+    if form := form_of(block, x, NormalisedFeedForward.__name__):
+        y: Image | None = form(x, block.variables["params"], LAYER_NORM_EPSILON)
+        if y is not None:
+            return y
+    hidden = block.config.hidden_channels(x.channels)
+    feed_forward = MixedScaleFeedForward(hidden, block.config.bias, name="ffn")
+    return x + feed_forward(_layer_norm(block, "norm2")(x))
+
+
+def _layer_norm(block: Block, name: str) -> LayerNorm:
     return LayerNorm(block.config.layer_norm_type == "WithBias", name=name)
 
 

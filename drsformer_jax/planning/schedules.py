@@ -71,7 +71,7 @@ def read_schedule(text: str, grid_steps: int) -> Schedule:
       ValueError: the text is no such program, or a loop does not say how often it runs.
     """
     outside = _Loop(0, None)
-    loops = [outside]
+    loops, latest = [outside], {0: outside}  # of each depth
     current = outside
     for line in text.splitlines():
         if match := _BUNDLE.match(line):
@@ -83,8 +83,11 @@ def read_schedule(text: str, grid_steps: int) -> Schedule:
             if "LB" in match["mark"]:
                 if depth == current.depth:
                     current = current.parent or outside
-                current = _Loop(depth, current, trips=0)
+                current = latest[depth] = _Loop(depth, current, trips=0)
                 loops.append(current)
+            elif depth > current.depth:
+                # In the middle of a loop, a bundle may be marked as one of the loop around it.
+                current = latest.get(depth, current)
             current.bundles += 1
         elif not outside.bundles:
             continue  # what the marks mean
@@ -112,7 +115,6 @@ def schedule_of(folder: Path, name: str, grid_steps: int) -> Schedule:
         path for path in sorted(folder.glob(f"*{name}*-final_bundles.txt")) if _is_of(name, path)
     ]
     if not found:
-        print([p.name for p in folder.iterdir()])
         raise ValueError(f"{folder}: the compiler wrote no schedule of {name}")
     return read_schedule(found[-1].read_text(errors="replace"), grid_steps)
 

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
-from drsformer_jax.models.drsformer import NormalisedAttention
-from drsformer_jax.models.feed_forward import MixedScaleFeedForward
+from drsformer_jax.models.drsformer import NormalisedAttention, NormalisedFeedForward
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import DTYPES, TPU, Execution
 from drsformer_jax.ops.image import Image
@@ -107,8 +106,7 @@ def cases(config: DRSformerConfig, batch: int, height: int, width: int) -> Itera
         # Where rounding decides what the branches keep, correct forms would differ as well.
         attention = NormalisedAttention(config, config.heads[level], keeps_all=True)
         yield Case("NormalisedAttention", attention, shape)
-        feed_forward = MixedScaleFeedForward(config.hidden_channels(count), config.bias)
-        yield Case("MixedScaleFeedForward", feed_forward, shape)
+        yield Case("NormalisedFeedForward", NormalisedFeedForward(config), shape)
 
 
 def tried(case: Case, how: Execution, *, timed: bool = False) -> Trial:

@@ -13,7 +13,8 @@ import pytest
 from reference.programs import environment
 
 from drsformer_jax.cli.main import main
-from drsformer_jax.models.feed_forward import MixedScaleFeedForward
+from drsformer_jax.models.config import PRESETS
+from drsformer_jax.models.drsformer import NormalisedFeedForward
 from drsformer_jax.planning import plan
 from drsformer_jax.training import kernel_trials
 from drsformer_jax.training.kernel_trials import Case, Trial
@@ -175,7 +176,8 @@ def test_selfcheck_tells_what_differs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table, the document, and the exit code; what is computed is in test_kernel_trials.py."""
-    case = Case("MixedScaleFeedForward", MixedScaleFeedForward(4), (2, 4, 8, 8))
+    module = NormalisedFeedForward(PRESETS["tiny"])
+    case = Case("NormalisedFeedForward", module, (2, 4, 8, 8))
     good = Trial(case, {"value": 1e-6}, milliseconds=(1.0, 3.0))
     bad = Trial(case, {"value": 1e-6, "image": 2e-1}, {"value": 1e-3, "image": 5e-2})
     broken = Trial(case, {}, reason="ValueError: no", failed=True)

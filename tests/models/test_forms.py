@@ -17,6 +17,7 @@ from drsformer_jax.models.attention import TopKSparseAttention
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import (
     NormalisedAttention,
+    NormalisedFeedForward,
     SparseTransformerBlock,
     init_params,
     restore,
@@ -135,7 +136,9 @@ def test_watched_values_are_those_of_modules() -> None:
     [
         (FeatureCompensator(), 8, "mefc"),
         (NormalisedAttention(DRSformerConfig(**TINY), 2), 16, "tksa"),
+        (NormalisedFeedForward(DRSformerConfig(**TINY)), 16, "msfn"),
         (SparseTransformerBlock(DRSformerConfig(**TINY), 2), 16, "tksa"),
+        (SparseTransformerBlock(DRSformerConfig(**TINY), 2), 16, "msfn"),
     ],
 )
 def test_kernels_are_taken_where_they_can_compute_it(

@@ -14,7 +14,11 @@ import pytest
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.config import PRESETS
-from drsformer_jax.models.drsformer import NormalisedAttention, init_params
+from drsformer_jax.models.drsformer import (
+    NormalisedAttention,
+    NormalisedFeedForward,
+    init_params,
+)
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
@@ -68,6 +72,7 @@ def test_a_chip_is_one_device(topology: str) -> None:
 
 
 COMPENSATOR, ATTENTION = FeatureCompensator(), NormalisedAttention(PRESETS["drsformer"], 2)
+FEED_FORWARD = NormalisedFeedForward(PRESETS["drsformer"])
 
 
 @needs_libtpu
@@ -77,6 +82,9 @@ COMPENSATOR, ATTENTION = FeatureCompensator(), NormalisedAttention(PRESETS["drsf
         (COMPENSATOR, 48, "v5e:2x2", 128),
         (ATTENTION, 96, "v5e:2x2", 128),
         (ATTENTION, 96, "v5p:2x2x1", 14),
+        (FEED_FORWARD, 48, "v5e:2x2", 128),
+        (FEED_FORWARD, 192, "v5e:2x2", 128),
+        (FEED_FORWARD, 48, "v5p:2x2x1", 14),
         pytest.param(COMPENSATOR, 48, "v5p:2x2x1", 14, marks=pytest.mark.slow),
     ],
 )

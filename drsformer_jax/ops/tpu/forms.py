@@ -44,9 +44,9 @@ def kernels() -> dict[str, Kernel]:
     from drsformer_jax.ops.tpu import mefc_kernel, msfn_kernel, tksa_kernel
 
     return {
-        "MixedScaleFeedForward": Kernel(msfn_kernel.mixed_scale_by_kernel, msfn_kernel.why_not),
         "FeatureCompensator": Kernel(mefc_kernel.mixture_by_kernel, mefc_kernel.why_not),
         "NormalisedAttention": Kernel(tksa_kernel.attention_by_kernel, tksa_kernel.why_not),
+        "NormalisedFeedForward": Kernel(msfn_kernel.feed_forward_by_kernel, msfn_kernel.why_not),
     }
 
 

@@ -1,8 +1,8 @@
 """The gradient of MSFN's kernel: the hidden channels are computed again and stay in fast memory.
 
 Each shifted gradient that is loaded serves both the gradient of the input and that of the kernel.
-The grid goes over parts of the batch, blocks and images: gradients of the weights are summed in
-fast memory over the images of a part, and those of the image outside over the blocks.
+The grid goes over parts of the batch, images and blocks: gradients of the image are summed in fast
+memory over its blocks, and those of the weights over the images of a part.
 """
 
 from __future__ import annotations
@@ -27,71 +27,74 @@ from drsformer_jax.ops.tpu.lanes import (
     product_over_pixels,
     product_transposed,
 )
-from drsformer_jax.ops.tpu.msfn_layout import REACH, SIZE, TAPS, Layout, Weights, weight_specs
+from drsformer_jax.ops.tpu.msfn_layout import BIAS, EXPANSION_BIAS, REACH, SIZE, TAPS, Layout
 from drsformer_jax.ops.tpu.msfn_passes import (
     MEMBERS,
     Place,
+    clear_expanded,
     convolve_first,
     convolve_second,
     each_place,
     each_product,
     expand,
     flat,
+    normalise,
+    normalise_back,
     pixels,
     tap,
     window,
 )
+from drsformer_jax.ops.tpu.msfn_weights import Weights, weight_specs
 
 
 def gradient_call(
     layout: Layout, bounds: jax.Array | None, x: jax.Array, weights: Weights, gradient: jax.Array
 ) -> tuple[jax.Array, Weights]:
-    """Gradients of the image and, float32, of the weights.
+    """Gradients of the image, in its dtype, and of the weights, float32.
 
     Args:
       bounds: as for the kernel itself.
-      x: images input_rows width inputs.
+      x: images input_rows width channels.
       gradient: of the result, images rows width channels.
     """
-    blocks, batch = layout.blocks, x.shape[0] // layout.images
+    batch = x.shape[0] // layout.images
     parts = math.gcd(batch, layout.cores)
     each_part = batch // parts
 
     def images(shape: tuple[int, ...]) -> pl.BlockSpec:
         return pl.BlockSpec(
-            (layout.images, *shape[1:]), lambda p, _, b: (p * each_part + b, 0, 0, 0)
+            (layout.images, *shape[1:]), lambda p, b, _: (p * each_part + b, 0, 0, 0)
         )
 
-    in_specs = [images(x.shape), *weight_specs(weights), images(gradient.shape)]
+    in_specs = [
+        images(x.shape),
+        *weight_specs(weights, lambda _, __, block: block),
+        images(gradient.shape),
+    ]
     operands = [x, *weights, gradient]
     if bounds is not None:
         in_specs.insert(0, pl.BlockSpec(memory_space=pltpu.SMEM))
         operands.insert(0, bounds)
-    dtype = x.dtype if blocks == 1 else jnp.float32
-    out_shape = [jax.ShapeDtypeStruct((blocks, *x.shape), dtype)]
-    out_specs = [
-        pl.BlockSpec(
-            (1, layout.images, *x.shape[1:]), lambda p, g, b: (g, p * each_part + b, 0, 0, 0)
-        )
-    ]
-    for weight in weights:
-        out_shape.append(jax.ShapeDtypeStruct((parts, *weight.shape), jnp.float32))
-        zeros = [0] * (weight.ndim - 1)
-        out_specs.append(
-            pl.BlockSpec((1, 1, *weight.shape[1:]), lambda p, g, _, zeros=zeros: (p, g, *zeros))
-        )
     dx, *dweights = call(
         functools.partial(_kernel, layout),
         name=f"{layout.name}_gradient",
-        grid=(parts, blocks, each_part),
+        grid=(parts, each_part, layout.blocks),
         in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        out_specs=[images(x.shape), *map(_of_a_part, weights)],
+        out_shape=[
+            jax.ShapeDtypeStruct(x.shape, x.dtype),
+            *(jax.ShapeDtypeStruct((parts, *weight.shape), jnp.float32) for weight in weights),
+        ],
         scratch_shapes=_scratch(layout),
         vmem_bytes=layout.vmem_bytes,
     )(*operands)
-    total = dx[0] if blocks == 1 else jnp.sum(dx, axis=0).astype(x.dtype)
-    return total, Weights(*(jnp.sum(part, axis=0) for part in dweights))
+    return dx, Weights(*(jnp.sum(part, axis=0) for part in dweights))
+
+
+def _of_a_part(weight: jax.Array) -> pl.BlockSpec:
+    """Gradients of weights stay in fast memory, those of all blocks, over a part of the batch."""
+    zeros = [0] * weight.ndim
+    return pl.BlockSpec((1, *weight.shape), lambda p, *_: (p, *zeros), pipeline_mode=pl.Buffered(1))
 
 
 def _scratch(layout: Layout) -> list[Any]:
@@ -102,45 +105,60 @@ def _scratch(layout: Layout) -> list[Any]:
         (MEMBERS, layout.input_rows + 4),
         (1, layout.middle_rows + 4),
     )
-    scratch = [pltpu.VMEM((*frame, columns, LANES), jnp.float32) for frame in frames]
-    scratch.append(pltpu.VMEM((MEMBERS, TAPS, SUBLANES, LANES), jnp.float32))
-    if len(layout.kinds) > 1:
-        image = (layout.images, layout.input_rows, layout.width, layout.inputs)
-        scratch.append(pltpu.VMEM(image, jnp.float32))
-    return scratch
+    return [
+        *(pltpu.VMEM((*frame, columns, LANES), jnp.float32) for frame in frames),
+        pltpu.VMEM((MEMBERS, TAPS, SUBLANES, LANES), jnp.float32),
+        pltpu.VMEM((layout.norm.rows, SUBLANES, layout.channels), jnp.float32),
+        pltpu.VMEM((layout.images, layout.input_rows, layout.width, layout.channels), jnp.float32),
+    ]
 
 
 def _kernel(layout: Layout, *refs: Any) -> None:
-    bounds, first = None, pl.program_id(2) == 0
+    image, block = pl.program_id(1), pl.program_id(2)
+    bounds = None
     if layout.has_halo:
-        image = pl.program_id(0) * pl.num_programs(2) + pl.program_id(2)
-        bounds = refs[0][image, 0], refs[0][image, 1]
+        number = pl.program_id(0) * pl.num_programs(1) + image
+        bounds = refs[0][number, 0], refs[0][number, 1]
         refs = refs[1:]
-    x, *weights, dy = refs[:6]
-    dx, *weight_gradients = refs[6:11]
-    expanded, middle, behind, sums, *total = refs[11:]
-    w, dw = Weights(*weights), Weights(*weight_gradients)
+    x, *weights, dy = refs[:7]
+    dx, *weight_gradients = refs[7:13]
+    expanded, middle, behind, sums, norm_sums, total = refs[13:]
+    w, (dnorm, *of_blocks) = Weights(*weights), weight_gradients
+    dw: Any = Weights(dnorm.at[0], *(ref.at[0, block] for ref in of_blocks))
+    # Until the gradient of the image is known, its place holds LayerNorm's result.
+    normalised = dx
     # Rows of zeros around: the gradient's convolutions reach beyond rows that have a halo.
     edge, halo = layout.edge, 2 * REACH if layout.has_halo else REACH
 
-    @pl.when(first & (pl.program_id(1) == 0))
+    @pl.when((image == 0) & (block == 0))
     def _() -> None:
         for ref, rows in ((expanded, edge), (middle, halo), (behind, halo)):
             frame(ref, rows)
+        dw.norm[...] = jnp.zeros_like(dw.norm)
 
-    @pl.when(first)
+    @pl.when(image == 0)
     def _() -> None:
-        for ref in weight_gradients:
+        for ref in dw[1:]:
             ref[...] = jnp.zeros_like(ref)
 
+    @pl.when(block == 0)
+    def _() -> None:
+        normalise(layout, x, w.norm, normalised)
+
     for kind in range(len(layout.kinds)):
-        expand(layout, kind, x, w.expand, expanded)
+        expand(layout, kind, normalised, w, expanded, bounds)
         convolve_first(layout, kind, expanded, w.first, middle, halo, bounds)
         _project_back(layout, kind, dy, w.project, behind, halo)
         _second(layout, kind, middle, w.second, dy, behind, halo, dw.project)
         _convolve_back(layout, kind, 1, (behind, middle, halo), w.second, sums, dw.second)
         _convolve_back(layout, kind, 0, (middle, expanded, edge), w.first, sums, dw.first)
-        _expand_back(layout, kind, x, expanded, w.expand, dw.expand, dx, total)
+        clear_expanded(layout, expanded, bounds)
+        _expand_back(layout, kind, normalised, expanded, w.expand, dw, total)
+
+    @pl.when(block == layout.blocks - 1)
+    def _() -> None:
+        normalise_back(layout, x, w.norm, total, dy, dx, norm_sums)
+        dw.norm[...] = dw.norm[...] + jnp.sum(norm_sums[...], axis=1)
 
 
 def _project_back(
@@ -181,7 +199,7 @@ def _second(
         for i in range(layout.images):
             gradient = flat(dy[i, pl.ds(row, rows), pl.ds(column, columns)])
             part = product_over_pixels(hidden, gradient, layout.precision)
-            dproject[0, 0, kind, i] = dproject[0, 0, kind, i] + part
+            dproject[kind, i] = dproject[kind, i] + part
 
     each_place(layout.rows, layout.width, at)
 
@@ -209,21 +227,26 @@ def _convolve_back(
         for member in range(MEMBERS):
             of = 0 if which else member
             where = (member, *pixels(inputs, place, offset), slice(None))
-            own, parts = inputs[where], []
-            for i, j in window(size):
+            own = inputs[where]
+
+            def product(i: int, j: int, member: int = member, of: int = of, own: Any = own) -> Any:
+                """One shifted gradient, of which nothing is kept."""
                 shifted = gradient[
                     of, *pixels(gradient, place, SIZE - 1 - i, REACH - j), slice(None)
                 ]
-                parts.append(shifted * tap(weights, kind, member, SIZE * i + j))
                 _add(sums, member, SIZE * i + j, shifted * own)
                 if layout.has_biases and i == j == REACH:
-                    _add(sums, member, TAPS - 1, shifted)
-            inputs[where] = jnp.where(own > 0, added(parts), 0) if which else added(parts)
+                    _add(sums, member, BIAS, shifted)
+                return shifted * tap(weights, kind, member, SIZE * i + j)
+
+            # One after the other: a list of them all would take more registers than there are.
+            y = added(product(i, j) for i, j in window(size))
+            inputs[where] = jnp.where(own > 0, y, 0) if which else y
 
     rows = layout.middle_rows if which else layout.input_rows
     # Half as many: there are products to be summed, too.
     each_place(rows, layout.width, at, PIXELS_AT_A_TIME // 2)
-    dweights[0, 0, kind] = dweights[0, 0, kind] + jnp.sum(sums[...], axis=2)
+    dweights[kind] = dweights[kind] + jnp.sum(sums[...], axis=2)
 
 
 def _add(sums: Any, member: int, index: int, y: jax.Array) -> None:
@@ -235,33 +258,37 @@ def _add(sums: Any, member: int, index: int, y: jax.Array) -> None:
 def _expand_back(
     layout: Layout,
     kind: int,
-    x: Any,
+    normalised: Any,
     expanded: Any,
     weights: Any,
-    dexpand: Any,
-    dx: Any,
-    totals: list[Any],
+    dweights: Any,
+    total: Any,
 ) -> None:
     """The gradients of the 1x1 convolution, added to what other kinds and blocks gave."""
-    shape = (-1, layout.width, layout.inputs)
+    shape, block = (-1, layout.width, layout.channels), pl.program_id(2)
+    dexpand, dfirst = dweights.expand, dweights.first
 
     def at(row: Any, rows: int) -> None:
         where = pl.ds(row + layout.edge, rows), pl.ds(PAD, layout.width), slice(None)
-        gradients = [flat(expanded[member, *where]).astype(x.dtype) for member in range(MEMBERS)]
+        wide = [flat(expanded[member, *where]) for member in range(MEMBERS)]
+        gradients = [gradient.astype(normalised.dtype) for gradient in wide]
+        if layout.has_biases:
+            for member, gradient in enumerate(wide):
+                bias = kind, member, pl.ds(EXPANSION_BIAS, 1)
+                dfirst[bias] = dfirst[bias] + jnp.sum(gradient, axis=0, keepdims=True)
         for i in range(layout.images):
-            inputs, pixels_of = flat(x[i, pl.ds(row, rows)]), (i, pl.ds(row, rows))
+            inputs, pixels_of = flat(normalised[i, pl.ds(row, rows)]), (i, pl.ds(row, rows))
             for member, gradient in enumerate(gradients):
                 part = product_over_pixels(inputs, gradient, layout.precision)
-                dexpand[0, 0, kind, member, i] = dexpand[0, 0, kind, member, i] + part
+                dexpand[kind, member, i] = dexpand[kind, member, i] + part
             y = added(
                 product_transposed(gradient, weights[0, kind, member, i], layout.precision)
                 for member, gradient in enumerate(gradients)
             ).reshape(shape)
             if kind > 0:
-                y = y + totals[0][pixels_of]
-            if kind < len(layout.kinds) - 1:
-                totals[0][pixels_of] = y
-            else:
-                dx[0, *pixels_of] = y.astype(dx.dtype)
+                y = y + total[pixels_of]
+            elif layout.blocks > 1:
+                y = y + jnp.where(block > 0, total[pixels_of], 0)
+            total[pixels_of] = y
 
     each_product(layout.input_rows, layout.width, at)

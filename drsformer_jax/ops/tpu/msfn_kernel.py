@@ -1,12 +1,12 @@
 """The mixed-scale feed-forward network (MSFN) as one Pallas kernel for TPU.
 
-The hidden channels never leave fast memory: for each block of 128 outputs of the second
-convolutions
+LayerNorm in front and the residual are in it. The hidden channels never leave fast memory: for each
+block of 128 outputs of the second convolutions
 
-    x -> 1x1 (matrix unit) -> taps, ReLU -> taps of both members, ReLU -> 1x1 (matrix unit),
+    LN(x) -> 1x1 (matrix unit) -> taps, ReLU -> taps of both members, ReLU -> 1x1 (matrix unit),
 
-summed over the blocks. How channels, paths and strips of rows lie in them is `msfn_layout`; the
-gradient is `msfn_gradient`.
+summed over the blocks, and to x. How channels, paths and strips of rows lie in them is
+`msfn_layout`, and `msfn_weights` for the weights; the gradient is `msfn_gradient`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from drsformer_jax.ops.image import Image
-from drsformer_jax.ops.rows import with_neighbours
+from drsformer_jax.ops.rows import RowShards
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.feed_forward import HALO
 from drsformer_jax.ops.tpu.lanes import (
@@ -36,14 +35,12 @@ from drsformer_jax.ops.tpu.lanes import (
     products,
     vmem_bytes,
 )
+from drsformer_jax.ops.tpu.layer_norm import LayerNorm
 from drsformer_jax.ops.tpu.msfn_gradient import gradient_call
 from drsformer_jax.ops.tpu.msfn_layout import (
     REACH,
     Layout,
-    Weights,
     best_layout,
-    packed,
-    weight_specs,
 )
 from drsformer_jax.ops.tpu.msfn_passes import (
     MEMBERS,
@@ -54,44 +51,48 @@ from drsformer_jax.ops.tpu.msfn_passes import (
     each_product,
     expand,
     flat,
+    normalise,
 )
+from drsformer_jax.ops.tpu.msfn_weights import Weights, packed, weight_specs
+from drsformer_jax.ops.tpu.packing import cut_into_strips, rows_of_strips
 
 
-def mixed_scale_by_kernel(image: Image, params: Mapping[str, Any]) -> Image:
-    """MSFN of B C H W with the parameters of `models.feed_forward`, B C H W.
+def feed_forward_by_kernel(image: Image, params: Mapping[str, Any], epsilon: float) -> Image:
+    """x + MSFN(LN(x)).
+
+    Args:
+      image: B C H W, one that `why_not` has nothing against.
+      params: "norm2" of `models.layers.LayerNorm`, "ffn" of `models.feed_forward`.
+      epsilon: of LayerNorm.
+
+    Returns:
+      B C H W.
 
     Raises:
       ValueError: the kernel cannot compute it, see `why_not`.
     """
-    layout = layout_for(image, params)
+    layout = layout_for(image, params, epsilon)
     if isinstance(layout, str):
         raise ValueError(layout)
-    x, split = image.array, image.how.rows
-    height = x.shape[2]
-    if layout.has_biases:
-        x = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
-    if split is not None:
-        x = with_neighbours(x, HALO, split)
-    start = 0 if split is None else lax.axis_index(split.axis) * height
-    whole = height if split is None else split.level_height(height)
-    strips = -(-height // layout.rows)
-    x, bounds = cut(layout, jnp.moveaxis(x, 1, -1), strips, split is not None, start, whole)
+    height = image.array.shape[2]
+    x, bounds = cut(layout, jnp.moveaxis(image.array, 1, -1), image.how.rows)
     y = msfn(layout, x, bounds, packed(params, layout))
+    strips = -(-height // layout.rows)
     y = jnp.moveaxis(y.reshape(strips, -1, *y.shape[1:]), 0, 1)
     y = y.reshape(y.shape[0], strips * layout.rows, *y.shape[3:])[:, :height]
-    bias = params["project_out"].get("bias")
+    bias = params["ffn"]["project_out"].get("bias")
     if bias is not None:
         y = y + bias.astype(y.dtype)
     return Image(jnp.moveaxis(y, -1, 1), image.how)
 
 
-def why_not(image: Image, params: Mapping[str, Any]) -> str | None:
+def why_not(image: Image, params: Mapping[str, Any], epsilon: float) -> str | None:
     """Why the kernel cannot compute this, in words; None where it can."""
-    layout = layout_for(image, params)
+    layout = layout_for(image, params, epsilon)
     return layout if isinstance(layout, str) else None
 
 
-def layout_for(image: Image, params: Mapping[str, Any]) -> Layout | str:
+def layout_for(image: Image, params: Mapping[str, Any], epsilon: float) -> Layout | str:
     """How the kernel computes this, or why it cannot."""
     batch, channels, height, width = image.array.shape
     dtype, memory = image.array.dtype, vmem_bytes(image.how)
@@ -100,8 +101,9 @@ def layout_for(image: Image, params: Mapping[str, Any]) -> Layout | str:
     if width % SUBLANES:
         return f"{width} columns, which are no multiple of {SUBLANES}"
     layout = best_layout(
-        params,
+        params["ffn"],
         (batch, height, width, channels),
+        LayerNorm.of(params["norm2"], epsilon),
         has_halo=image.how.rows is not None,
         itemsize=dtype.itemsize,
         precision=products(image.how),
@@ -112,14 +114,12 @@ def layout_for(image: Image, params: Mapping[str, Any]) -> Layout | str:
 
 
 def cut(
-    layout: Layout, x: jax.Array, strips: int, has_halo: bool, start: jax.Array | int, height: int
+    layout: Layout, x: jax.Array, split: RowShards | None
 ) -> tuple[jax.Array, jax.Array | None]:
     """B H W C -> images of the kernel, strip by strip; and where in each of them the image lies.
 
     Args:
-      has_halo: whether x has HALO rows above and below.
-      start: row of the whole image that x begins with, without halo.
-      height: of the whole image.
+      split: how rows are split over devices; then x is a band of them, and strips divide it.
 
     Returns:
       strips*B rows W C, with a halo where the layout has one; and int32 strips*B/images 2, the
@@ -128,31 +128,35 @@ def cut(
     """
     if not layout.has_halo:
         return x, None
-    halo = 0 if has_halo else HALO
-    missing = strips * layout.rows + 2 * HALO - (x.shape[1] + 2 * halo)
-    x = jnp.pad(x, ((0, 0), (halo, halo + missing), (0, 0), (0, 0)))
-    starts = [i * layout.rows for i in range(strips)]
-    windows = [lax.slice_in_dim(x, i, i + layout.input_rows, axis=1) for i in starts]
-    first = REACH - start - jnp.asarray(starts, jnp.int32)
-    bounds = jnp.stack([first, first + height], axis=1)
+    row, total = rows_of_strips(x.shape[1], layout.rows, REACH, split)
+    first = -row[:, 0]
+    bounds = jnp.stack([first, first + total], axis=1)
     bounds = jnp.repeat(bounds, x.shape[0] // layout.images, axis=0)
-    return jnp.concatenate(windows), bounds
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % layout.rows), (0, 0), (0, 0)))
+    strips = jnp.moveaxis(cut_into_strips(x, layout.rows, HALO, split), 1, 0)
+    return strips.reshape(-1, *strips.shape[2:]), bounds
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def msfn(layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weights) -> jax.Array:
-    """Images input_rows width inputs -> images rows width channels, in the dtype of x.
+    """x + MSFN(LN(x)), without the bias of the projection.
 
-    bounds: for a layout with a halo, see `cut`.
+    Args:
+      x: images input_rows width channels.
+      bounds: for a layout with a halo, see `cut`.
+
+    Returns:
+      images rows width channels, in the dtype of x.
     """
     weights = _cast(weights, x.dtype)
     image = pl.BlockSpec((layout.images, *x.shape[1:]), lambda b, g: (b, 0, 0, 0))
     shape = (layout.rows, layout.width, layout.channels)
-    in_specs, operands = [image, *weight_specs(weights)], [x, *weights]
+    in_specs, operands = [image, *weight_specs(weights, lambda _, g: g)], [x, *weights]
     if bounds is not None:
         in_specs.insert(0, pl.BlockSpec(memory_space=pltpu.SMEM))
         operands.insert(0, bounds)
     columns = layout.width + 2 * PAD
+    normalised = pltpu.VMEM((layout.images, *x.shape[1:]), x.dtype)
     frames = [
         pltpu.VMEM((MEMBERS, rows + 2 * layout.edge, columns, LANES), jnp.float32)
         for rows in (layout.input_rows, layout.middle_rows)
@@ -166,7 +170,7 @@ def msfn(layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weight
         in_specs=in_specs,
         out_specs=pl.BlockSpec((layout.images, *shape), lambda b, g: (b, 0, 0, 0)),
         out_shape=jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype),
-        scratch_shapes=[*frames, hidden, *totals],
+        scratch_shapes=[normalised, *frames, hidden, *totals],
         vmem_bytes=layout.vmem_bytes,
     )(*operands)
     return y
@@ -188,29 +192,31 @@ msfn.defvjp(_forward, _backward)
 
 
 def _cast(weights: Weights, dtype: jnp.dtype) -> Weights:
-    """The factors of products in the dtype of the activations; taps stay float32."""
+    """The factors of products in the dtype of the activations; the others stay float32."""
     return weights._replace(
         expand=weights.expand.astype(dtype), project=weights.project.astype(dtype)
     )
 
 
 def _kernel(layout: Layout, *refs: Any) -> None:
+    is_first_block = pl.program_id(1) == 0
     bounds = None
     if layout.has_halo:
         image = pl.program_id(0)
         bounds = refs[0][image, 0], refs[0][image, 1]
         refs = refs[1:]
-    x, *weights, out, expanded, middle, hidden = refs[:9]
-    totals, w = refs[9:], Weights(*weights)
+    x, *weights, out, normalised, expanded, middle, hidden = refs[:11]
+    totals, w = refs[11:], Weights(*weights)
     kinds = range(len(layout.kinds))
 
-    @pl.when(pl.program_id(1) == 0)
+    @pl.when(is_first_block)
     def _() -> None:
         for ref in (expanded, middle):
             frame(ref, layout.edge)
+        normalise(layout, x, w.norm, normalised)
 
     for kind in kinds:
-        expand(layout, kind, x, w.expand, expanded)
+        expand(layout, kind, normalised, w, expanded, bounds)
         convolve_first(layout, kind, expanded, w.first, middle, layout.edge, bounds)
 
         def second(place: Place, kind: int = kind) -> None:
@@ -230,8 +236,11 @@ def _kernel(layout: Layout, *refs: Any) -> None:
                 for kind in kinds
             ).reshape(rows, layout.width, layout.channels)
             where = i, pl.ds(row, rows)
+            before = x[i, pl.ds(row + layout.halo, rows)].astype(jnp.float32)
             for sums in totals:
-                y = y + jnp.where(pl.program_id(1) > 0, sums[where], 0)
+                before = jnp.where(is_first_block, before, sums[where])
+            y = y + before
+            for sums in totals:
                 sums[where] = y
             out[where] = y.astype(out.dtype)
 

@@ -24,7 +24,8 @@ from drsformer_jax.ops.tpu.lanes import (
     product,
     rows_at_a_time,
 )
-from drsformer_jax.ops.tpu.msfn_layout import REACH, SIZE, TAPS, Layout
+from drsformer_jax.ops.tpu.msfn_layout import BIAS, EXPANSION_BIAS, REACH, SIZE, Layout
+from drsformer_jax.ops.tpu.msfn_weights import Weights
 
 MEMBERS = 2
 
@@ -83,7 +84,7 @@ def taps(
 
     def parts() -> Iterator[jax.Array]:
         if biased:
-            bias = tap(weights, kind, member, TAPS - 1)
+            bias = tap(weights, kind, member, BIAS)
             yield jnp.broadcast_to(bias, (place[1], place[3], LANES))
         for i, j in window(size):
             rows, columns = pixels(source, place, i, j - REACH)
@@ -92,19 +93,82 @@ def taps(
     return added(parts())
 
 
-def expand(layout: Layout, kind: int, x: Any, weights: Any, expanded: Any) -> None:
-    """The 1x1 convolution into both members of the block's pairs."""
+def normalise(layout: Layout, x: Any, weights: Any, into: Any) -> None:
+    """LayerNorm of all rows of the array, in its dtype."""
+
+    def at(row: Any, rows: int) -> None:
+        for i in range(layout.images):
+            pixels_there = flat(x[i, pl.ds(row, rows)].astype(jnp.float32))
+            value = layout.norm.apply(pixels_there, weights).value.astype(into.dtype)
+            into[i, pl.ds(row, rows)] = value.reshape(rows, layout.width, layout.channels)
+
+    each_product(layout.input_rows, layout.width, at)
+
+
+def normalise_back(
+    layout: Layout, x: Any, weights: Any, total: Any, dy: Any, dx: Any, sums: Any
+) -> None:
+    """The gradient of the image: LayerNorm's, and in its own rows what goes around all.
+
+    Args:
+      total: gradient of LayerNorm's result, as x.
+      dy: of the kernel's, without a halo.
+      sums: for the gradients of LayerNorm's weights, see `LayerNorm.pull_back`.
+    """
+    sums[...] = jnp.zeros_like(sums)
+
+    def walk(first: int, count: int, is_own: bool) -> None:
+        def at(row: Any, rows: int) -> None:
+            for i in range(layout.images):
+                where = i, pl.ds(row + first, rows)
+                pixels_there = flat(x[where].astype(jnp.float32))
+                y = layout.norm.pull_back(pixels_there, weights, flat(total[where]), sums)
+                if is_own:
+                    y = y + flat(dy[i, pl.ds(row, rows)].astype(jnp.float32))
+                dx[where] = y.astype(dx.dtype).reshape(rows, layout.width, layout.channels)
+
+        each_product(count, layout.width, at)
+
+    walk(layout.halo, layout.rows, True)
+    if layout.has_halo:
+        walk(0, layout.halo, False)
+        walk(layout.halo + layout.rows, layout.halo, False)
+
+
+def expand(
+    layout: Layout, kind: int, normalised: Any, weights: Weights, expanded: Any, bounds: Any
+) -> None:
+    """The 1x1 convolution into both members of the block's pairs.
+
+    bounds: of the image in the rows between the convolutions, for a layout with a halo. Rows
+      outside are cleared: LayerNorm and biases make something of nothing.
+    """
     offset = layout.edge
 
     def at(row: Any, rows: int) -> None:
         for member in range(MEMBERS):
             y = added(
-                product(flat(x[i, pl.ds(row, rows)]), weights[0, kind, member, i], layout.precision)
+                product(
+                    flat(normalised[i, pl.ds(row, rows)]),
+                    weights.expand[0, kind, member, i],
+                    layout.precision,
+                )
                 for i in range(layout.images)
-            ).reshape(rows, layout.width, LANES)
-            expanded[member, pl.ds(row + offset, rows), pl.ds(PAD, layout.width), :] = y
+            )
+            if layout.has_biases:
+                y = y + tap(weights.first, kind, member, EXPANSION_BIAS)
+            where = member, pl.ds(row + offset, rows), pl.ds(PAD, layout.width)
+            expanded[where] = y.reshape(rows, layout.width, LANES)
 
     each_product(layout.input_rows, layout.width, at)
+    clear_expanded(layout, expanded, bounds)
+
+
+def clear_expanded(layout: Layout, expanded: Any, bounds: Any) -> None:
+    """Zeros in the rows that are outside of the image."""
+    if bounds is not None:
+        first, last = (row + REACH for row in bounds)
+        clear_rows_outside(expanded, layout.input_rows, layout.edge, first, last)
 
 
 def convolve_first(

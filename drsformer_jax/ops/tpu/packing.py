@@ -50,7 +50,7 @@ def cut_into_strips(x: jax.Array, height: int, halo: int, rows: RowShards | None
     """N H W C -> N strips height+2*halo W C: each strip between the rows above and below it.
 
     Args:
-      height: of a strip; divides H, and is at least the halo.
+      height: of a strip; divides H, and is H or at least the halo.
       halo: 0 where the strip is the whole image.
       rows: how rows are split over devices; then the halo of the first and the last strip is the
         neighbours'. Where the image ends it is zero.
@@ -61,6 +61,8 @@ def cut_into_strips(x: jax.Array, height: int, halo: int, rows: RowShards | None
         x = jnp.pad(x, ((0, 0), (halo, halo), (0, 0), (0, 0)))
     else:
         x = with_neighbours(x, halo, rows, axis=1)
+    if x.shape[1] == height + 2 * halo:
+        return x[:, None]
     own = x[:, halo:-halo].reshape(x.shape[0], -1, height, *x.shape[2:])
     above = jnp.concatenate([x[:, None, :halo], own[:, :-1, -halo:]], axis=1)
     below = jnp.concatenate([own[:, 1:, :halo], x[:, None, -halo:]], axis=1)

@@ -9,9 +9,7 @@ no more than another. A tile is what the registers hold well, 128 pixels at most
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from drsformer_jax.ops.tpu.block_convolution import LANES
-from drsformer_jax.ops.tpu.lanes import PAD, PIXELS_AT_A_TIME, SUBLANES, each
+from drsformer_jax.ops.tpu.lanes import PAD, PIXELS_AT_A_TIME, SUBLANES, added, each
 
 Ref = Any  # a Pallas reference, which has no public type
 
@@ -210,7 +208,7 @@ class Taps:
 
     def convolve(self, source: Plane, kernels: Ref, row: Any, column: Any) -> jax.Array:
         """The convolution's result in a tile."""
-        return total(
+        return added(
             source.read(row + i, column + j) * kernels[n : n + 1, :] for n, i, j in self.offsets()
         )
 
@@ -233,15 +231,10 @@ class Taps:
             sums[n] = sums[n] + jnp.sum(along, axis=0)
             return shifted * kernels[n : n + 1, :]
 
-        return total(product(*offset) for offset in self.offsets())
+        return added(product(*offset) for offset in self.offsets())
 
 
 def box_sum(source: Plane, row: Any, column: Any) -> jax.Array:
     """The sum of 3x3 pixels around each pixel of a tile."""
     around = (-1, 0, 1)
-    return total(source.read(row + i, column + j) for i in around for j in around)
-
-
-def total(values: Iterable[jax.Array]) -> jax.Array:
-    """Their sum, from left to right."""
-    return functools.reduce(operator.add, values)
+    return added(source.read(row + i, column + j) for i in around for j in around)

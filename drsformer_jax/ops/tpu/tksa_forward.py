@@ -15,6 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import SUBLANES, call, product, product_over_pixels
+from drsformer_jax.ops.tpu.layer_norm import LayerNorm
 from drsformer_jax.ops.tpu.tiles import Plane, Ref, Taps, Tiles
 
 # Queries, keys and values.
@@ -34,9 +35,8 @@ class Plan:
       is_strip: whether rows of others, or of nobody, are above and below it, `tiles.above`.
       channels: of the image.
       groups: of heads, each in LANES lanes.
-      centres: whether LayerNorm subtracts the mean and has a bias.
+      norm: LayerNorm in front.
       has_biases: of the convolutions.
-      epsilon: of LayerNorm.
       precision: of products.
       vmem: bytes of it that a kernel may have.
     """
@@ -45,9 +45,8 @@ class Plan:
     is_strip: bool
     channels: int
     groups: int
-    centres: bool
+    norm: LayerNorm
     has_biases: bool
-    epsilon: float
     precision: lax.Precision
     vmem: int
 
@@ -63,7 +62,7 @@ class Plan:
 
     @property
     def for_products(self) -> Tiles:
-        """Tiles for the matrix unit."""
+        """Tiles for the matrix unit, and for sums over channels, which take long to come back."""
         return self.tiles if self.is_strip else self.tiles.larger
 
     @property
@@ -88,27 +87,6 @@ class Weights(NamedTuple):
     biases: jax.Array | None
 
 
-class Normalised(NamedTuple):
-    """LayerNorm of a tile: pixels C, float32."""
-
-    value: jax.Array
-    centred: jax.Array
-    inverse_deviation: jax.Array
-
-
-def normalise(plan: Plan, x: jax.Array, norm: Ref) -> Normalised:
-    """LayerNorm of pixels C, float32, see `ops.layer_norm`."""
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    centred = x - mean
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    inverse = 1 / jnp.sqrt(variance + plan.epsilon)
-    centred = centred * inverse
-    value = (centred if plan.centres else x * inverse) * norm[0:1, :]
-    if plan.centres:
-        value = value + norm[1:2, :]
-    return Normalised(value, centred, inverse)
-
-
 class Pass:
     """What the pass and its gradient both do; a tile is given by its row and column."""
 
@@ -124,14 +102,15 @@ class Pass:
 
     def normalise(self, into: Ref) -> None:
         """LayerNorm of all pixels, in the dtype of the image."""
+        tiles = self.plan.for_products
 
         def body(row: Any, column: Any) -> None:
-            pixels = self.pixels(self.tiles, row, column)
-            value = normalise(self.plan, pixels, self.weights.norm).value
-            at = self.tiles.at(row, column, self.plan.halo)
-            into[at] = self.tiles.unflat(value).astype(self.dtype)
+            pixels = self.pixels(tiles, row, column)
+            value = self.plan.norm.apply(pixels, self.weights.norm).value
+            at = tiles.at(row, column, self.plan.halo)
+            into[at] = tiles.unflat(value).astype(self.dtype)
 
-        self.tiles.walk(self.plan.around, body)
+        tiles.walk(self.plan.around, body)
 
     def expand(self, normalised: Ref, parts: Sequence[Plane]) -> None:
         """The 1x1 convolutions to queries, keys and values."""

@@ -25,7 +25,6 @@ from drsformer_jax.ops.tpu.tksa_forward import (
     Pass,
     Plan,
     Weights,
-    normalise,
     of_group,
     operands,
     split,
@@ -152,25 +151,16 @@ class _Gradient(Pass):
 
         Nothing is written to the outermost rows of a strip: they fill the array up.
         """
-        tiles, plan = self.tiles, self.plan
+        tiles, plan = self.plan.for_products, self.plan
         self.norm_sums[...] = jnp.zeros_like(self.norm_sums)
 
         def body(row: Any, column: Any) -> None:
             at = tiles.at(row, column, plan.halo)
             pixels = self.pixels(tiles, row, column)
-            _, centred, inverse = normalise(plan, pixels, self.weights.norm)
             gradient = tiles.flat(self.of_normalised[at])
-            along = gradient * (centred if plan.centres else pixels * inverse)
-            scaled = gradient * self.weights.norm[0:1, :]
-            scaled_along = along * self.weights.norm[0:1, :]
-            back = scaled - centred * jnp.mean(scaled_along, axis=-1, keepdims=True)
-            if plan.centres:
-                back = back - jnp.mean(scaled, axis=-1, keepdims=True)
+            back = plan.norm.pull_back(pixels, self.weights.norm, gradient, self.norm_sums)
             around = tiles.flat(self.around_image[(0, 0, *at)]).astype(jnp.float32)
-            self.of_image[(0, 0, *at)] = tiles.unflat(back * inverse + around).astype(self.dtype)
-            for i, values in enumerate((along, gradient)[: len(self.norm_sums)]):
-                sums = jnp.sum(values.reshape(-1, SUBLANES, plan.channels), axis=0)
-                self.norm_sums[i] = self.norm_sums[i] + sums
+            self.of_image[(0, 0, *at)] = tiles.unflat(back + around).astype(self.dtype)
 
         tiles.walk(plan.around, body)
         self.of_norm[0, 0] = jnp.sum(self.norm_sums[...], axis=1)

@@ -25,6 +25,7 @@ from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import lanes
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES
+from drsformer_jax.ops.tpu.layer_norm import LayerNorm
 from drsformer_jax.ops.tpu.packing import cut_into_strips, rows_inside
 from drsformer_jax.ops.tpu.tiles import Tiles
 from drsformer_jax.ops.tpu.tksa_forward import PARTS, REACH, TAP_ROWS, Plan, Weights, compare
@@ -107,9 +108,8 @@ def plan_of(image: Image, params: Mapping[str, Any], heads: int, epsilon: float)
             is_strip=is_strip,
             channels=channels,
             groups=groups,
-            centres="bias" in params["norm1"],
+            norm=LayerNorm.of(params["norm1"], epsilon),
             has_biases="bias" in params["attn"]["qkv"],
-            epsilon=epsilon,
             precision=lanes.products(how),
             vmem=vmem,
         )
@@ -167,7 +167,7 @@ def _cosines(
 
 def packed_weights(plan: Plan, params: Mapping[str, Any], heads: int) -> Weights:
     """Parameters in groups of heads."""
-    norm, attention, channels = params["norm1"], params["attn"], plan.channels
+    attention, channels = params["attn"], plan.channels
 
     def parts(weight: jax.Array) -> jax.Array:
         """... 3C -> G 3 ... LANES."""
@@ -182,7 +182,7 @@ def packed_weights(plan: Plan, params: Mapping[str, Any], heads: int) -> Weights
         both = jnp.concatenate(pair, axis=1)
         biases = jnp.pad(both, ((0, 0), (0, SUBLANES - both.shape[1]), (0, 0)))
     return Weights(
-        jnp.stack([norm["scale"], norm["bias"]] if plan.centres else [norm["scale"]]),
+        plan.norm.packed(params["norm1"]),
         parts(attention["qkv"]["kernel"][0, 0]),
         jnp.pad(taps, ((0, 0), (0, TAP_ROWS - taps.shape[1]), (0, 0))),
         biases,

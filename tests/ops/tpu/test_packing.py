@@ -33,3 +33,6 @@ def test_strips_hold_the_rows_around_them() -> None:
     strips = cut_into_strips(x, 2, 2, None)[0, :, :, 0, 0]
     expected = [[0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6], [3, 4, 5, 6, 0, 0]]
     np.testing.assert_array_equal(strips, expected)
+    # A single one may be lower than its halo.
+    single = cut_into_strips(x[:, :1], 1, 2, None)[0, :, :, 0, 0]
+    np.testing.assert_array_equal(single, [[0, 0, 1, 0, 0]])
