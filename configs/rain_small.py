@@ -1,4 +1,4 @@
-"""The packaged default weights: one small network for light and heavy rain, on two CPU cores.
+"""A smaller, faster network for light and heavy rain, trained on two CPU cores; packaged weights.
 
 python train.py --config configs/rain_small.py --workdir runs/rain_small
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drsformer_jax.errors import UserError
 
-DEFAULT = "rain_small"
+DEFAULT = "rain_compact"
 
 AUTHORS_PAGE = "https://github.com/cschenxiang/DRSformer"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.catalogue import default_weights
+from drsformer_jax.checkpoints.catalogue import packaged
 from drsformer_jax.checkpoints.weights import Weights, load_weights, save_weights
 from drsformer_jax.cli import train as program
 
@@ -42,13 +42,13 @@ def test_a_new_run_starts_from_the_file(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: list[Any]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    packaged = load_weights(default_weights())
-    save_weights(tmp_path / f"start{suffix}", Weights(packaged.config, packaged.params))
+    stored = load_weights(packaged()["rain_small"])
+    save_weights(tmp_path / f"start{suffix}", Weights(stored.config, stored.params))
     # A file of PyTorch does not tell the factor, only what comes of it.
     factor = "--config.model.ffn_expansion_factor=2.657"
     assert train(tmp_path / "run", f"~/start{suffix}", *([factor] * (suffix == ".pth"))) == 0
     ((params),) = begun
-    for name, kernel in packaged.params["patch_embed"].items():
+    for name, kernel in stored.params["patch_embed"].items():
         np.testing.assert_array_equal(params["patch_embed"][name], kernel)
 
 
@@ -69,16 +69,16 @@ def test_a_run_that_is_carried_on_does_not_read_it(
 def test_mistakes_are_told_in_one_line(
     tmp_path: Path, begun: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken, packaged = tmp_path / "broken.safetensors", default_weights()
-    shutil.copyfile(packaged, broken)
+    broken, small = tmp_path / "broken.safetensors", packaged()["rain_small"]
+    shutil.copyfile(small, broken)
     broken.write_bytes(broken.read_bytes()[:1000])
     for init, preset, message in (
         (tmp_path / "gone.pth", "small", "gone.pth: no such file or folder"),
         (broken, "small", str(broken)),
         (
-            packaged,
+            small,
             "tiny",
-            f"{packaged} holds another network than the configuration: config.model.dim (16 "
+            f"{small} holds another network than the configuration: config.model.dim (16 "
             "there, 8 here), config.model.heads ([1, 2, 4, 8] there, [1, 2, 2, 4] here); name",
         ),
     ):
