@@ -50,6 +50,7 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"^tools/launch/", SKIP, ELSEWHERE),
     (r" [A-Z] |=[A-Z] |NAME", READ, "a letter stands for the values of a table beside it"),
     (r" --help$", RUN, ""),
+    (r"^drsformer models --time$", READ, "restores by every network; tests/cli/test_models.py"),
     (r"hf://|^drsformer push", READ, "asks a hub that a test must start; tests/checkpoints"),
     (r"^drsformer .*--status", SKIP, "tells of a job; tests/cli/test_derain_sharded.py"),
     (
