@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     config.data.rain.streaks = ("data/streaks",)
     config.data.rain.pairs = ("data/rain100l/train", "data/rain200h/train", "data/rain800/train")
     config.data.rain.mist = 0.15
+    config.data.rain.unknown = 0.03
+    config.data.rain.dense = 0.15
     config.data.rain.shares = ConfigDict()
     config.data.rain.shares.none = 0.08
     config.data.rain.shares.light = 0.32

@@ -43,7 +43,11 @@ RESUMABLE_KEYS = frozenset(
     }
 )
 # Keys that runs of before do not have, with the value that their programs worked by.
-ADDED_SINCE: Mapping[str, Any] = {"optimizer.name": ADAMW}
+ADDED_SINCE: Mapping[str, Any] = {
+    "optimizer.name": ADAMW,
+    "data.rain.unknown": 1.0,
+    "data.rain.dense": 0.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +191,8 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any], workdir:
     Raises:
       UserError: keys differ that would make it another run; all of them are named.
     """
-    old, new = {**ADDED_SINCE, **flatten(saved)}, flatten(config)
+    new = flatten(config)
+    old = {key: value for key, value in ADDED_SINCE.items() if key in new} | flatten(saved)
     keys, origin = old.keys() | new.keys(), "of another configuration"
     different: dict[str, str] = {}
     if "imported" in saved:

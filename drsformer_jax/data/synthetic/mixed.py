@@ -56,6 +56,9 @@ _SMALLER = 0.5
 
 _SECOND_LAYER = 0.3
 
+# Windows that are looked at until one is known well enough: under a white sky none may be.
+_ATTEMPTS = 12
+
 
 @dataclasses.dataclass(frozen=True)
 class MixOptions:
@@ -67,10 +70,14 @@ class MixOptions:
       pairs: folders of pairs that are taken as they are.
       shares: how much of the patches each of KINDS makes up; what is not named has no part.
       mist: the share of patches with a layer of rain that get mist behind it, 0 to 1.
+      unknown: a window of a layer is drawn again if more than this share of it is unknown, 0 to 1.
+        Where a bright photograph became white, its difference to white is the least that the
+        layer may be, and looks like the photograph.
+      dense: the share of heavy patches that get two windows of one layer, which fall one way.
 
     Raises:
-      ValueError: an unknown kind, a share that is negative, none that is positive, or one of a
-        kind that has no folder.
+      ValueError: an unknown kind, a share that is negative or above one, none that is positive, or
+        one of a kind that has no folder.
     """
 
     light: tuple[str, ...] = ()
@@ -79,6 +86,8 @@ class MixOptions:
     pairs: tuple[str, ...] = ()
     shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"rendered": 1.0})
     mist: float = 0.0
+    unknown: float = 1.0
+    dense: float = 0.0
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.shares) - set(KINDS)):
@@ -90,8 +99,9 @@ class MixOptions:
                 raise ValueError(f"shares.{kind} is {share}, and {kind} names no folder")
         if not sum(self.shares.values()) > 0:
             raise ValueError("shares: one must be positive")
-        if not 0 <= self.mist <= 1:
-            raise ValueError(f"mist: must be a share from 0 to 1, not {self.mist}")
+        for name in ("mist", "unknown", "dense"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: must be a share from 0 to 1, not {getattr(self, name)}")
 
 
 # Kinds that come from folders.
@@ -239,12 +249,28 @@ class MixedRain:
         if rng.random() < _UPSIDE_DOWN:
             layer = layer[::-1]
         gain = np.float32(rng.uniform(*_GAIN))
-        if rng.random() >= _WARPED:
-            return _window(layer, self.crop, rng) * gain
-        scale = math.exp(rng.uniform(math.log(_SCALE[0]), math.log(_SCALE[1])))
-        turn = math.radians(rng.uniform(-_TURN, _TURN))
-        reach = math.ceil(self.crop / scale * (math.cos(turn) + abs(math.sin(turn)))) + 2
-        return _turned(_window(layer, reach, rng), self.crop, scale, turn) * gain
+        size, scale, turn = self.crop, 1.0, 0.0
+        if warped := rng.random() < _WARPED:
+            scale = math.exp(rng.uniform(math.log(_SCALE[0]), math.log(_SCALE[1])))
+            turn = math.radians(rng.uniform(-_TURN, _TURN))
+            size = math.ceil(self.crop / scale * (math.cos(turn) + abs(math.sin(turn)))) + 2
+        strength = self._known_window(layer, size, rng)
+        # Without `dense` nothing is drawn, so that the pairs of a seed are those of before it.
+        if kind == "heavy" and self.options.dense and rng.random() < self.options.dense:
+            strength = strength + self._known_window(layer, size, rng)
+        return (_turned(strength, self.crop, scale, turn) if warped else strength) * gain
+
+    def _known_window(self, layer: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+        """The first window that is known well enough, or the best one; float32 size x size."""
+        best, least = None, math.inf
+        for _ in range(_ATTEMPTS):
+            window = _window(layer, size, rng)
+            unknown = float(window[..., 1].mean())
+            if unknown < least:
+                best, least = window[..., 0], unknown
+            if unknown <= self.options.unknown:
+                break
+        return np.asarray(best, np.float32)
 
 
 def rain_layer(input: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -257,10 +283,25 @@ def rain_layer(input: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.clip(difference, 0, 255).astype(np.uint8)
 
 
+def unknown_rain(input: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """Where there may be more rain than can be seen: uint8 `H W`, 0 or 1.
+
+    That is where the image is white and was bright without the rain: of a layer of 128 or more,
+    what is missing is the smaller part.
+
+    Args:
+      input: uint8 `H W 3`.
+      layer: what can be seen, uint8 `H W`, by `rain_layer`.
+    """
+    return ((input == 255).all(axis=-1) & (layer < 128)).astype(np.uint8)
+
+
 def _layer_of(place: tuple[PairedFolder, int]) -> np.ndarray:
+    """Strength of the rain and where it is unknown; uint8 `H W 2`."""
     folder, index = place
     pair = folder[index]
-    layer = rain_layer(pair["input"], pair["target"])
+    strength = rain_layer(pair["input"], pair["target"])
+    layer = np.stack([strength, unknown_rain(pair["input"], strength)], axis=-1)
     layer.setflags(write=False)
     return layer
 
