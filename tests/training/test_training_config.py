@@ -62,6 +62,14 @@ def test_what_may_change_between_resumptions() -> None:
     check_same_run(before, saved, "w")
     with pytest.raises(UserError, match=r"optimizer\.name \(adamw there, muon here\)"):
         check_same_run(before, small_config(optimizer__name="muon").to_dict(), "w")
+    mixed = saved | {"data": {"rain": {"mist": 0.1}}}
+    known = {"data": {"rain": {"mist": 0.1, "unknown": 1.0, "dense": 0.0}}}
+    check_same_run(mixed, saved | known, "w")
+    known["data"]["rain"]["unknown"] = 0.5
+    with pytest.raises(
+        UserError, match=r"configuration: config\.data\.rain\.unknown \(1\.0 there, 0"
+    ):
+        check_same_run(mixed, saved | known, "w")
     with pytest.raises(UserError, match=r"w holds a run .*optimizer\.learning_rate \(0\.01 there"):
         check_same_run(saved, small_config(optimizer__learning_rate=0.5).to_dict(), "w")
 

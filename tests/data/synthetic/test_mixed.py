@@ -141,6 +141,56 @@ def test_mist_lightens_what_is_dark(options: MixOptions, clean: str) -> None:
     assert darkest(1.0) > darkest(0.0) + 5
 
 
+@pytest.fixture
+def half_white(tmp_path: Path) -> str:
+    """A pair under even rain of 100, of whose left half not more than 5 can be seen."""
+    for side in ("input", "target"):
+        (tmp_path / "white" / side).mkdir(parents=True)
+    clean = np.full((40, 96, 3), 250, np.uint8)
+    clean[:, 48:] = 60
+    rainy = np.minimum(clean.astype(int) + 100, 255).astype(np.uint8)
+    write_png(tmp_path / "white/input/0.png", rainy)
+    write_png(tmp_path / "white/target/0.png", clean)
+    return str(tmp_path / "white")
+
+
+def added(options: MixOptions, clean: str, crop: int = CROP, count: int = 60) -> np.ndarray:
+    """What rain adds to each of some patches, on average."""
+    source = MixedRain([clean], options, versions=count, crop=crop)
+    pairs = [source[i] for i in range(count)]
+    return np.array([(pair["input"].astype(int) - pair["target"]).mean() for pair in pairs])
+
+
+@pytest.mark.parametrize("kind", ["light", "heavy"])
+def test_rain_that_cannot_be_seen_is_not_taken(clean: str, half_white: str, kind: str) -> None:
+    def mixed(**keys: float) -> MixOptions:
+        return MixOptions(**{kind: (half_white,)}, shares={kind: 1.0}, **keys)
+
+    assert added(mixed(), clean).min() < 5
+    assert added(mixed(unknown=0.0), clean).min() > 0.75 * 100 - 1
+    # No window of 64 is without the white half: the one that shows most is taken.
+    assert added(mixed(unknown=0.0), clean, 64).mean() > added(mixed(), clean, 64).mean() + 5
+
+
+def test_dense_rain_is_two_windows_of_one_layer(options: MixOptions, clean: str) -> None:
+    def mean(kind: str, dense: float) -> float:
+        alone = MixOptions(**{kind: getattr(options, kind)}, shares={kind: 1.0}, dense=dense)
+        return float(added(alone, clean, count=120).mean())
+
+    assert mean("heavy", 1.0) / mean("heavy", 0.0) == pytest.approx(2, abs=0.3)
+    assert mean("heavy", 0.5) / mean("heavy", 0.0) == pytest.approx(1.5, abs=0.2)
+    assert mean("light", 1.0) == mean("light", 0.0)
+
+
+def test_without_the_keys_a_seed_gives_the_pairs_of_before_them(
+    options: MixOptions, clean: str
+) -> None:
+    before = [15.75, 11.25, 8.383, 16.727, 17.875, 18.355, 13.098, 5.176]  # measured
+    before += [20.75, 14.375, 14.258, 11.707, 15.625, 16.125, 13.375, 12.0]
+    mixed = MixOptions(options.light, options.heavy, shares={"light": 0.1, "heavy": 1.0})
+    np.testing.assert_allclose(added(mixed, clean, count=16), before, atol=0.01)
+
+
 def test_photographs_and_layers_smaller_than_the_patch_are_extended(
     options: MixOptions, clean: str
 ) -> None:
@@ -168,6 +218,8 @@ def test_saturated_channels_do_not_say_how_bright_the_layer_was() -> None:
         ({"shares": {"none": 0.0}}, "one must be positive"),
         ({"shares": {"heavy": 1.0}}, "heavy names no folder"),
         ({"mist": 1.5}, "mist"),
+        ({"unknown": -0.1}, "unknown"),
+        ({"dense": float("nan")}, "dense"),
     ],
 )
 def test_impossible_mixtures_are_refused(bad: dict, message: str) -> None:
