@@ -89,13 +89,13 @@ def training_step(
 ) -> Program:
     """The program that train.py runs: loss, gradient, clipping, AdamW. Each run is one step on."""
     choose_device(device, cache)
-    from drsformer_jax.training.cpu import keep_cpu_memory, steps_in_main_thread
+    from drsformer_jax.training.cpu import keep_cpu_memory, share_one_heap
     from drsformer_jax.training.optimizer import OptimizerOptions, make_optimizer
     from drsformer_jax.training.sharding import make_mesh, shard_batch, state_sharding
     from drsformer_jax.training.state import TrainState
     from drsformer_jax.training.step import compile_train_step
 
-    steps_in_main_thread()
+    share_one_heap()
     keep_cpu_memory()
     mesh = make_mesh()
     options = OptimizerOptions(**recipe)  # type: ignore[arg-type]

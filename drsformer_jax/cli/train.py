@@ -19,7 +19,7 @@ from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
 from drsformer_jax.cli.output import quiet_orbax
 from drsformer_jax.errors import UserError, in_one_line
-from drsformer_jax.training.cpu import keep_cpu_memory, prepare_cpu, steps_in_main_thread
+from drsformer_jax.training.cpu import keep_cpu_memory, prepare_cpu, share_one_heap
 
 if TYPE_CHECKING:
     from drsformer_jax.models.config import DRSformerConfig
@@ -58,7 +58,7 @@ def _train(argv: Sequence[str], description: str) -> None:
     from drsformer_jax.processes import together
 
     join_if_asked(given.distributed)
-    steps_in_main_thread()
+    share_one_heap()
     check_devices()
     keep_cpu_memory()
 

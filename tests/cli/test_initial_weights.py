@@ -24,7 +24,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def train(config: Any, options: Any, *rest: Any) -> None:
         found.append(rest[-1])
 
-    for setting in ("prepare_cpu", "steps_in_main_thread", "keep_cpu_memory"):
+    for setting in ("prepare_cpu", "share_one_heap", "keep_cpu_memory"):
         monkeypatch.setattr(program, setting, lambda: None)
     monkeypatch.setattr("drsformer_jax.training.loop.train", train)
     for source in ("training_source", "validation_source"):
