@@ -25,8 +25,9 @@ for _ in range(2):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
-# Of a later run of a computation with 84 MB of scratch (a thread's own heap has 64), prepared as train.py prepares its steps.
-# The fewest of three: where memory is short, the system takes pages away at any time.
+# Of a later run of a computation with 84 MB of scratch, prepared as train.py prepares its steps; a
+# thread's own heap has 64. The fewest of three: where memory is short, the system takes pages away
+# at any time.
 LATER_RUN = """
 import resource, sys, threading
 import jax
