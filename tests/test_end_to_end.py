@@ -40,9 +40,15 @@ def command(program: str, data: Path, workdir: Path, *overrides: str) -> list[st
     ]
 
 
-def run(arguments: list[str]) -> str:
+def run(arguments: list[str], environment: dict[str, str]) -> str:
     result = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT, check=False
+        arguments,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        check=False,
+        env=environment,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -66,10 +72,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_from_pairs_to_a_derained_photograph(data: Path, tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
+    # As users have it: a resumed run finds the programs that the killed one compiled.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    environment = os.environ | cache | {"JAX_ENABLE_COMPILATION_CACHE": "true"}
 
     # Killed without warning, once two checkpoints are there.
     endless = command("train.py", data, killed, "--config.total_steps=100000")
-    process = subprocess.Popen(endless, stdout=subprocess.DEVNULL, cwd=ROOT)
+    process = subprocess.Popen(endless, stdout=subprocess.DEVNULL, cwd=ROOT, env=environment)
     try:
         deadline = time.monotonic() + PATIENCE
         while not (killed / "checkpoints" / "4").is_dir():
@@ -83,8 +92,8 @@ def test_from_pairs_to_a_derained_photograph(data: Path, tmp_path: Path) -> None
     # Resumed, it ends with the parameters of the run that was never touched, to the bit.
     steps = [int(path.name) for path in (killed / "checkpoints").iterdir() if path.name.isdigit()]
     total = f"--config.total_steps={max(steps) + 2}"
-    assert "resuming after step" in run(command("train.py", data, killed, total))
-    run(command("train.py", data, whole, total))
+    assert "resuming after step" in run(command("train.py", data, killed, total), environment)
+    run(command("train.py", data, whole, total), environment)
     resumed, untouched = load_weights(killed), load_weights(whole)
     assert resumed.config == untouched.config
     for a, b in zip(
@@ -93,7 +102,7 @@ def test_from_pairs_to_a_derained_photograph(data: Path, tmp_path: Path) -> None
         np.testing.assert_array_equal(a, b)
 
     # Scored, with one row an image.
-    table = run(command("eval.py", data, whole))
+    table = run(command("eval.py", data, whole), environment)
     assert "rain200" in table
     scores = json.loads((whole / "evaluation" / "scores.json").read_text())
     assert len(scores["images"]) == 4
@@ -101,10 +110,10 @@ def test_from_pairs_to_a_derained_photograph(data: Path, tmp_path: Path) -> None
     # Converted, and the same picture by either form of the weights and by eval.py.
     drsformer = [sys.executable, "-m", "drsformer_jax.cli.main"]
     weights = tmp_path / "weights.safetensors"
-    run([*drsformer, "convert", str(whole), str(weights)])
+    run([*drsformer, "convert", str(whole), str(weights)], environment)
     photo = data / "input" / "0.png"
     out = tmp_path / "derained"
-    run([*drsformer, "derain", str(photo), "-o", str(out), "--weights", str(weights)])
+    run([*drsformer, "derain", str(photo), "-o", str(out), "--weights", str(weights)], environment)
     derained = read_rgb(out / "0.png")
     assert derained.shape == read_rgb(photo).shape
     np.testing.assert_array_equal(derained, read_rgb(whole / "evaluation" / "restored" / "0.png"))
