@@ -7,28 +7,19 @@ import contextlib
 import os
 import sys
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from drsformer_jax.buckets import check_writable, is_in_bucket
-from drsformer_jax.checkpoints.hub import weights_argument
-from drsformer_jax.cli.cache import add_cache_argument, keep_programs
-from drsformer_jax.cli.derain_jobs import (
-    STANDARD,
-    Job,
-    Naming,
-    all_jobs,
-    output_path,
-    path_or_standard,
-)
+from drsformer_jax.cli.derain_flags import add_arguments as add_arguments
+from drsformer_jax.cli.derain_jobs import STANDARD, Job, Naming, all_jobs
 from drsformer_jax.cli.derain_progress import Tally, for_all_sizes
 from drsformer_jax.cli.derain_work import restored, run_job
-from drsformer_jax.cli.devices import check_devices
-from drsformer_jax.cli.film import add_film_arguments, derain_films, open_films, plan_films
-from drsformer_jax.cli.job_flags import add_job_arguments, is_job
+from drsformer_jax.cli.film import derain_films, open_films, plan_films
+from drsformer_jax.cli.job_flags import is_job
 from drsformer_jax.cli.output import require_stream
+from drsformer_jax.cli.restoring import load_derainer
 from drsformer_jax.errors import UserError, one_line
-from drsformer_jax.inference.tiles import BLENDS, DEFAULT_BLEND, DEFAULT_OVERLAP, check_tiling
+from drsformer_jax.inference.tiles import check_tiling
 from drsformer_jax.jobs.ledger import FAILED
 from drsformer_jax.jobs.units import Unit
 from drsformer_jax.jobs.working import Worker
@@ -36,125 +27,6 @@ from drsformer_jax.jobs.working import Worker
 if TYPE_CHECKING:
     from drsformer_jax.film.restoring import FilmDerainer
     from drsformer_jax.inference.derainer import Derainer
-
-DEFAULT_OUTPUT = "derained"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Remove rain from photographs of any size: each INPUT gives a file of the same base name "
-        "in OUT. Grey and 16-bit images stay so, transparency, EXIF and XMP are kept, CMYK becomes "
-        "sRGB. An image that cannot be restored does not stop the others; the exit code is then 1."
-    )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        type=path_or_standard,
-        metavar="INPUT",
-        help="an image, or a folder: all images directly in it; -: an image on standard input",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=output_path,
-        default=Path(DEFAULT_OUTPUT),
-        metavar="OUT",
-        help="folder to write to, made if missing (default: %(default)s); for a single image also "
-        "the file, NAME.png, .jpg, .webp, .avif or .tiff, or - for standard output; photographs "
-        "also to a bucket, gs://BUCKET/NAME",
-    )
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="tell of problems alone: no bar, no lines"
-    )
-    _add_file_arguments(parser)
-    add_restoring_arguments(parser)
-    add_film_arguments(parser)
-    add_job_arguments(parser)
-
-
-def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what says which files are read and how results are written."""
-    files = parser.add_argument_group("files")
-    files.add_argument(
-        "-r",
-        "--recursive",
-        action="store_true",
-        help="take the images in folders below, too, into folders of the same names in OUT; "
-        "hidden ones are left out",
-    )
-    files.add_argument(
-        "--ext",
-        choices=("auto", "png", "jpg", "webp", "avif", "tiff"),
-        help="format of the results; auto: that of each input, jpg for HEIC and png for what is "
-        "only read (default: png)",
-    )
-    files.add_argument(
-        "--quality",
-        type=int,
-        metavar="Q",
-        help="1 to 100, of jpg, webp and avif (default: 95)",
-    )
-    files.add_argument(
-        "--suffix", default="", metavar="S", help="what is put behind each name: _dry"
-    )
-    files.add_argument(
-        "--skip-existing", action="store_true", help="leave out images whose result is there"
-    )
-    files.add_argument(
-        "--no-metadata", action="store_true", help="write no EXIF, no XMP and no resolution"
-    )
-    files.add_argument(
-        "--strip-gps", action="store_true", help="write EXIF and XMP without where it was taken"
-    )
-    files.add_argument(
-        "--compare",
-        action="store_true",
-        help="write a page beside each result, NAME.png.html: before and after with a line between "
-        "them to move, for any browser, without a network; about 1 MB each",
-    )
-
-
-def add_restoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what says how photographs are restored, and by which network."""
-    parser.add_argument(
-        "--weights",
-        type=weights_argument,
-        metavar="W",
-        help="a .safetensors or .pth file, a converted checkpoint, a training workdir, a name that "
-        "`drsformer models` lists, or hf://ORG/NAME on the Hugging Face hub (default: the first "
-        "name)",
-    )
-    parser.add_argument(
-        "--tile",
-        type=int,
-        metavar="T",
-        help="restore in tiles of T x T pixels, a multiple of 8: bounds the memory, and larger "
-        "images of all sizes need one compilation; 0: the whole image at once (default: whole, "
-        "in tiles only if memory is short)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=int,
-        default=DEFAULT_OVERLAP,
-        metavar="O",
-        help="pixels that neighbouring tiles share (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--blend",
-        choices=BLENDS,
-        default=DEFAULT_BLEND,
-        help="how tiles are joined where they overlap: by weights that fall towards the border of "
-        "each, or by the plain mean (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--devices",
-        type=int,
-        default=1,
-        metavar="N",
-        help="share each image's rows, and the memory it takes, among N GPUs or TPU cores; on CPU, "
-        "N parts of it (default: %(default)s)",
-    )
-    add_cache_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -250,30 +122,6 @@ def _check_quality(quality: int | None, jobs: list[Job]) -> None:
         raise UserError(f"--quality {quality}: is not from 1 to 100")
     if jobs and all(job.form.is_lossless for job in jobs):
         raise UserError("--quality: png and tiff keep all; it is for --ext jpg, webp and avif")
-
-
-def load_derainer(args: argparse.Namespace) -> Derainer:
-    """The network that `add_restoring_arguments` names, on its devices.
-
-    Raises:
-      UserError: there is none, or it is none for photographs.
-    """
-    from drsformer_jax.inference.derainer import Derainer
-
-    if args.devices > 1:
-        from drsformer_jax.inference.forward import make_cpu_devices
-
-        make_cpu_devices(args.devices)
-    check_devices()
-    if not args.no_cache:
-        keep_programs()
-    derainer = Derainer.load(args.weights, devices=args.devices)
-    if derainer.config.in_channels != 3:
-        raise UserError(
-            f"{args.weights}: weights for images of {derainer.config.in_channels} channels; "
-            "photographs need 3"
-        )
-    return derainer
 
 
 def _run_jobs(

@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     _prepare(args.device, topology)
 
     from drsformer_jax.files import write_json
-    from drsformer_jax.planning.plan import make_plan, planned_options, target_of
     from drsformer_jax.planning.plan_report import document, text
+    from drsformer_jax.planning.planner import make_plan, planned_options, target_of
 
     options = checked(lambda: planned_options(config.to_dict(), args.batch), "training options")
     target = target_of(topology, args.device, options)

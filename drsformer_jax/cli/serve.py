@@ -12,7 +12,7 @@ import socket
 import sys
 from importlib.util import find_spec
 
-from drsformer_jax.cli.derain import add_restoring_arguments, load_derainer
+from drsformer_jax.cli.restoring import add_restoring_arguments, load_derainer
 from drsformer_jax.errors import UserError, missing_extra
 from drsformer_jax.inference.tiles import check_tiling
 from drsformer_jax.paths import local_path

@@ -15,7 +15,7 @@ from reference.programs import environment
 from drsformer_jax.cli.main import main
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import NormalisedFeedForward
-from drsformer_jax.planning import plan
+from drsformer_jax.planning import planner
 from drsformer_jax.training import kernel_trials
 from drsformer_jax.training.kernel_trials import Case, Trial
 
@@ -40,9 +40,9 @@ from drsformer_jax.cli.main import main
 common = ["plan", "--device=cpu", "--topology=8", *sys.argv[2:]]
 assert main([*common, "--batch=12"]) == 2
 assert main([*common, "--batch=32", f"--json={sys.argv[1]}/data.json"]) == 0
-from drsformer_jax.planning import plan
+from drsformer_jax.planning import planner
 from drsformer_jax.training import step
-plan.training_flops = lambda *args, **settings: 0.0
+planner.training_flops = lambda *args, **settings: 0.0
 step.restore = lambda config, params, x: x * sum(map(jax.numpy.sum, jax.tree.leaves(params)))
 assert main([*common, "--config.mesh.fsdp=2", f"--json={sys.argv[1]}/fsdp.json"]) == 0
 """
@@ -114,7 +114,7 @@ def test_mistakes_are_found_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(plan, "make_plan", lambda *args: pytest.fail("compiled"))
+    monkeypatch.setattr(planner, "make_plan", lambda *args: pytest.fail("compiled"))
     assert main(["plan", *TINY, *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

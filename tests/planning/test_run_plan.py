@@ -9,18 +9,13 @@ import pytest
 
 from configs import base
 from drsformer_jax.errors import UserError
-from drsformer_jax.planning import plan
+from drsformer_jax.planning import planner
 from drsformer_jax.planning.ahead_of_time import Program
 from drsformer_jax.planning.chips import CHIPS, GIB, chip_of, communication_seconds
 from drsformer_jax.planning.compiled_text import Operation
-from drsformer_jax.planning.plan import (
-    Target,
-    largest_batch,
-    make_plan,
-    planned_options,
-    target_of,
-)
+from drsformer_jax.planning.plan import Target, largest_batch
 from drsformer_jax.planning.plan_report import document, text
+from drsformer_jax.planning.planner import make_plan, planned_options, target_of
 from drsformer_jax.training.sharding import make_mesh
 
 # Both as libtpu says it.
@@ -55,9 +50,9 @@ def one_chip(monkeypatch: pytest.MonkeyPatch, compiled: Any) -> Target:
             raise compiled
         return compiled
 
-    monkeypatch.setattr(plan, "compile_training", compile_training)
-    monkeypatch.setattr(plan, "training_flops", lambda *args, **settings: 2e12)
-    monkeypatch.setattr(plan, "model_flops", lambda *args: 1.5e12)
+    monkeypatch.setattr(planner, "compile_training", compile_training)
+    monkeypatch.setattr(planner, "training_flops", lambda *args, **settings: 2e12)
+    monkeypatch.setattr(planner, "model_flops", lambda *args: 1.5e12)
     mesh = make_mesh(devices=jax.devices()[:1])
     return Target("v5e:1x1", "tpu", mesh, int(15.75 * GIB), chip_of("v5e:1x1"))
 
