@@ -1,4 +1,4 @@
-"""Packaged weights, `rain100l_small`: a small network for light rain, trained on two CPU cores.
+"""A small network for light rain, trained on two CPU cores: what `rain_small` started from.
 
 python train.py --config configs/rain100l_small.py --workdir runs/rain100l_small
 python eval.py --config configs/rain100l_small.py --workdir runs/rain100l_small

@@ -2,8 +2,8 @@
 
 python train.py --config configs/rain_small.py --workdir runs/rain_small
 
-Starts from the weights for light rain (`rain100l_small`) and mixes rain anew for every patch, as
-`compact` does. The packaged file was trained in five runs of this kind, each from the weights of
+Starts from a network for light rain (the recipe `rain100l_small`) and mixes rain anew for every
+patch, as `compact` does. The packaged file was trained in five runs of this kind, each from the weights of
 the one before: docs/models.md has them, the scores, the curve and what the weights cannot do.
 """
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = compact.get_config()
     config.name = "rain_small"
     config.model.preset = "small"
-    config.init = "rain100l_small"
+    config.init = "runs/rain100l_small"
     config.total_steps = 5_000
     config.progressive = ((4_400, 4, 64), (600, 2, 96))
     config.optimizer.learning_rate = 6e-4

@@ -107,7 +107,7 @@ BETWEEN: dict[str, Callable[[Path], object]] = {
     "drsformer convert runs/rain200h 150000.state": lambda clone: shutil.copytree(
         clone / "runs" / "later", clone / "runs" / "rain200h", dirs_exist_ok=True
     ),
-    "drsformer convert drsformer_jax/weights/rain100l_small.safetensors W": lambda clone: (
+    "drsformer convert drsformer_jax/weights/rain_compact.safetensors W": lambda clone: (
         shutil.rmtree(clone / "W")
     ),
 }

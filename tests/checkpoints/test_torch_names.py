@@ -128,7 +128,7 @@ def test_a_network_is_traced_once(monkeypatch):
 def test_a_known_network_is_read_without_tracing_it():
     code = (
         "import sys; from drsformer_jax.checkpoints.weights import load_weights\n"
-        "load_weights('rain100l_small'); print('drsformer_jax.models.drsformer' in sys.modules)"
+        "load_weights('rain_small'); print('drsformer_jax.models.drsformer' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
