@@ -36,9 +36,6 @@ def why_not(
     image: Image, params: Mapping[str, Any], heads: int, ks: Sequence[int], epsilon: float
 ) -> str | None:
     """Why the kernels cannot compute this, in words; None where they can."""
-    if image.how.rows is not None:
-        # Neighbours would send each other rows of values, too, which have more lanes than the sum.
-        return "rows over devices, of which halves of the block send less"
     reason = tksa_kernel.why_not(image, params, heads, ks, epsilon)
     if reason is None:
         values = tksa_kernel.lanes_of_values(image.channels, heads)

@@ -68,7 +68,7 @@ def feed_forward_by_kernel(
       image: B C H W, one that `why_not` has nothing against.
       params: "norm2" of `models.layers.LayerNorm`, "ffn" of `models.feed_forward`.
       epsilon: of LayerNorm.
-      attended: to be added to the image before all.
+      attended: to be added to the image before all; of whole images.
 
     Returns:
       B C H W.
@@ -83,10 +83,6 @@ def feed_forward_by_kernel(
     height = image.array.shape[2]
     x, bounds = cut(layout, jnp.moveaxis(image.array, 1, -1), image.how.rows)
     strips = -(-height // layout.rows)
-    if attended is not None:
-        cut_values, _ = cut(layout, attended.values, image.how.rows)
-        matrices = jnp.tile(attended.matrices, (strips, 1, 1))
-        attended = attended._replace(values=cut_values, matrices=matrices)
     y = msfn(layout, x, attended, bounds, packed(params, layout))
     y = jnp.moveaxis(y.reshape(strips, -1, *y.shape[1:]), 0, 1)
     y = y.reshape(y.shape[0], strips * layout.rows, *y.shape[3:])[:, :height]
@@ -115,6 +111,8 @@ def layout_for(
         return f"{dtype.name} activations"
     if width % SUBLANES:
         return f"{width} columns, which are no multiple of {SUBLANES}"
+    if values and image.how.rows is not None:
+        return "rows over devices: the neighbours' values would be sent, too"
     layout = best_layout(
         params["ffn"],
         (batch, height, width, channels),
@@ -125,8 +123,10 @@ def layout_for(
         precision=products(image.how),
         vmem_bytes=memory,
     )
-    needs = f"{width} columns of {channels} channels do not fit in {memory // MIB} MiB of VMEM"
-    return needs if layout is None else layout
+    if layout is None:
+        what = "a whole image" if values else f"{width} columns"
+        return f"{what} of {channels} channels: too much for {memory // MIB} MiB of VMEM"
+    return layout
 
 
 def cut(

@@ -221,7 +221,9 @@ def best_layout(
     outputs = [path.project.shape[0] for path in paths]
     fitting = []
     for way in candidates(outputs, sizes, batch):
-        for strips in range(1, max(height // HALO, 1) + 1):
+        # To cut values into strips takes longer than what XLA does with them otherwise.
+        most = 1 if values else max(height // HALO, 1)
+        for strips in range(1, most + 1):
             if has_halo and height % strips:
                 continue
             layout = Layout(
