@@ -199,6 +199,8 @@ def msfn(
         out_shape=jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype),
         scratch_shapes=[normalised, *frames, hidden, *totals, *stream],
         vmem_bytes=layout.vmem_bytes,
+        # In a loop over blocks the image is there until now, and would be copied in the end.
+        in_place=attended is not None,
     )(*operands)
     return y
 
