@@ -87,13 +87,14 @@ def check(
 
 def test_two_images_in_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The values come in five times, and their gradients go out."""
+    monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[2:])
     monkeypatch.setattr(msfn_inputs, "PIXELS_OF_A_PRODUCT", 16)
     check((2, 4, 10, 8), block_of(4, 5, 2), jnp.float32, 1e-5)
 
 
 def test_blocks_one_after_the_other_with_biases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one image each: two blocks of MSFN, and two groups of heads."""
-    monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[1:2])
+    monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[2:])
     block = block_of(130, 133, 2, bias=True, layer_norm_type="BiasFree")
     check((2, 130, 8, 8), block, jnp.float32, 1e-5)
 
