@@ -32,13 +32,16 @@ class SparseTransformerBlock(nn.Module):
 
     config: DRSformerConfig
     heads: int
+    keeps_all: bool = False
 
     @nn.compact
     def __call__(self, x: Image) -> tuple[Image, None]:
         """B C H W -> B C H W (and nothing, for the scan)."""
-        x = attended(self, x)
-        x = fed_forward(self, x)
-        return x, None
+        attention = _attention(self)
+        y = _by_form(SparseTransformerBlock, self, x, attention)
+        if y is None:
+            y = fed_forward(self, attended(self, x, attention))
+        return y, None
 
 
 class NormalisedAttention(nn.Module):
@@ -51,7 +54,7 @@ class NormalisedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Image) -> Image:
         """B C H W -> B C H W."""
-        return attended(self, x, self.keeps_all)
+        return attended(self, x, _attention(self))
 
 
 class NormalisedFeedForward(nn.Module):
@@ -68,33 +71,41 @@ class NormalisedFeedForward(nn.Module):
 Block = SparseTransformerBlock | NormalisedAttention | NormalisedFeedForward
 
 
-def attended(
-    block: SparseTransformerBlock | NormalisedAttention, x: Image, keeps_all: bool = False
-) -> Image:
+def attended(block: Block, x: Image, attention: TopKSparseAttention) -> Image:
     """x + TKSA(LN(x)), by the block's layers "norm1" and "attn"."""
-    attention = TopKSparseAttention(block.heads, block.config.bias, keeps_all, name="attn")
-    if form := form_of(block, x, NormalisedAttention.__name__):
-        ks = attention.ks(x.channels // block.heads)
-        params = block.variables["params"]
-        y: Image | None = form(x, params, block.heads, ks, LAYER_NORM_EPSILON)
-        if y is not None:
-            return y
-    return x + attention(_layer_norm(block, "norm1")(x))
+    y = _by_form(NormalisedAttention, block, x, attention)
+    return x + attention(_layer_norm(block, "norm1")(x)) if y is None else y
 
 
-def fed_forward(block: SparseTransformerBlock | NormalisedFeedForward, x: Image) -> Image:
+def fed_forward(block: Block, x: Image) -> Image:
     """x + MSFN(LN(x)), by the block's layers "norm2" and "ffn"."""
-    if form := form_of(block, x, NormalisedFeedForward.__name__):
-        y: Image | None = form(x, block.variables["params"], LAYER_NORM_EPSILON)
-        if y is not None:
-            return y
+    if (y := _by_form(NormalisedFeedForward, block, x)) is not None:
+        return y
     hidden = block.config.hidden_channels(x.channels)
     feed_forward = MixedScaleFeedForward(hidden, block.config.bias, name="ffn")
     return x + feed_forward(_layer_norm(block, "norm2")(x))
 
 
+def _attention(block: SparseTransformerBlock | NormalisedAttention) -> TopKSparseAttention:
+    return TopKSparseAttention(block.heads, block.config.bias, block.keeps_all, name="attn")
+
+
 def _layer_norm(block: Block, name: str) -> LayerNorm:
     return LayerNorm(block.config.layer_norm_type == "WithBias", name=name)
+
+
+def _by_form(
+    part: type[Block], block: Block, x: Image, attention: TopKSparseAttention | None = None
+) -> Image | None:
+    """The block, or a half of it, in a form of its own; None where there is none that can."""
+    form = form_of(block, x, part.__name__)
+    if form is None:
+        return None
+    options: tuple[Any, ...] = ()
+    if attention is not None:
+        options = attention.heads, attention.ks(x.channels // attention.heads)
+    y: Image | None = form(x, block.variables["params"], *options, LAYER_NORM_EPSILON)
+    return y
 
 
 class DRSformer(nn.Module):

@@ -18,7 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
-from drsformer_jax.models.drsformer import NormalisedAttention, NormalisedFeedForward
+from drsformer_jax.models.drsformer import (
+    NormalisedAttention,
+    NormalisedFeedForward,
+    SparseTransformerBlock,
+)
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import DTYPES, TPU, Execution
 from drsformer_jax.ops.image import Image
@@ -103,9 +107,11 @@ def cases(config: DRSformerConfig, batch: int, height: int, width: int) -> Itera
     # Level 1 is left with twice the channels that it begins with.
     for count, level in ((channels[0], 0), *((channels[max(n, 1)], n) for n in range(4))):
         shape = (batch, count, height >> level, width >> level)
+        heads = config.heads[level]
         # Where rounding decides what the branches keep, correct forms would differ as well.
-        attention = NormalisedAttention(config, config.heads[level], keeps_all=True)
-        yield Case("NormalisedAttention", attention, shape)
+        for module in (SparseTransformerBlock, NormalisedAttention):
+            yield Case(module.__name__, module(config, heads, keeps_all=True), shape)
+        # Where the block's kernels cannot compute it, those of its halves are taken.
         yield Case("NormalisedFeedForward", NormalisedFeedForward(config), shape)
 
 

@@ -17,6 +17,7 @@ from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import (
     NormalisedAttention,
     NormalisedFeedForward,
+    SparseTransformerBlock,
     init_params,
 )
 from drsformer_jax.models.mefc import FeatureCompensator
@@ -73,6 +74,7 @@ def test_a_chip_is_one_device(topology: str) -> None:
 
 COMPENSATOR, ATTENTION = FeatureCompensator(), NormalisedAttention(PRESETS["drsformer"], 2)
 FEED_FORWARD = NormalisedFeedForward(PRESETS["drsformer"])
+BLOCK = SparseTransformerBlock(PRESETS["drsformer"], 2)
 
 
 @needs_libtpu
@@ -85,6 +87,7 @@ FEED_FORWARD = NormalisedFeedForward(PRESETS["drsformer"])
         (FEED_FORWARD, 48, "v5e:2x2", 128),
         (FEED_FORWARD, 192, "v5e:2x2", 128),
         (FEED_FORWARD, 48, "v5p:2x2x1", 14),
+        (BLOCK, 96, "v5e:2x2", 128),
         pytest.param(COMPENSATOR, 48, "v5p:2x2x1", 14, marks=pytest.mark.slow),
     ],
 )
@@ -98,7 +101,7 @@ def test_kernels_and_their_gradients_compile(
     shapes = jax.eval_shape(module.init, jax.random.key(0), Image(jnp.ones((1, channels, 8, 8))))
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(module.apply(params, Image(x, how)).array))
+        return jnp.sum(jnp.square(jax.tree.leaves(module.apply(params, Image(x, how)))[0]))
 
     gradients = jax.jit(
         jax.grad(loss, (0, 1)), in_shardings=replicated(mesh), out_shardings=replicated(mesh)

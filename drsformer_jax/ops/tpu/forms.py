@@ -41,12 +41,13 @@ class Kernel(NamedTuple):
 @functools.cache
 def kernels() -> dict[str, Kernel]:
     """By the class of the module; Pallas is imported where a program is made for TPU only."""
-    from drsformer_jax.ops.tpu import mefc_kernel, msfn_kernel, tksa_kernel
+    from drsformer_jax.ops.tpu import block_kernel, mefc_kernel, msfn_kernel, tksa_kernel
 
     return {
         "FeatureCompensator": Kernel(mefc_kernel.mixture_by_kernel, mefc_kernel.why_not),
         "NormalisedAttention": Kernel(tksa_kernel.attention_by_kernel, tksa_kernel.why_not),
         "NormalisedFeedForward": Kernel(msfn_kernel.feed_forward_by_kernel, msfn_kernel.why_not),
+        "SparseTransformerBlock": Kernel(block_kernel.block_by_kernels, block_kernel.why_not),
     }
 
 

@@ -67,6 +67,7 @@ def call(
     out_shape: Any,
     scratch_shapes: Sequence[Any],
     vmem_bytes: int,
+    in_place: bool = False,
 ) -> Callable[..., Any]:
     """`pl.pallas_call` of a kernel whose first grid axis goes over what is independent.
 
@@ -74,6 +75,7 @@ def call(
       name: letters, digits and underscores, another one for other shapes: the kernel's cycles are
         found under it (`planning.kernel_cycles`).
       vmem_bytes: of fast memory that it may have.
+      in_place: the first result takes the place of the first operand in device memory.
     """
     semantics: list[Any] = ["parallel", *["arbitrary"] * (len(grid) - 1)]
     interpreted = _interpreted.get()
@@ -84,6 +86,7 @@ def call(
         out_specs=out_specs,
         out_shape=out_shape,
         scratch_shapes=scratch_shapes,
+        input_output_aliases={0: 0} if in_place else {},
         compiler_params=pltpu.CompilerParams(
             vmem_limit_bytes=vmem_bytes, dimension_semantics=semantics
         ),

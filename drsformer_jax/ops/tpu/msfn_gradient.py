@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from drsformer_jax.ops.tpu import msfn_inputs
+from drsformer_jax.ops.tpu.attended import Attended
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import (
     PAD,
@@ -27,6 +30,7 @@ from drsformer_jax.ops.tpu.lanes import (
     product_over_pixels,
     product_transposed,
 )
+from drsformer_jax.ops.tpu.msfn_inputs import normalise, normalise_back
 from drsformer_jax.ops.tpu.msfn_layout import BIAS, EXPANSION_BIAS, REACH, SIZE, TAPS, Layout
 from drsformer_jax.ops.tpu.msfn_passes import (
     MEMBERS,
@@ -38,8 +42,6 @@ from drsformer_jax.ops.tpu.msfn_passes import (
     each_product,
     expand,
     flat,
-    normalise,
-    normalise_back,
     pixels,
     tap,
     window,
@@ -48,47 +50,68 @@ from drsformer_jax.ops.tpu.msfn_weights import Weights, weight_specs
 
 
 def gradient_call(
-    layout: Layout, bounds: jax.Array | None, x: jax.Array, weights: Weights, gradient: jax.Array
-) -> tuple[jax.Array, Weights]:
-    """Gradients of the image, in its dtype, and of the weights, float32.
+    layout: Layout,
+    bounds: jax.Array | None,
+    x: jax.Array,
+    attended: Attended | None,
+    weights: Weights,
+    gradient: jax.Array,
+) -> tuple[jax.Array, Attended | None, Weights]:
+    """Gradients of the image and of values, in their dtype; of all else, float32.
 
     Args:
       bounds: as for the kernel itself.
       x: images input_rows width channels.
+      attended: what is added to it.
       gradient: of the result, images rows width channels.
     """
     batch = x.shape[0] // layout.images
     parts = math.gcd(batch, layout.cores)
     each_part = batch // parts
 
+    def which(p: Any, b: Any, _: Any) -> Any:
+        return p * each_part + b
+
     def images(shape: tuple[int, ...]) -> pl.BlockSpec:
-        return pl.BlockSpec(
-            (layout.images, *shape[1:]), lambda p, b, _: (p * each_part + b, 0, 0, 0)
-        )
+        return pl.BlockSpec((layout.images, *shape[1:]), lambda *at: (which(*at), 0, 0, 0))
 
     in_specs = [
-        images(x.shape),
+        *msfn_inputs.specs(layout, which),
         *weight_specs(weights, lambda _, __, block: block),
         images(gradient.shape),
     ]
-    operands = [x, *weights, gradient]
+    operands = [*msfn_inputs.operands(x, attended), *weights, gradient]
+    out_specs, out_shape = [images(x.shape)], [jax.ShapeDtypeStruct(x.shape, x.dtype)]
+    if attended is not None:
+        values, matrices = attended.values, attended.matrices
+        out_specs += [pl.BlockSpec(memory_space=pl.ANY), msfn_inputs.matrices_spec(layout, which)]
+        out_shape += [
+            jax.ShapeDtypeStruct(values.shape, values.dtype),
+            jax.ShapeDtypeStruct(matrices.shape, jnp.float32),
+        ]
     if bounds is not None:
         in_specs.insert(0, pl.BlockSpec(memory_space=pltpu.SMEM))
         operands.insert(0, bounds)
-    dx, *dweights = call(
+    dx, *rest = call(
         functools.partial(_kernel, layout),
         name=f"{layout.name}_gradient",
         grid=(parts, each_part, layout.blocks),
         in_specs=in_specs,
-        out_specs=[images(x.shape), *map(_of_a_part, weights)],
+        out_specs=[*out_specs, *map(_of_a_part, weights)],
         out_shape=[
-            jax.ShapeDtypeStruct(x.shape, x.dtype),
+            *out_shape,
             *(jax.ShapeDtypeStruct((parts, *weight.shape), jnp.float32) for weight in weights),
         ],
-        scratch_shapes=_scratch(layout),
+        scratch_shapes=_scratch(layout, x.dtype),
         vmem_bytes=layout.vmem_bytes,
     )(*operands)
-    return dx, Weights(*(jnp.sum(part, axis=0) for part in dweights))
+    dweights = Weights(*(jnp.sum(part, axis=0) for part in rest[-len(weights) :]))
+    if attended is None:
+        return dx, None, dweights
+    dvalues, dmatrices = rest[:2]
+    # All pixels have the same bias.
+    dbias = jnp.sum(dx.astype(jnp.float32), axis=(0, 1, 2))[None]
+    return dx, Attended(dvalues, dmatrices, dbias), dweights
 
 
 def _of_a_part(weight: jax.Array) -> pl.BlockSpec:
@@ -97,32 +120,37 @@ def _of_a_part(weight: jax.Array) -> pl.BlockSpec:
     return pl.BlockSpec((1, *weight.shape), lambda p, *_: (p, *zeros), pipeline_mode=pl.Buffered(1))
 
 
-def _scratch(layout: Layout) -> list[Any]:
-    """Frames of the expansion, between the convolutions and behind them; sums."""
+def _scratch(layout: Layout, dtype: jnp.dtype) -> list[Any]:
+    """Frames of the expansion, between the convolutions and behind them; sums; streams."""
     columns = layout.width + 2 * PAD
     frames = (
         (MEMBERS, layout.input_rows + 2 * layout.edge),
         (MEMBERS, layout.input_rows + 4),
         (1, layout.middle_rows + 4),
     )
+    stream = msfn_inputs.stream_scratch(layout, dtype)
     return [
         *(pltpu.VMEM((*frame, columns, LANES), jnp.float32) for frame in frames),
         pltpu.VMEM((MEMBERS, TAPS, SUBLANES, LANES), jnp.float32),
         pltpu.VMEM((layout.norm.rows, SUBLANES, layout.channels), jnp.float32),
         pltpu.VMEM((layout.images, layout.input_rows, layout.width, layout.channels), jnp.float32),
+        *stream,
+        *stream,
     ]
 
 
-def _kernel(layout: Layout, *refs: Any) -> None:
+def _kernel(layout: Layout, *arrays: Any) -> None:
+    refs: Sequence[Any] = arrays
     image, block = pl.program_id(1), pl.program_id(2)
+    number = pl.program_id(0) * pl.num_programs(1) + image
     bounds = None
     if layout.has_halo:
-        number = pl.program_id(0) * pl.num_programs(1) + image
         bounds = refs[0][number, 0], refs[0][number, 1]
         refs = refs[1:]
-    x, *weights, dy = refs[:7]
-    dx, *weight_gradients = refs[7:13]
-    expanded, middle, behind, sums, norm_sums, total = refs[13:]
+    inputs, refs = msfn_inputs.split(layout, number, refs)
+    *weights, dy, dx = refs[:7]
+    refs, gradients = msfn_inputs.split_gradients(layout, refs[7:])
+    *weight_gradients, expanded, middle, behind, sums, norm_sums, total = refs
     w, (dnorm, *of_blocks) = Weights(*weights), weight_gradients
     dw: Any = Weights(dnorm.at[0], *(ref.at[0, block] for ref in of_blocks))
     # Until the gradient of the image is known, its place holds LayerNorm's result.
@@ -143,7 +171,7 @@ def _kernel(layout: Layout, *refs: Any) -> None:
 
     @pl.when(block == 0)
     def _() -> None:
-        normalise(layout, x, w.norm, normalised)
+        normalise(inputs, w.norm, normalised)
 
     for kind in range(len(layout.kinds)):
         expand(layout, kind, normalised, w, expanded, bounds)
@@ -157,7 +185,7 @@ def _kernel(layout: Layout, *refs: Any) -> None:
 
     @pl.when(block == layout.blocks - 1)
     def _() -> None:
-        normalise_back(layout, x, w.norm, total, dy, dx, norm_sums)
+        normalise_back(inputs, w.norm, total, dy, dx, norm_sums, gradients)
         dw.norm[...] = dw.norm[...] + jnp.sum(norm_sums[...], axis=1)
 
 

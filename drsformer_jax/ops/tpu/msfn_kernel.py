@@ -1,7 +1,7 @@
 """The mixed-scale feed-forward network (MSFN) as one Pallas kernel for TPU.
 
-LayerNorm in front and the residual are in it. The hidden channels never leave fast memory: for each
-block of 128 outputs of the second convolutions
+LayerNorm in front and the residual are in it, and what attention adds before them. The hidden
+channels never leave fast memory: for each block of 128 outputs of the second convolutions
 
     LN(x) -> 1x1 (matrix unit) -> taps, ReLU -> taps of both members, ReLU -> 1x1 (matrix unit),
 
@@ -12,7 +12,7 @@ summed over the blocks, and to x. How channels, paths and strips of rows lie in 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.rows import RowShards
+from drsformer_jax.ops.tpu import msfn_inputs
+from drsformer_jax.ops.tpu.attended import Attended
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.feed_forward import HALO
 from drsformer_jax.ops.tpu.lanes import (
@@ -37,6 +39,7 @@ from drsformer_jax.ops.tpu.lanes import (
 )
 from drsformer_jax.ops.tpu.layer_norm import LayerNorm
 from drsformer_jax.ops.tpu.msfn_gradient import gradient_call
+from drsformer_jax.ops.tpu.msfn_inputs import normalise
 from drsformer_jax.ops.tpu.msfn_layout import (
     REACH,
     Layout,
@@ -51,19 +54,21 @@ from drsformer_jax.ops.tpu.msfn_passes import (
     each_product,
     expand,
     flat,
-    normalise,
 )
 from drsformer_jax.ops.tpu.msfn_weights import Weights, packed, weight_specs
 from drsformer_jax.ops.tpu.packing import cut_into_strips, rows_of_strips
 
 
-def feed_forward_by_kernel(image: Image, params: Mapping[str, Any], epsilon: float) -> Image:
+def feed_forward_by_kernel(
+    image: Image, params: Mapping[str, Any], epsilon: float, attended: Attended | None = None
+) -> Image:
     """x + MSFN(LN(x)).
 
     Args:
       image: B C H W, one that `why_not` has nothing against.
       params: "norm2" of `models.layers.LayerNorm`, "ffn" of `models.feed_forward`.
       epsilon: of LayerNorm.
+      attended: to be added to the image before all; of whole images.
 
     Returns:
       B C H W.
@@ -71,13 +76,14 @@ def feed_forward_by_kernel(image: Image, params: Mapping[str, Any], epsilon: flo
     Raises:
       ValueError: the kernel cannot compute it, see `why_not`.
     """
-    layout = layout_for(image, params, epsilon)
+    values = 0 if attended is None else attended.values.shape[-1]
+    layout = layout_for(image, params, epsilon, values)
     if isinstance(layout, str):
         raise ValueError(layout)
     height = image.array.shape[2]
     x, bounds = cut(layout, jnp.moveaxis(image.array, 1, -1), image.how.rows)
-    y = msfn(layout, x, bounds, packed(params, layout))
     strips = -(-height // layout.rows)
+    y = msfn(layout, x, attended, bounds, packed(params, layout))
     y = jnp.moveaxis(y.reshape(strips, -1, *y.shape[1:]), 0, 1)
     y = y.reshape(y.shape[0], strips * layout.rows, *y.shape[3:])[:, :height]
     bias = params["ffn"]["project_out"].get("bias")
@@ -86,31 +92,41 @@ def feed_forward_by_kernel(image: Image, params: Mapping[str, Any], epsilon: flo
     return Image(jnp.moveaxis(y, -1, 1), image.how)
 
 
-def why_not(image: Image, params: Mapping[str, Any], epsilon: float) -> str | None:
+def why_not(image: Image, params: Mapping[str, Any], epsilon: float, values: int = 0) -> str | None:
     """Why the kernel cannot compute this, in words; None where it can."""
-    layout = layout_for(image, params, epsilon)
+    layout = layout_for(image, params, epsilon, values)
     return layout if isinstance(layout, str) else None
 
 
-def layout_for(image: Image, params: Mapping[str, Any], epsilon: float) -> Layout | str:
-    """How the kernel computes this, or why it cannot."""
+def layout_for(
+    image: Image, params: Mapping[str, Any], epsilon: float, values: int = 0
+) -> Layout | str:
+    """How the kernel computes this, or why it cannot.
+
+    values: lanes of what attention adds to the image; 0 where it adds nothing.
+    """
     batch, channels, height, width = image.array.shape
     dtype, memory = image.array.dtype, vmem_bytes(image.how)
     if dtype not in (jnp.float32, jnp.bfloat16):
         return f"{dtype.name} activations"
     if width % SUBLANES:
         return f"{width} columns, which are no multiple of {SUBLANES}"
+    if values and image.how.rows is not None:
+        return "rows over devices: the neighbours' values would be sent, too"
     layout = best_layout(
         params["ffn"],
         (batch, height, width, channels),
         LayerNorm.of(params["norm2"], epsilon),
+        values=values,
         has_halo=image.how.rows is not None,
         itemsize=dtype.itemsize,
         precision=products(image.how),
         vmem_bytes=memory,
     )
-    needs = f"{width} columns of {channels} channels do not fit in {memory // MIB} MiB of VMEM"
-    return needs if layout is None else layout
+    if layout is None:
+        what = "a whole image" if values else f"{width} columns"
+        return f"{what} of {channels} channels: too much for {memory // MIB} MiB of VMEM"
+    return layout
 
 
 def cut(
@@ -138,20 +154,30 @@ def cut(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def msfn(layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weights) -> jax.Array:
+def msfn(
+    layout: Layout,
+    x: jax.Array,
+    attended: Attended | None,
+    bounds: jax.Array | None,
+    weights: Weights,
+) -> jax.Array:
     """x + MSFN(LN(x)), without the bias of the projection.
 
     Args:
       x: images input_rows width channels.
+      attended: to be added to x before all, where the layout has values; images as those of x.
       bounds: for a layout with a halo, see `cut`.
 
     Returns:
       images rows width channels, in the dtype of x.
     """
     weights = _cast(weights, x.dtype)
-    image = pl.BlockSpec((layout.images, *x.shape[1:]), lambda b, g: (b, 0, 0, 0))
     shape = (layout.rows, layout.width, layout.channels)
-    in_specs, operands = [image, *weight_specs(weights, lambda _, g: g)], [x, *weights]
+    in_specs = [
+        *msfn_inputs.specs(layout, lambda b, g: b),
+        *weight_specs(weights, lambda _, g: g),
+    ]
+    operands = [*msfn_inputs.operands(x, attended), *weights]
     if bounds is not None:
         in_specs.insert(0, pl.BlockSpec(memory_space=pltpu.SMEM))
         operands.insert(0, bounds)
@@ -163,6 +189,7 @@ def msfn(layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weight
     ]
     hidden = pltpu.VMEM((len(layout.kinds), layout.rows, layout.width, LANES), x.dtype)
     totals = [pltpu.VMEM((layout.images, *shape), jnp.float32)] if layout.blocks > 1 else []
+    stream = msfn_inputs.stream_scratch(layout, x.dtype)
     y: jax.Array = call(
         functools.partial(_kernel, layout),
         name=layout.name,
@@ -170,22 +197,31 @@ def msfn(layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weight
         in_specs=in_specs,
         out_specs=pl.BlockSpec((layout.images, *shape), lambda b, g: (b, 0, 0, 0)),
         out_shape=jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype),
-        scratch_shapes=[normalised, *frames, hidden, *totals],
+        scratch_shapes=[normalised, *frames, hidden, *totals, *stream],
         vmem_bytes=layout.vmem_bytes,
+        # In a loop over blocks the image is there until now, and would be copied in the end.
+        in_place=attended is not None,
     )(*operands)
     return y
 
 
 def _forward(
-    layout: Layout, x: jax.Array, bounds: jax.Array | None, weights: Weights
+    layout: Layout,
+    x: jax.Array,
+    attended: Attended | None,
+    bounds: jax.Array | None,
+    weights: Weights,
 ) -> tuple[jax.Array, Any]:
-    return msfn(layout, x, bounds, weights), (x, bounds, weights)
+    return msfn(layout, x, attended, bounds, weights), (x, attended, bounds, weights)
 
 
-def _backward(layout: Layout, saved: Any, gradient: jax.Array) -> tuple[jax.Array, None, Weights]:
-    x, bounds, weights = saved
-    dx, dweights = gradient_call(layout, bounds, x, _cast(weights, x.dtype), gradient)
-    return dx, None, dweights
+def _backward(
+    layout: Layout, saved: Any, gradient: jax.Array
+) -> tuple[jax.Array, Attended | None, None, Weights]:
+    x, attended, bounds, weights = saved
+    weights = _cast(weights, x.dtype)
+    dx, dattended, dweights = gradient_call(layout, bounds, x, attended, weights, gradient)
+    return dx, dattended, None, dweights
 
 
 msfn.defvjp(_forward, _backward)
@@ -198,22 +234,26 @@ def _cast(weights: Weights, dtype: jnp.dtype) -> Weights:
     )
 
 
-def _kernel(layout: Layout, *refs: Any) -> None:
+def _kernel(layout: Layout, *arrays: Any) -> None:
+    refs: Sequence[Any] = arrays
     is_first_block = pl.program_id(1) == 0
     bounds = None
     if layout.has_halo:
         image = pl.program_id(0)
         bounds = refs[0][image, 0], refs[0][image, 1]
         refs = refs[1:]
-    x, *weights, out, normalised, expanded, middle, hidden = refs[:11]
-    totals, w = refs[11:], Weights(*weights)
+    inputs, refs = msfn_inputs.split(layout, pl.program_id(0), refs)
+    *weights, out, normalised, expanded, middle, hidden = refs[:10]
+    totals, w = refs[10:], Weights(*weights)
+    # What is added at the end: in the result's place where nothing else is summed.
+    kept = totals[0] if totals else out
     kinds = range(len(layout.kinds))
 
     @pl.when(is_first_block)
     def _() -> None:
         for ref in (expanded, middle):
             frame(ref, layout.edge)
-        normalise(layout, x, w.norm, normalised)
+        normalise(inputs, w.norm, normalised, kept)
 
     for kind in kinds:
         expand(layout, kind, normalised, w, expanded, bounds)
@@ -236,10 +276,7 @@ def _kernel(layout: Layout, *refs: Any) -> None:
                 for kind in kinds
             ).reshape(rows, layout.width, layout.channels)
             where = i, pl.ds(row, rows)
-            before = x[i, pl.ds(row + layout.halo, rows)].astype(jnp.float32)
-            for sums in totals:
-                before = jnp.where(is_first_block, before, sums[where])
-            y = y + before
+            y = y + kept[where].astype(jnp.float32)
             for sums in totals:
                 sums[where] = y
             out[where] = y.astype(out.dtype)

@@ -30,6 +30,9 @@ TAPS = EXPANSION_BIAS + 1
 # How paths may be put together: each alone, those of one second size, or all.
 GROUPINGS = (((0,), (1,), (2,), (3,)), ((0, 1), (2, 3)), ((0, 1, 2, 3),))
 
+# Rows of so many pixels are one product.
+PIXELS_OF_A_PRODUCT = 512
+
 # Beside arrays, a kernel has registers to spill.
 SPARE_BYTES = 1 * MIB
 
@@ -51,6 +54,7 @@ class Layout:
         image: it is a strip, or of one of several devices.
       width: columns.
       channels: of the image.
+      values: lanes of those that attention adds to the image; 0 where it adds nothing.
       norm: LayerNorm in front.
       has_biases: whether the convolutions have them.
       itemsize: bytes of a number of the activations.
@@ -66,6 +70,7 @@ class Layout:
     has_halo: bool
     width: int
     channels: int
+    values: int
     norm: LayerNorm
     has_biases: bool
     itemsize: int
@@ -93,6 +98,11 @@ class Layout:
         return 0 if self.has_halo else REACH
 
     @property
+    def rows_of_a_product(self) -> int:
+        """The most rows that are one product."""
+        return max(PIXELS_OF_A_PRODUCT // self.width, 1)
+
+    @property
     def cores(self) -> int:
         """Of a device; those with two (v4, v5p) are those with less fast memory."""
         return 2 if self.vmem_bytes < DEFAULT_VMEM_MIB * MIB // 2 else 1
@@ -108,7 +118,8 @@ class Layout:
         sizes = "_".join(f"{a}{b}" for a, b in self.kinds)
         halo = "h" if self.has_halo else ""
         lanes = f"{self.blocks}x{self.images}"
-        return f"msfn_{self.channels}_{self.rows}{halo}x{self.width}_{sizes}_{lanes}"
+        of = f"{self.channels}v{self.values}" if self.values else f"{self.channels}"
+        return f"msfn_{of}_{self.rows}{halo}x{self.width}_{sizes}_{lanes}"
 
     @property
     def packing(self) -> lax.Precision:
@@ -139,17 +150,22 @@ class Layout:
         products = kinds * self.images * (2 * inputs * LANES + LANES * lanes)
         taps = 4 * 2 * kinds * 2 * filled(TAPS, SUBLANES) * LANES
         weights = 2 * (self.itemsize * products + taps)
+        streamed = 2 * self.itemsize * self.images * self.values
+        streamed *= self.rows_of_a_product * self.width + inputs
         forward = (
             row * (first + 2 * (self.middle_rows + 2 * self.edge))
             + self.itemsize * kinds * self.rows * self.width * LANES
             + image * (self.itemsize * self.input_rows + 4 * self.rows * (self.blocks > 1))
             + 2 * self.itemsize * image * (self.input_rows + self.rows)
+            + streamed
         )
         gradient = (
             row * (first + 2 * (self.input_rows + 4) + self.middle_rows + 4)
             + 4 * image * self.input_rows
             + 2 * self.itemsize * image * (2 * self.input_rows + self.rows)
             + self.blocks * (4 * products + taps)
+            + 2 * streamed
+            + 8 * self.images * self.values * inputs
         )
         return max(forward, gradient) + weights + SPARE_BYTES
 
@@ -185,6 +201,7 @@ def best_layout(
     shape: tuple[int, int, int, int],
     norm: LayerNorm,
     *,
+    values: int,
     has_halo: bool,
     itemsize: int,
     precision: lax.Precision,
@@ -195,6 +212,7 @@ def best_layout(
     Args:
       params: of `models.feed_forward`.
       shape: B H W C, H without a halo.
+      values: lanes of what attention adds, or 0.
       has_halo: whether rows beyond the image are there already.
     """
     batch, height, width, channels = shape
@@ -203,7 +221,9 @@ def best_layout(
     outputs = [path.project.shape[0] for path in paths]
     fitting = []
     for way in candidates(outputs, sizes, batch):
-        for strips in range(1, max(height // HALO, 1) + 1):
+        # To cut values into strips takes longer than what XLA does with them otherwise.
+        most = 1 if values else max(height // HALO, 1)
+        for strips in range(1, most + 1):
             if has_halo and height % strips:
                 continue
             layout = Layout(
@@ -212,6 +232,7 @@ def best_layout(
                 has_halo=has_halo or strips > 1,
                 width=width,
                 channels=channels,
+                values=values,
                 norm=norm,
                 has_biases="bias" in params["project_in"],
                 itemsize=itemsize,

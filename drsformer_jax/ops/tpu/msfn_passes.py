@@ -24,13 +24,17 @@ from drsformer_jax.ops.tpu.lanes import (
     product,
     rows_at_a_time,
 )
-from drsformer_jax.ops.tpu.msfn_layout import BIAS, EXPANSION_BIAS, REACH, SIZE, Layout
+from drsformer_jax.ops.tpu.msfn_layout import (
+    BIAS,
+    EXPANSION_BIAS,
+    PIXELS_OF_A_PRODUCT,
+    REACH,
+    SIZE,
+    Layout,
+)
 from drsformer_jax.ops.tpu.msfn_weights import Weights
 
 MEMBERS = 2
-
-# Rows of so many pixels are one product.
-PIXELS_OF_A_PRODUCT = 512
 
 # Where pixels are: first row, rows, first column, columns.
 Place = tuple[Any, int, int, int]
@@ -91,48 +95,6 @@ def taps(
             yield source[member, rows, columns, :] * tap(weights, kind, member, SIZE * i + j)
 
     return added(parts())
-
-
-def normalise(layout: Layout, x: Any, weights: Any, into: Any) -> None:
-    """LayerNorm of all rows of the array, in its dtype."""
-
-    def at(row: Any, rows: int) -> None:
-        for i in range(layout.images):
-            pixels_there = flat(x[i, pl.ds(row, rows)].astype(jnp.float32))
-            value = layout.norm.apply(pixels_there, weights).value.astype(into.dtype)
-            into[i, pl.ds(row, rows)] = value.reshape(rows, layout.width, layout.channels)
-
-    each_product(layout.input_rows, layout.width, at)
-
-
-def normalise_back(
-    layout: Layout, x: Any, weights: Any, total: Any, dy: Any, dx: Any, sums: Any
-) -> None:
-    """The gradient of the image: LayerNorm's, and in its own rows what goes around all.
-
-    Args:
-      total: gradient of LayerNorm's result, as x.
-      dy: of the kernel's, without a halo.
-      sums: for the gradients of LayerNorm's weights, see `LayerNorm.pull_back`.
-    """
-    sums[...] = jnp.zeros_like(sums)
-
-    def walk(first: int, count: int, is_own: bool) -> None:
-        def at(row: Any, rows: int) -> None:
-            for i in range(layout.images):
-                where = i, pl.ds(row + first, rows)
-                pixels_there = flat(x[where].astype(jnp.float32))
-                y = layout.norm.pull_back(pixels_there, weights, flat(total[where]), sums)
-                if is_own:
-                    y = y + flat(dy[i, pl.ds(row, rows)].astype(jnp.float32))
-                dx[where] = y.astype(dx.dtype).reshape(rows, layout.width, layout.channels)
-
-        each_product(count, layout.width, at)
-
-    walk(layout.halo, layout.rows, True)
-    if layout.has_halo:
-        walk(0, layout.halo, False)
-        walk(layout.halo + layout.rows, layout.halo, False)
 
 
 def expand(

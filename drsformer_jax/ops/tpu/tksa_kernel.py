@@ -2,7 +2,8 @@
 
 One pass over an image makes LayerNorm, queries, keys and values with their 3x3 convolutions, the
 products of queries and keys over all pixels and the sums of their squares; only the values leave
-fast memory. The attention map is small, and computed outside; XLA multiplies the values by it.
+fast memory. The attention map is small, and computed outside. The second pass, which multiplies the
+values by it, is a part of the next kernel (`block_kernel`), or XLA's.
 Heads lie in groups that fill the 128 lanes.
 """
 
@@ -23,6 +24,7 @@ from drsformer_jax.ops.attention_map import (
 )
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.tpu import lanes
+from drsformer_jax.ops.tpu.attended import Attended, added_to
 from drsformer_jax.ops.tpu.block_convolution import LANES
 from drsformer_jax.ops.tpu.lanes import PAD, SUBLANES
 from drsformer_jax.ops.tpu.layer_norm import LayerNorm
@@ -46,6 +48,20 @@ def attention_by_kernel(
     Returns:
       B C H W.
     """
+    return added_to(*attended_by_kernel(image, params, heads, ks, epsilon))
+
+
+def attended_by_kernel(
+    image: Image, params: Mapping[str, Any], heads: int, ks: Sequence[int], epsilon: float
+) -> tuple[Image, Attended]:
+    """The image, and TKSA(LN(x)) but for its second pass.
+
+    Args: as of `attention_by_kernel`.
+
+    Returns:
+      What is to be added: image and values. The image is the one that was given, and has gone
+      through the first pass, so that its gradient is added there.
+    """
     how, (batch, channels, height, width) = image.how, image.array.shape
     attention = params["attn"]
     plan = plan_of(image, params, heads, epsilon)
@@ -59,7 +75,6 @@ def attention_by_kernel(
     inside = rows_inside(height, tiles.height, tiles.above, how.rows)
     packed = packed_weights(plan, params, heads)
     strips, value, products, squares = first_pass(plan, strips, packed, inside)
-    value = value.reshape(batch, height, width, -1)
     cosines = _cosines(products, squares, heads, channels, image)
     logits = cosines * attention["temperature"]
     masks = top_k_masks(logits, ks, how.platform)
@@ -68,15 +83,12 @@ def attention_by_kernel(
     project = attention["project_out"]
     per_head = project["kernel"][0, 0].reshape(heads, -1, channels).astype(attended.dtype)
     merged = how.einsum("bhij,hid->bdhj", attended, per_head).reshape(batch, channels, channels)
-    merged = in_groups(merged, heads).reshape(batch, channels, -1).astype(value.dtype)
-    y = jnp.einsum(
-        "bhwl,bdl->bhwd", value, merged, precision=how.products, preferred_element_type=jnp.float32
-    )
     own = strips[:, :, plan.halo : plan.halo + tiles.height].reshape(x.shape)
-    y = y + own.astype(y.dtype)
-    if "bias" in project:
-        y = y + project["bias"]
-    return Image(jnp.moveaxis(y.astype(x.dtype), -1, 1), how)
+    return Image(jnp.moveaxis(own, -1, 1), how), Attended(
+        value.reshape(batch, height, width, -1),
+        in_groups(merged, heads).reshape(batch, channels, -1),
+        project.get("bias", jnp.zeros(channels, jnp.float32))[None],
+    )
 
 
 def why_not(
@@ -99,7 +111,7 @@ def plan_of(image: Image, params: Mapping[str, Any], heads: int, epsilon: float)
     """The largest strips that VMEM holds; None where it holds none."""
     how, (channels, height, width) = image.how, image.array.shape[1:]
     vmem = lanes.vmem_bytes(how)
-    groups = -(-heads // _heads_in_a_group(heads, channels))
+    groups = lanes_of_values(channels, heads) // LANES
     for strip in sorted((n for n in range(1, height + 1) if height % n == 0), reverse=True):
         is_strip = strip < height or how.rows is not None
         tiles = Tiles.of(strip, width, REACH, REACH * is_strip)
@@ -128,6 +140,11 @@ def _bytes_of(plan: Plan, itemsize: int) -> int:
     weights = 4 * PARTS * plan.channels * LANES * 4 + 14 * TAP_ROWS * LANES * 4
     borders = 2 * plan.rows * SUBLANES * LANES * 4
     return frames + strips + values + weights + borders
+
+
+def lanes_of_values(channels: int, heads: int) -> int:
+    """Of all groups of heads."""
+    return -(-heads // _heads_in_a_group(heads, channels)) * LANES
 
 
 def _heads_in_a_group(heads: int, channels: int) -> int:

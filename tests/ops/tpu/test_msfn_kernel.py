@@ -136,7 +136,9 @@ def test_what_the_kernel_cannot_compute() -> None:
     """The reason in words, for which the other form is taken."""
     assert layout_of((1, 48, 8, 8), jnp.float64) == "float64 activations"
     assert "20 columns, which are no multiple of 8" in layout_of((1, 48, 8, 20))
-    assert "do not fit in 15 MiB" in layout_of((1, 384, 8, 4096), vmem=16)
+    assert "4096 columns of 384 channels: too much for 15 MiB" in layout_of(
+        (1, 384, 8, 4096), vmem=16
+    )
 
 
 def test_weights_lie_in_the_lanes_and_come_back() -> None:
