@@ -3,8 +3,9 @@
 python train.py --config configs/rain_small.py --workdir runs/rain_small
 
 Starts from a network for light rain (the recipe `rain100l_small`) and mixes rain anew for every
-patch, as `compact` does. The packaged file was trained in five runs of this kind, each from the weights of
-the one before: docs/models.md has them, the scores, the curve and what the weights cannot do.
+patch, as `compact` does. The packaged file was trained in five runs of this kind, each from the
+weights of the one before: docs/models.md has them, the scores, the curve and what the weights
+cannot do.
 """
 
 from ml_collections import ConfigDict
