@@ -17,13 +17,13 @@ def get_config() -> ConfigDict:
     config = compact.get_config()
     config.name = "rain_compact"
     config.init = "deeper.safetensors"
-    config.total_steps = 7_500
-    config.progressive = ((6_700, 4, 64), (800, 2, 96))
+    config.total_steps = 13_000
+    config.progressive = ((12_200, 4, 64), (800, 2, 96))
     config.ema_decay = 0.998
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 50
-    config.optimizer.hold_steps = 1_500
-    config.optimizer.decay_steps = 6_000
+    config.optimizer.hold_steps = 3_500
+    config.optimizer.decay_steps = 9_500
     config.eval_every = 2_500
     return config
