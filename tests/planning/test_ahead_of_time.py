@@ -28,17 +28,11 @@ from drsformer_jax.planning.ahead_of_time import compile_forward
 from drsformer_jax.planning.topology import tpu_mesh
 from drsformer_jax.training.sharding import replicated
 
+pytestmark = pytest.mark.usefixtures("no_flags")
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'drsformer_jax[tpu]'",
 )
-
-
-@pytest.fixture(autouse=True)
-def no_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """libtpu ends the process at a flag that it does not know, such as those of the suite."""
-    jax.devices()  # CPU has read them
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
 
 
 @needs_libtpu

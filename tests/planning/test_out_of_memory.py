@@ -20,6 +20,7 @@ EARLY = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
     "required for HLO temporaries (1.5T) exceeds available HBM (31.24G). HLO module: jit_train_step"
 )
+pytestmark = pytest.mark.usefixtures("no_flags")
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'drsformer_jax[tpu]'",
