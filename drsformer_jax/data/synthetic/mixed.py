@@ -28,8 +28,15 @@ from drsformer_jax.data.sources import (
     find_split,
     image_cache,
 )
+from drsformer_jax.data.synthetic.layers import (
+    known_window,
+    rain_layer,
+    turned,
+    unknown_rain,
+    window,
+)
 from drsformer_jax.data.synthetic.rain import add_mist, add_rain, sample_rain
-from drsformer_jax.data.transforms import pad_to_size, random_crop_pair
+from drsformer_jax.data.transforms import random_crop_pair
 from drsformer_jax.errors import UserError
 
 # How a patch gets its rain; the keys of MixOptions.shares.
@@ -55,9 +62,6 @@ _SMALLEST_PHOTOGRAPH = 0.5
 _SMALLER = 0.5
 
 _SECOND_LAYER = 0.3
-
-# Windows that are looked at until one is known well enough: under a white sky none may be.
-_ATTEMPTS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,11 +209,11 @@ class MixedRain:
         size = self.crop
         if smallest < 1 and rng.random() < _SMALLER:
             size = min(math.ceil(self.crop / rng.uniform(smallest, 1.0)), shortest)
-        window = _window(photograph, size, rng)
+        patch = window(photograph, size, rng)
         if size == self.crop:
-            return window
+            return patch
         shape = (self.crop, self.crop)
-        return np.asarray(Image.fromarray(window).resize(shape, Image.Resampling.LANCZOS))
+        return np.asarray(Image.fromarray(patch).resize(shape, Image.Resampling.LANCZOS))
 
     def _rainy(self, clean: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
         """The patch under rain of a kind; uint8 crop crop 3."""
@@ -230,7 +234,7 @@ class MixedRain:
             mirrored = bool(rng.random() < 0.5)
             count = _STREAK_LAYERS[int(rng.integers(len(_STREAK_LAYERS)))]
             layers = [
-                _window(streaks, self.crop, rng) * np.float32(rng.uniform(*_STREAK_GAIN))
+                window(streaks, self.crop, rng) * np.float32(rng.uniform(*_STREAK_GAIN))
                 for _ in range(count)
             ]
             total = functools.reduce(np.add, layers)
@@ -254,46 +258,11 @@ class MixedRain:
             scale = math.exp(rng.uniform(math.log(_SCALE[0]), math.log(_SCALE[1])))
             turn = math.radians(rng.uniform(-_TURN, _TURN))
             size = math.ceil(self.crop / scale * (math.cos(turn) + abs(math.sin(turn)))) + 2
-        strength = self._known_window(layer, size, rng)
+        strength = known_window(layer, size, self.options.unknown, rng)
         # Without `dense` nothing is drawn, so that the pairs of a seed are those of before it.
         if kind == "heavy" and self.options.dense and rng.random() < self.options.dense:
-            strength = strength + self._known_window(layer, size, rng)
-        return (_turned(strength, self.crop, scale, turn) if warped else strength) * gain
-
-    def _known_window(self, layer: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-        """The first window that is known well enough, or the best one; float32 size x size."""
-        best, least = None, math.inf
-        for _ in range(_ATTEMPTS):
-            window = _window(layer, size, rng)
-            unknown = float(window[..., 1].mean())
-            if unknown < least:
-                best, least = window[..., 0], unknown
-            if unknown <= self.options.unknown:
-                break
-        return np.asarray(best, np.float32)
-
-
-def rain_layer(input: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The grey layer that was added to `target`: uint8 `H W` of two uint8 `H W 3`.
-
-    A saturated sample shows less than was added, so that the largest difference is the layer's
-    wherever one channel is not saturated.
-    """
-    difference = (input.astype(np.int16) - target).max(axis=-1)
-    return np.clip(difference, 0, 255).astype(np.uint8)
-
-
-def unknown_rain(input: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """Where there may be more rain than can be seen: uint8 `H W`, 0 or 1.
-
-    That is where the image is white and was bright without the rain: of a layer of 128 or more,
-    what is missing is the smaller part.
-
-    Args:
-      input: uint8 `H W 3`.
-      layer: what can be seen, uint8 `H W`, by `rain_layer`.
-    """
-    return ((input == 255).all(axis=-1) & (layer < 128)).astype(np.uint8)
+            strength = strength + known_window(layer, size, self.options.unknown, rng)
+        return (turned(strength, self.crop, scale, turn) if warped else strength) * gain
 
 
 def _layer_of(place: tuple[PairedFolder, int]) -> np.ndarray:
@@ -309,31 +278,3 @@ def _layer_of(place: tuple[PairedFolder, int]) -> np.ndarray:
 def _chained(folders: Sequence[PairedFolder]) -> list[tuple[PairedFolder, int]]:
     """The pairs of several folders: which folder, and which of its pairs."""
     return [(folder, index) for folder in folders for index in range(len(folder))]
-
-
-def _window(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random size x size window of `H W` or `H W C`, extended by reflection if it is smaller."""
-    planes = image[..., None] if image.ndim == 2 else image
-    (planes,) = pad_to_size(planes, size=size)
-    top = int(rng.integers(planes.shape[0] - size + 1))
-    left = int(rng.integers(planes.shape[1] - size + 1))
-    window = planes[top : top + size, left : left + size]
-    return window[..., 0] if image.ndim == 2 else window
-
-
-def _turned(layer: np.ndarray, size: int, scale: float, turn: float) -> np.ndarray:
-    """The middle of a layer, enlarged by `scale` and turned (radians); float32 size x size."""
-    cosine, sine = math.cos(turn) / scale, math.sin(turn) / scale
-    middle, centre = (size - 1) / 2, (layer.shape[0] - 1) / 2
-    coefficients = (
-        cosine,
-        sine,
-        centre - cosine * middle - sine * middle,
-        -sine,
-        cosine,
-        centre + sine * middle - cosine * middle,
-    )
-    turned = Image.fromarray(layer.astype(np.float32)).transform(
-        (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
-    )
-    return np.asarray(turned)

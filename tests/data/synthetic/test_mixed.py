@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from drsformer_jax.data.configured import training_source, validation_source
 from drsformer_jax.data.images import write_png
 from drsformer_jax.data.pipeline import Stage, training_batches
-from drsformer_jax.data.synthetic.mixed import KINDS, MixedRain, MixOptions, rain_layer
+from drsformer_jax.data.synthetic.layers import rain_layer
+from drsformer_jax.data.synthetic.mixed import KINDS, MixedRain, MixOptions
 from drsformer_jax.errors import UserError
 
 CROP = 16
