@@ -44,6 +44,9 @@ def get_config() -> ConfigDict:
     config.data.rain.mist = 0.15
     config.data.rain.unknown = 0.03
     config.data.rain.dense = 0.15
+    config.data.rain.gain = (0.75, 1.3)
+    config.data.rain.warped = 0.5
+    config.data.rain.second = 0.3
     config.data.rain.shares = ConfigDict()
     config.data.rain.shares.none = 0.08
     config.data.rain.shares.light = 0.32

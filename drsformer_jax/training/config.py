@@ -47,6 +47,9 @@ ADDED_SINCE: Mapping[str, Any] = {
     "optimizer.name": ADAMW,
     "data.rain.unknown": 1.0,
     "data.rain.dense": 0.0,
+    "data.rain.gain": [0.75, 1.3],
+    "data.rain.warped": 0.5,
+    "data.rain.second": 0.3,
 }
 
 

@@ -63,7 +63,8 @@ def test_what_may_change_between_resumptions() -> None:
     with pytest.raises(UserError, match=r"optimizer\.name \(adamw there, muon here\)"):
         check_same_run(before, small_config(optimizer__name="muon").to_dict(), "w")
     mixed = saved | {"data": {"rain": {"mist": 0.1}}}
-    known = {"data": {"rain": {"mist": 0.1, "unknown": 1.0, "dense": 0.0}}}
+    as_before = {"unknown": 1.0, "dense": 0.0, "gain": (0.75, 1.3), "warped": 0.5, "second": 0.3}
+    known = {"data": {"rain": {"mist": 0.1} | as_before}}
     check_same_run(mixed, saved | known, "w")
     known["data"]["rain"]["unknown"] = 0.5
     with pytest.raises(

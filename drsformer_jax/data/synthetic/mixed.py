@@ -42,11 +42,9 @@ from drsformer_jax.errors import UserError
 # How a patch gets its rain; the keys of MixOptions.shares.
 KINDS = ("none", "light", "heavy", "streaks", "rendered", "pairs")
 
-# Of layers: a brightness, and, for half of them, a scale and a turn in degrees.
-_GAIN = (0.75, 1.3)
+# Of layers that are warped: a scale, and a turn in degrees.
 _SCALE = (0.7, 1.4)
 _TURN = 12.0
-_WARPED = 0.5
 _UPSIDE_DOWN = 0.2  # real drops fade out at both ends, but fall one way
 
 # Streak images hold one depth each: so many of one slant are added up, each of them with its gain.
@@ -60,8 +58,6 @@ _AIRLIGHT = (0.6, 0.95)
 # Photographs are larger than the scenes of the test sets: half of them are made smaller.
 _SMALLEST_PHOTOGRAPH = 0.5
 _SMALLER = 0.5
-
-_SECOND_LAYER = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +74,9 @@ class MixOptions:
         Where a bright photograph became white, its difference to white is the least that the
         layer may be, and looks like the photograph.
       dense: the share of heavy patches that get two windows of one layer, which fall one way.
+      gain: a layer's brightness is multiplied by a factor between these two.
+      warped: the share of layers that are scaled and turned, 0 to 1.
+      second: the share of patches with a layer that get a light one above it, 0 to 1.
 
     Raises:
       ValueError: an unknown kind, a share that is negative or above one, none that is positive, or
@@ -92,6 +91,9 @@ class MixOptions:
     mist: float = 0.0
     unknown: float = 1.0
     dense: float = 0.0
+    gain: tuple[float, float] = (0.75, 1.3)
+    warped: float = 0.5
+    second: float = 0.3
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.shares) - set(KINDS)):
@@ -103,9 +105,14 @@ class MixOptions:
                 raise ValueError(f"shares.{kind} is {share}, and {kind} names no folder")
         if not sum(self.shares.values()) > 0:
             raise ValueError("shares: one must be positive")
-        for name in ("mist", "unknown", "dense"):
+        for name in ("mist", "unknown", "dense", "warped", "second"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: must be a share from 0 to 1, not {getattr(self, name)}")
+        match self.gain:
+            case [float() | int() as low, float() | int() as high] if 0 < low <= high < math.inf:
+                pass
+            case _:
+                raise ValueError(f"gain: must be two factors, the smaller first, not {self.gain}")
 
 
 # Kinds that come from folders.
@@ -240,7 +247,7 @@ class MixedRain:
             total = functools.reduce(np.add, layers)
             return total[:, ::-1] if mirrored else total
         kinds = [kind]
-        if rng.random() < _SECOND_LAYER and "light" in self._layers:
+        if rng.random() < self.options.second and "light" in self._layers:
             kinds.append("light")
         return functools.reduce(np.add, [self._varied(kind, rng) for kind in kinds])
 
@@ -252,9 +259,9 @@ class MixedRain:
             layer = layer[:, ::-1]
         if rng.random() < _UPSIDE_DOWN:
             layer = layer[::-1]
-        gain = np.float32(rng.uniform(*_GAIN))
+        gain = np.float32(rng.uniform(*self.options.gain))
         size, scale, turn = self.crop, 1.0, 0.0
-        if warped := rng.random() < _WARPED:
+        if warped := rng.random() < self.options.warped:
             scale = math.exp(rng.uniform(math.log(_SCALE[0]), math.log(_SCALE[1])))
             turn = math.radians(rng.uniform(-_TURN, _TURN))
             size = math.ceil(self.crop / scale * (math.cos(turn) + abs(math.sin(turn)))) + 2

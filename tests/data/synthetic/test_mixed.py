@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,21 @@ def test_dense_rain_is_two_windows_of_one_layer(options: MixOptions, clean: str)
     assert mean("light", 1.0) == mean("light", 0.0)
 
 
+def test_layers_as_they_are_without_gain_warp_and_second_layer(
+    options: MixOptions, clean: str
+) -> None:
+    """One column in eight, of 120: any scale, turn, factor or further layer would show."""
+    heavy = {"light": 1e-9, "heavy": 1.0}  # the light ones are loaded, too
+    as_they_are = {"gain": (1.0, 1.0), "warped": 0.0, "second": 0.0}
+    mixed = MixOptions(options.light, options.heavy, shares=heavy, **as_they_are)
+    assert (added(mixed, clean) == 120 / 8).all()
+    for key, value, factor in (("gain", (1.1, 1.1), 1.1), ("second", 1.0, 1.25)):
+        changed = dataclasses.replace(mixed, **{key: value})
+        np.testing.assert_allclose(added(changed, clean), 120 / 8 * factor)
+    warped = added(dataclasses.replace(mixed, warped=0.5), clean)
+    assert 0.3 < (warped == 120 / 8).mean() < 0.7
+
+
 def test_without_the_keys_a_seed_gives_the_pairs_of_before_them(
     options: MixOptions, clean: str
 ) -> None:
@@ -221,6 +237,14 @@ def test_saturated_channels_do_not_say_how_bright_the_layer_was() -> None:
         ({"mist": 1.5}, "mist"),
         ({"unknown": -0.1}, "unknown"),
         ({"dense": float("nan")}, "dense"),
+        ({"warped": 1.01}, "warped"),
+        ({"second": -0.5}, "second"),
+        ({"gain": (1.3, 0.7)}, "gain"),
+        ({"gain": (0.0, 1.0)}, "gain"),
+        ({"gain": (1.0,)}, "gain"),
+        ({"gain": (0.5, float("inf"))}, "gain"),
+        ({"gain": 1.0}, "gain"),
+        ({"gain": ("a", "b")}, "gain"),
     ],
 )
 def test_impossible_mixtures_are_refused(bad: dict, message: str) -> None:
