@@ -169,7 +169,7 @@ def convolved(x: Image, kernel: jax.Array, bias: jax.Array | None = None) -> Ima
 
 def mixed(x: Image, weight: jax.Array, bias: jax.Array | None = None) -> Image:
     """1x1 convolution. weight: C D, or B C D for weights of each image's own; bias: D."""
-    y = x.map(lambda array: pointwise_conv(array, weight, x.how.products))
+    y = x.map(lambda array: pointwise_conv(array, weight, x.how.products, x.how.platform))
     return y if bias is None else plus(y, bias).cleared()
 
 

@@ -133,3 +133,36 @@ def test_pointwise_result_has_the_dtype_of_the_image() -> None:
     rounded = np.asarray(weight.astype(jnp.bfloat16), np.float64)
     expected = np.einsum("bchw,cd->bdhw", np.asarray(x, np.float64), rounded)
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("platform", "few_pixels", "channels", "sums_of_products"),
+    [
+        ("cpu", 12, (3, 5), 0),
+        ("cpu", 11, (3, 5), 1),
+        ("cpu", 11, (5, 3), 1),
+        ("tpu", 12, (3, 5), 1),
+    ],
+)
+def test_forms_of_the_pointwise_weight_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    few_pixels: int,
+    channels: tuple[int, int],
+    sums_of_products: int,
+) -> None:
+    """One product for all images where pixels are few on CPU, else one an image and their sum."""
+    monkeypatch.setattr(module, "_FEW_PIXELS", few_pixels)
+    x, weight = draw(2, channels[0], 3, 4), draw(*channels)
+    cotangent = draw(2, channels[1], 3, 4, seed=1)
+
+    def gradient(x: jax.Array, weight: jax.Array, cotangent: jax.Array) -> jax.Array:
+        pull_back = jax.vjp(lambda w: pointwise_conv(x, w, platform=platform), weight)[1]
+        return pull_back(cotangent)[0]
+
+    with jax.enable_x64(True):
+        lowered = jax.jit(gradient).lower(x, weight, cotangent)
+        actual = lowered.compile()(x, weight, cotangent)
+    expected = pointwise_definition(x, weight, cotangent)[2]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+    assert lowered.as_text().count("stablehlo.reduce") == sums_of_products
