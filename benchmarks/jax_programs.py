@@ -120,23 +120,6 @@ def training_step(
     return Program(run, output, facts, **_device_peak())
 
 
-def derain(config: DRSformerConfig, size: int, tile: int) -> Program:
-    """A `Derainer` on one square image in memory; `tile` 0: whole. Compiled when built, on CPU."""
-    choose_device("cpu", None)
-    from drsformer_jax.inference.derainer import Derainer
-
-    derainer = Derainer(config, random_weights(config, SEED).params)
-    image = rainy_image(1, size)[0]
-    last: list[np.ndarray] = []
-
-    def run() -> None:
-        last[:] = [derainer.restore_float(image, tile=tile)]
-
-    start = time.perf_counter()
-    run()
-    return Program(run, facts={"first_run_seconds": time.perf_counter() - start})
-
-
 def matrix_product(dtype: str, precision: str, device: str) -> Program:
     """One square matrix product, of the size at which the device is fastest.
 

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import trivial_programs
 
-from benchmarks import input_pipeline, scaling, torch_programs
+from benchmarks import input_pipeline, torch_programs
 from configs import base
-from drsformer_jax.inference.memory import forward_bytes
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.parity import torch_drsformer
 
@@ -79,56 +78,20 @@ def test_train_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert result["execution"] == {"unroll": False, "remat": None}  # those of configs/base.py
 
 
-@pytest.mark.slow
-def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    flags = ("--preset=tiny", "--sizes", "48", "--tile=40")
-    (point,) = run(monkeypatch, tmp_path, "memory", *flags)["points"]
-    assert set(point["programs"]) == {"ours", "ours, tiles", "eager"}
-
-
-@pytest.mark.slow  # the same harness as test_forward, and what is scaling's own is below
-def test_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    flags = ("--preset=tiny", "--sizes", "40", "--batches", "--tiles", "36", "--runs=1")
-    with pytest.raises(SystemExit):
-        run(monkeypatch, tmp_path, "scaling", *flags)  # 36 is no multiple of 8
-    flags = ("--preset=tiny", "--sizes", "40", "--batches", "--tiles", "40", "64", "--runs=1")
-    (point,) = run(monkeypatch, tmp_path, "scaling", *flags)["points"]
-    assert set(point["seconds_per_megapixel"]) == {"ours", "channels_last"}
-    assert all(0 < difference < 1e-6 for difference in point["differences"].values())
-
-
-@pytest.mark.parametrize("name", ["forward", "scaling"])
 def test_another_network_than_pytorchs_is_not_timed(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    name: str,
 ) -> None:
     exact = {"restored": np.array([0.5])}
     for programs in ("jax_programs", "torch_programs"):
         monkeypatch.setattr(f"benchmarks.{programs}.forward", trivial_programs.restored)
-    monkeypatch.setattr(f"benchmarks.{name}.exact_forward", lambda **settings: exact)
-    argv = [name, "--preset=tiny", "--sizes", "16", f"--json={tmp_path / name}.json"]
+    monkeypatch.setattr("benchmarks.forward.exact_forward", lambda **settings: exact)
+    argv = ["forward", "--preset=tiny", "--sizes", "16", f"--json={tmp_path}/forward.json"]
     monkeypatch.setattr("sys.argv", argv)
-    assert importlib.import_module(f"benchmarks.{name}").main() == 2
+    assert importlib.import_module("benchmarks.forward").main() == 2
     assert "error: ours disagrees with PyTorch in float64" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_scaling_leaves_out_what_does_not_fit_in_memory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("benchmarks.jax_programs.forward", trivial_programs.restored)
-    enough = int(1.5 * forward_bytes(PRESETS["tiny"], 40, 40))
-    monkeypatch.setattr(scaling, "budget_bytes", lambda: enough)
-    flags = ("--preset=tiny", "--sizes", "40", "64", "--batches", "--tiles", "--runs=1")
-    (point,) = run(monkeypatch, tmp_path, "scaling", *flags)["points"]
-    assert set(point["seconds_per_megapixel"]) == {"ours"}
-    assert point["differences"] is None
-    told = capsys.readouterr().out
-    assert "1 x 40 x 40: not held against PyTorch in float64, which would not fit" in told
-    assert "1 x 40 x 40: PyTorch left out, would not fit in memory" in told
-    assert "1 x 64 x 64: left out, would not fit in memory" in told
 
 
 def test_input_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -161,15 +124,3 @@ def test_operations_are_counted() -> None:
         torch_programs.forward_flops("tiny", 2, 16)
         == torch_programs.forward_flops("tiny", 1, 16) * 2
     )
-
-
-@pytest.mark.slow
-def test_spatial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On one device, for JAX runs already; tests/models/test_network_rows.py has several."""
-    json_file = tmp_path / "spatial.json"
-    flags = ("--preset=tiny", "--width=16", "--height=24", "--devices=1", f"--json={json_file}")
-    monkeypatch.setattr("sys.argv", ["spatial", *flags])
-    assert importlib.import_module("benchmarks.spatial").main() == 0
-    record = json.loads(json_file.read_text())
-    assert record["largest_difference"] < 1e-5 < record["largest_change"]
-    assert [found["scratch_bytes"] > 0 for found in record["results"]] == [True, True]
