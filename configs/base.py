@@ -81,6 +81,9 @@ def get_config() -> ConfigDict:
     config.data.val = "data/test"
     config.data.rain_level = "mixed"  # of synthetic rain: light, medium, heavy or mixed
     config.data.rain_versions = 64  # different rains a training photograph gets
+    # Patches are drawn in one of eight flips and rotations, as the authors do; with "mirror" left
+    # and right alone, so that rain falls in training as it does in photographs.
+    config.data.augment = "dihedral"
     config.data.cache = True  # keep decoded images in memory, up to 2 GiB
     config.data.threads = 8  # that decode, crop and augment ahead of the training loop
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from drsformer_jax.data.sources import Pair, PairSource
-from drsformer_jax.data.transforms import blend, dihedral, draw_mixup, random_crop_pair
+from drsformer_jax.data.transforms import (
+    DIHEDRAL,
+    ORIENTATIONS,
+    blend,
+    dihedral,
+    draw_mixup,
+    random_crop_pair,
+)
 from drsformer_jax.errors import UserError
 
 # Keeps the draws for mixup apart from the other uses of the seed.
@@ -54,6 +61,7 @@ def training_batches(
     stages: Sequence[Stage],
     start_step: int = 0,
     mixup: bool = False,
+    augment: str = DIHEDRAL,
     num_threads: int = 4,
     images: Callable[[int], np.ndarray] = np.arange,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -64,6 +72,8 @@ def training_batches(
 
     Args:
         mixup: blend a random half of the batches with themselves (transforms.mixup).
+        augment: "dihedral", the authors' eight flips and rotations, or "mirror", left and right
+          alone: rain then falls in training as it does in photographs.
         images: which images of a global batch of the given size are wanted; by default all.
 
     Raises UserError for stages that are empty or not positive.
@@ -76,7 +86,10 @@ def training_batches(
         raise UserError(f"the seed must not be negative, got {seed}")
     spans = _spans(stages)
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    patches = [shuffled.random_map(_patch_maker(span.stage.patch_size)) for span in spans]
+    patches = [
+        shuffled.random_map(_patch_maker(span.stage.patch_size, ORIENTATIONS[augment]))
+        for span in spans
+    ]
 
     def local_batch(step: int) -> dict[str, np.ndarray]:
         which = _current(spans, step)
@@ -142,13 +155,13 @@ def _spans(stages: Sequence[Stage]) -> list[_Span]:
 
 
 def _patch_maker(
-    patch_size: int,
+    patch_size: int, orientations: int
 ) -> Callable[[Pair, np.random.Generator], dict[str, np.ndarray]]:
     """The random map from a pair to its training patch, both uint8."""
 
     def patch(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray]:
         input, target = random_crop_pair(pair["input"], pair["target"], patch_size, rng)
-        k = int(rng.integers(8))
+        k = int(rng.integers(orientations))
         return {"input": dihedral(input, k), "target": dihedral(target, k)}
 
     return patch

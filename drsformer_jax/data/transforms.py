@@ -40,6 +40,12 @@ def random_crop_pair(
     return input[window], target[window]
 
 
+# How training varies patches, with how many of `dihedral`'s are drawn from: all eight, as the
+# authors do, or left and right alone, for rain falls downwards.
+DIHEDRAL, MIRROR = "dihedral", "mirror"
+ORIENTATIONS = {DIHEDRAL: 8, MIRROR: 2}
+
+
 def dihedral(image: np.ndarray, k: int) -> np.ndarray:
     """One of the eight flips and rotations of `H W C`, k in 0..7 (0: none); a view.
 

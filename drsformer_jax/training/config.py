@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from drsformer_jax.data.pipeline import Stage
+from drsformer_jax.data.transforms import DIHEDRAL, ORIENTATIONS
 from drsformer_jax.errors import UserError, wrong_key
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE
@@ -45,6 +46,7 @@ RESUMABLE_KEYS = frozenset(
 # Keys that runs of before do not have, with the value that their programs worked by.
 ADDED_SINCE: Mapping[str, Any] = {
     "optimizer.name": ADAMW,
+    "data.augment": DIHEDRAL,
     "data.rain.unknown": 1.0,
     "data.rain.dense": 0.0,
     "data.rain.gain": [0.75, 1.3],
@@ -75,6 +77,7 @@ class TrainingOptions:
     checkpoint_every: int
     keep_checkpoints: int
     data_threads: int
+    augment: str
 
 
 def training_options(config: Mapping[str, Any]) -> TrainingOptions:
@@ -92,12 +95,16 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
     _require(0 <= config["ema_decay"] < 1, "ema_decay", config["ema_decay"], "must be in [0, 1)")
     threads = config["data"]["threads"]
     _require(threads >= 0, "data.threads", threads, "must not be negative")
+    augment = config["data"].get("augment", DIHEDRAL)
+    known = " or ".join(ORIENTATIONS)
+    _require(augment in ORIENTATIONS, "data.augment", augment, f"must be {known}")
     options = TrainingOptions(
         model=model_config(config["model"]),
         optimizer=_options(OptimizerOptions, config, "optimizer"),
         mesh=_options(MeshOptions, config, "mesh"),
         stages=_stages(config),
         data_threads=threads,
+        augment=augment,
         **{key: config[key] for key in (*not_negative, *positive, "ema_decay", "mixup")},
     )
     for stage in options.stages:

@@ -109,6 +109,7 @@ def train(
             stages=options.stages,
             start_step=done,
             mixup=options.mixup,
+            augment=options.augment,
             num_threads=options.data_threads,
             images=functools.partial(local_images, mesh),
         )

@@ -26,6 +26,7 @@ from drsformer_jax.training.config import check_same_run, training_options
         ("progressive", ((0, 4, 8), (5, 4, 8)), "config.progressive"),
         ("progressive", ((5, 4, 9),), "config.progressive"),
         ("data.threads", -1, "config.data.threads"),
+        ("data.augment", "flips", "config.data.augment"),
         ("model.preset", "huge", "config.model.preset: 'huge' is not one of"),
         ("model.dim", 7, "config.model: dim must be even"),
         ("model.dtype", "float16", "config.model: dtype"),
@@ -58,6 +59,11 @@ def test_what_may_change_between_resumptions() -> None:
     check_same_run(saved, changed, "w")
     # Of a run that was begun when there was no such key.
     check_same_run({key: saved[key] for key in saved if key != "init"}, changed, "w")
+    data = {k: v for k, v in saved["data"].items() if k != "augment"}
+    check_same_run(saved | {"data": data}, changed, "w")
+    mirrored = small_config(data__augment="mirror").to_dict()
+    with pytest.raises(UserError, match=r"data\.augment \(dihedral there, mirror here\)"):
+        check_same_run(saved | {"data": data}, mirrored, "w")
     before = saved | {"optimizer": {k: v for k, v in saved["optimizer"].items() if k != "name"}}
     check_same_run(before, saved, "w")
     with pytest.raises(UserError, match=r"optimizer\.name \(adamw there, muon here\)"):
