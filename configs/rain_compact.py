@@ -5,7 +5,8 @@ python train.py --config configs/rain_compact.py --workdir runs/rain_compact
 
 Starts from the weights of the smaller network (`rain_small`), with more blocks, and mixes rain
 anew for every patch, as `compact` does. The schedule is that of the last of the five runs that made
-the packaged file, which was ended after step 5,400: docs/models.md has them, the scores, the curve and what the weights cannot do.
+the packaged file, which was ended after step 5,400: docs/models.md has them, the scores, the curve
+and what the weights cannot do.
 """
 
 from ml_collections import ConfigDict
