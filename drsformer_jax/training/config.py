@@ -97,7 +97,7 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
     _require(threads >= 0, "data.threads", threads, "must not be negative")
     augment = config["data"].get("augment", DIHEDRAL)
     known = " or ".join(ORIENTATIONS)
-    _require(augment in ORIENTATIONS, "data.augment", augment, f"must be {known}")
+    _require(augment in list(ORIENTATIONS), "data.augment", augment, f"must be {known}")
     options = TrainingOptions(
         model=model_config(config["model"]),
         optimizer=_options(OptimizerOptions, config, "optimizer"),

@@ -104,6 +104,14 @@ def test_given_parameters_are_not_used_when_a_run_is_carried_on(
     assert "the parameters to start from are not used" in capsys.readouterr().out
 
 
+def test_patches_are_varied_as_the_configuration_says(tmp_path: Path) -> None:
+    def first_loss(augment: str) -> float:
+        run(small_config(total_steps=1, log_every=1, data__augment=augment), tmp_path / augment)
+        return records(tmp_path / augment)[0]["loss"]
+
+    assert first_loss("mirror") != first_loss("dihedral")
+
+
 def test_training_learns_and_reports(tmp_path: Path) -> None:
     config = small_config(total_steps=60, log_every=20, optimizer__hold_steps=60)
     run(config, tmp_path)

@@ -80,7 +80,7 @@ class MixOptions:
 
     Raises:
       ValueError: an unknown kind, a share that is negative or above one, none that is positive, or
-        one of a kind that has no folder.
+        one of a kind that has no folder; a gain that is not two positive factors in order.
     """
 
     light: tuple[str, ...] = ()
