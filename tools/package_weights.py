@@ -3,7 +3,8 @@
     python tools/package_weights.py runs/compact compact.safetensors --data "..." --licence "..."
 
 The run must have been scored by eval.py, on its own set or on some of --set. Recipe and scores go
-into the file's metadata.
+into the file's metadata. An average of runs (tools/average_weights.py) is made into a folder by
+`drsformer convert` and scored there; --recipe then names one of the runs.
 """
 
 from __future__ import annotations
@@ -69,11 +70,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("workdir", type=Path, help="of train.py and eval.py")
     parser.add_argument("out", type=Path, help=".safetensors file to write")
+    parser.add_argument(
+        "--recipe", type=Path, help="the run whose recipe it is, if not that of the workdir"
+    )
     parser.add_argument("--data", required=True, help="what it was trained and scored on, in words")
     parser.add_argument("--licence", required=True, help="on what terms the data are to be had")
     args = parser.parse_args()
     try:
-        recipe = read_json(args.workdir / "config.json", "no training run")
+        recipe = read_json((args.recipe or args.workdir) / "config.json", "no training run")
         score = describe_scores(args.workdir / "evaluation")
         weights = load_weights(args.workdir)
         weights.metadata.update(

@@ -36,8 +36,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def package(run: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+def package(run: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
     arguments = ["x", str(run), str(run / "w.safetensors"), "--data", "some", "--licence", "free"]
+    arguments += flags
     monkeypatch.setattr(sys, "argv", arguments)
     return package_weights.main()
 
@@ -68,3 +69,15 @@ def test_a_run_that_was_not_scored_is_told_so(
     write_scores(run / "evaluation", 30.0)
     assert package(run, monkeypatch) == 0
     assert load_weights(run / "w.safetensors").metadata["score"].startswith("30.00 dB")
+
+
+def test_an_average_has_the_recipe_of_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scores(run / "evaluation", 30.0)
+    (run / "a").mkdir()
+    (run / "config.json").rename(run / "a" / "config.json")
+    assert package(run, monkeypatch) == 2
+    assert f"{run / 'config.json'}: " in capsys.readouterr().err
+    assert package(run, monkeypatch, f"--recipe={run / 'a'}") == 0
+    assert json.loads(load_weights(run / "w.safetensors").metadata["recipe"])["name"] == "x"
