@@ -47,6 +47,7 @@ HANDLING: list[tuple[str, str, str | tuple[int, str]]] = [
     (r"^drsformer [a-z]+( [a-z]+)?$", READ, "names a subcommand, and gives it nothing to do"),
     (r"^(make|pip|export|gcloud|kubectl|xpk|sbatch|tail|\.venv/bin/ruff) ", SKIP, ELSEWHERE),
     (r"python -m pytest", SKIP, ELSEWHERE),
+    (r"^taskset ", SKIP, "trains for hours; without `taskset` it is typed elsewhere"),
     (r"^tools/launch/", SKIP, ELSEWHERE),
     (r" [A-Z] |=[A-Z] |NAME", READ, "a letter stands for the values of a table beside it"),
     (r" --help$", RUN, ""),
