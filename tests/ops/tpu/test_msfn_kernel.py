@@ -63,6 +63,9 @@ def check(
         shapes,
     )
     x, cotangent = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2))
+    # With a mean: LayerNorm's bias gradient is a sum over all pixels, which cancels without, until
+    # float32 in any form is 1e-6 off by its rounding alone.
+    cotangent += 1
 
     def layers(params: Any, x: Any) -> jax.Array:
         return module.apply({"params": params}, Image(x)).array
@@ -87,9 +90,7 @@ def check(
 def test_blocks_of_two_kinds_with_biases(monkeypatch: pytest.MonkeyPatch) -> None:
     """133 outputs are two blocks of two kinds each, and one pair straddles the seam."""
     monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[1:2])
-    check(
-        (1, 3, 8, 8), module_of(3, 133, bias=True), jnp.float32, 2e-6
-    )  # sums over all pixels cancel
+    check((1, 3, 8, 8), module_of(3, 133, bias=True), jnp.float32, 1e-6)
 
 
 @pytest.mark.parametrize("norm", ["WithBias", "BiasFree"])
@@ -100,7 +101,7 @@ def test_strips_with_two_images_in_the_lanes(norm: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(msfn_layout, "COST_OF_STRIPS", 0)
     layout = layout_of(shape, jnp.float32)
     assert (layout.images, layout.rows, layout.has_halo) == (2, 8, True)
-    check(shape, module_of(2, 5, bias=True, layer_norm_type=norm), jnp.float32, 2e-6)
+    check(shape, module_of(2, 5, bias=True, layer_norm_type=norm), jnp.float32, 1e-6)
 
 
 @pytest.mark.slow
