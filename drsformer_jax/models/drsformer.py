@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drsformer_jax.models.attention import TopKSparseAttention
+from drsformer_jax.models.attention import TopKSparseAttention, branch_sizes
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.feed_forward import MixedScaleFeedForward
 from drsformer_jax.models.layers import (
@@ -148,6 +148,13 @@ class DRSformer(nn.Module):
     def _level(self, x: Image, level: int, name: str) -> Image:
         """All blocks of a level."""
         length, heads = self.config.num_blocks[level], self.config.heads[level]
+        if not x.how.is_unrolled:
+            form = form_of(self, x, SparseTransformerBlock.__name__, many=True)
+            if form is not None:
+                stacked, ks = self.variables["params"][name], branch_sizes(x.channels // heads)
+                y: Image | None = form(x, stacked, heads, ks, LAYER_NORM_EPSILON)
+                if y is not None:
+                    return y
         return repeated(self, name, length, SparseTransformerBlock, self.config, heads)(x)
 
 

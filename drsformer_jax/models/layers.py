@@ -133,7 +133,9 @@ def is_watched(module: nn.Module) -> bool:
     return module.is_initializing() or module.is_mutable_collection("intermediates")
 
 
-def form_of(module: nn.Module, x: Image, name: str | None = None) -> Callable[..., Any] | None:
+def form_of(
+    module: nn.Module, x: Image, name: str | None = None, many: bool = False
+) -> Callable[..., Any] | None:
     """The form of a module that its platform has, in place of what is written there; or None.
 
     In such a form one layer is not computed after the other: a module that is watched has none. It
@@ -141,7 +143,8 @@ def form_of(module: nn.Module, x: Image, name: str | None = None) -> Callable[..
 
     Args:
       name: of the form, where it is not that of the module's class.
+      many: the form of many modules of that class, one after the other.
     """
     if is_watched(module) or x.inside is not None:
         return None
-    return forms.find(name or type(module).__name__, x.how)
+    return forms.find(name or type(module).__name__, x.how, many)

@@ -51,15 +51,30 @@ def kernels() -> dict[str, Kernel]:
     }
 
 
-def find(module: str, how: Execution) -> Callable[..., Any] | None:
+@functools.cache
+def kernels_of_many() -> dict[str, Kernel]:
+    """By the class of modules that follow one after the other: parameters come stacked."""
+    from drsformer_jax.ops.tpu import block_kernel
+
+    return {
+        "SparseTransformerBlock": Kernel(
+            block_kernel.blocks_by_kernels, block_kernel.why_not_blocks
+        ),
+    }
+
+
+def find(module: str, how: Execution, many: bool = False) -> Callable[..., Any] | None:
     """The form of a module, by its class; None where there is none for the platform.
 
     It returns None where the module has a kernel alone, which cannot compute what it is given.
+
+    many: of modules that follow one after the other, of which each has a form, too.
     """
     if how.target != TPU:
         return None
-    form = FORMS.get(module)
-    kernel = kernels().get(module) if how.takes_kernel(module) else None
+    form = None if many else FORMS.get(module)
+    known = kernels_of_many() if many else kernels()
+    kernel = known.get(module) if how.takes_kernel(module) else None
     if kernel is None:
         return form
 
@@ -67,7 +82,7 @@ def find(module: str, how: Execution) -> Callable[..., Any] | None:
         reason = kernel.why_not(*arguments)
         if reason is None:
             return kernel.form(*arguments)
-        if (reasons := _refusals.get()) is not None:
+        if not many and (reasons := _refusals.get()) is not None:
             reasons.append(reason)
         return None if form is None else form(*arguments)
 

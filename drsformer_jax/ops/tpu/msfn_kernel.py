@@ -60,7 +60,11 @@ from drsformer_jax.ops.tpu.packing import cut_into_strips, rows_of_strips
 
 
 def feed_forward_by_kernel(
-    image: Image, params: Mapping[str, Any], epsilon: float, attended: Attended | None = None
+    image: Image,
+    params: Mapping[str, Any],
+    epsilon: float,
+    attended: Attended | None = None,
+    weights: Weights | None = None,
 ) -> Image:
     """x + MSFN(LN(x)).
 
@@ -69,6 +73,8 @@ def feed_forward_by_kernel(
       params: "norm2" of `models.layers.LayerNorm`, "ffn" of `models.feed_forward`.
       epsilon: of LayerNorm.
       attended: to be added to the image before all; of whole images.
+      weights: the `packed` ones, where they are there already; of what is in them, params needs
+        shapes alone.
 
     Returns:
       B C H W.
@@ -83,7 +89,7 @@ def feed_forward_by_kernel(
     height = image.array.shape[2]
     x, bounds = cut(layout, jnp.moveaxis(image.array, 1, -1), image.how.rows)
     strips = -(-height // layout.rows)
-    y = msfn(layout, x, attended, bounds, packed(params, layout))
+    y = msfn(layout, x, attended, bounds, packed(params, layout) if weights is None else weights)
     y = jnp.moveaxis(y.reshape(strips, -1, *y.shape[1:]), 0, 1)
     y = y.reshape(y.shape[0], strips * layout.rows, *y.shape[3:])[:, :height]
     bias = params["ffn"]["project_out"].get("bias")

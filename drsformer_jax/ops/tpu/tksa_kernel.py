@@ -52,11 +52,18 @@ def attention_by_kernel(
 
 
 def attended_by_kernel(
-    image: Image, params: Mapping[str, Any], heads: int, ks: Sequence[int], epsilon: float
+    image: Image,
+    params: Mapping[str, Any],
+    heads: int,
+    ks: Sequence[int],
+    epsilon: float,
+    weights: Weights | None = None,
 ) -> tuple[Image, Attended]:
     """The image, and TKSA(LN(x)) but for its second pass.
 
-    Args: as of `attention_by_kernel`.
+    Args: as of `attention_by_kernel`, and
+      weights: the `packed_weights`, where they are there already; of what is in them, params
+        needs shapes alone.
 
     Returns:
       What is to be added: image and values. The image is the one that was given, and has gone
@@ -73,13 +80,14 @@ def attended_by_kernel(
         fill = (tiles.above - REACH,) * 2
         strips = jnp.pad(strips, ((0, 0), (0, 0), fill, (0, 0), (0, 0)))
     inside = rows_inside(height, tiles.height, tiles.above, how.rows)
-    packed = packed_weights(plan, params, heads)
-    strips, value, products, squares = first_pass(plan, strips, packed, inside)
+    if weights is None:
+        weights = packed_weights(plan, params, heads)
+    strips, value, products, squares = first_pass(plan, strips, weights, inside)
     cosines = _cosines(products, squares, heads, channels, image)
     logits = cosines * attention["temperature"]
     masks = top_k_masks(logits, ks, how.platform)
-    weights = [attention[f"attn{i}"] for i in range(1, len(ks) + 1)]
-    attended = masked_softmax_mixture(logits, weights, masks)
+    shares = [attention[f"attn{i}"] for i in range(1, len(ks) + 1)]
+    attended = masked_softmax_mixture(logits, shares, masks)
     project = attention["project_out"]
     per_head = project["kernel"][0, 0].reshape(heads, -1, channels).astype(attended.dtype)
     merged = how.einsum("bhij,hid->bdhj", attended, per_head).reshape(batch, channels, channels)

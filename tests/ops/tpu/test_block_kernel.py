@@ -100,6 +100,62 @@ def test_blocks_one_after_the_other_with_biases(monkeypatch: pytest.MonkeyPatch)
     check((2, 130, 8, 8), block, jnp.float32, 1e-5)
 
 
+def test_blocks_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one after the other; each of them has weights of its own."""
+    monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[2:])
+    block, shape, count = block_of(2, 3, 1, bias=True), (1, 2, 8, 8), 2
+    rng = np.random.default_rng(0)
+    stacked = jax.tree.map(
+        lambda leaf: np.float32(rng.normal(size=(count, *leaf.shape)) / 2), shapes_of(block, 2)
+    )
+    x, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
+
+    def layers(stacked: Any, x: Any) -> jax.Array:
+        for i in range(count):
+            params = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+            x = block.apply({"params": params}, Image(x))[0].array
+        return x
+
+    def loop(stacked: Any, x: Any) -> jax.Array:
+        # Interpreted kernels cannot be recomputed.
+        how = Execution(platform="tpu", kernels=("SparseTransformerBlock",), remat=False)
+        form: Any = forms.find("SparseTransformerBlock", how, many=True)
+        return form(Image(x, how), stacked, 1, (2, 2, 2, 2), EPSILON).array
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda value: np.asarray(value, np.float64), (stacked, x, cotangent))
+        expected = jax.jit(value_and_gradients, static_argnums=0)(layers, *wide)
+    with lanes.interpreting():
+        found = jax.jit(value_and_gradients, static_argnums=0)(loop, stacked, x, cotangent)
+    paths = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, wanted), actual in zip(paths, jax.tree.leaves(found), strict=True):
+        wanted = np.asarray(wanted)
+        difference = np.linalg.norm(np.asarray(actual, np.float64) - wanted)
+        assert difference <= 1e-5 * np.linalg.norm(wanted), path
+
+
+@pytest.mark.parametrize("remat", [None, False])
+def test_the_network_packs_weights_before_its_loops(remat: bool | None) -> None:
+    """A loop over blocks takes them packed, and recomputes its turns unless it is told not to."""
+    config = DRSformerConfig(
+        dim=8, num_blocks=(2, 2, 2, 2), heads=(1, 2, 2, 4), use_mefc=False, platform="tpu",
+        kernels="on", unroll=False, remat=remat,
+    )  # fmt: skip
+    params = jax.eval_shape(lambda: drsformer.init_params(config, jax.random.key(0)))
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    traced = jax.make_jaxpr(lambda *given: drsformer.restore(config, *given))(params, image)
+    loops = [equation for equation in traced.eqns if equation.primitive.name == "scan"]
+    assert len(loops) == 7
+    for loop in loops:
+        shapes = [value.aval.shape for value in loop.invars]
+        channels = loop.outvars[0].aval.shape[1]
+        assert (2, 1, 1, channels, channels) in shapes  # what the attention map is projected with
+        assert (2, 1, 1, channels, 3 * channels) not in shapes
+        assert (2, 1, 1, channels, 2 * config.hidden_channels(channels)) not in shapes
+        inside = {equation.primitive.name for equation in loop.params["jaxpr"].jaxpr.eqns}
+        assert ("remat2" in inside) == (remat is None)
+
+
 @pytest.mark.slow
 def test_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """No further from float32 than the form without kernels, as trials on a TPU have it."""
