@@ -4,7 +4,7 @@ python tools/deepen_weights.py rain_small deeper.safetensors --blocks 2 2 3 3
 python train.py --config configs/rain_compact.py --workdir runs/rain_compact
 
 Starts from the weights of the smaller network (`rain_small`), with more blocks, and mixes rain
-anew for every patch, as `compact` does. The schedule is that of the fifth of the seven runs that
+anew for every patch, as `compact` does. The schedule is that of the fifth of the eight runs that
 made the packaged file, which was ended after step 5,400; the first six had a block less at full
 resolution on either side. docs/models.md has them, the scores, the curve and what the weights
 cannot do.
