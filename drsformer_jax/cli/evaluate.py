@@ -27,7 +27,9 @@ EVALUATION_USAGE = """
                       FOLDER holds test/, or input/ and target/, or was built by drsformer data
                       build. Of rain200l, rain200h, did, ddn, spa, rain100l, rain100h and rain800
                       the protocol is known; any other name is scored by config.eval.protocol
-  --ensemble          averages over eight flips and rotations, in eight times the time
+  --ensemble          averages over the orientations that training drew from
+                      (config.data.augment): eight flips and rotations in eight times the time, or
+                      the image and its mirror image in twice the time
   --tile SIZE         restores in tiles of so many pixels, a multiple of 8; --overlap PIXELS (32)"""
 
 
@@ -37,7 +39,8 @@ class EvaluationFlags:
 
     config: the configuration with its changes.
     sets: names and folders of data sets to score; none: that of the configuration.
-    restoring: ensemble, tile and overlap, as far as given.
+    restoring: tile and overlap, as far as given.
+    ensemble: whether flips and rotations are averaged.
     distributed: the arguments of `processes.join`, or None: this process is alone.
     """
 
@@ -45,6 +48,7 @@ class EvaluationFlags:
     workdir: Path
     sets: tuple[tuple[str, Path], ...]
     restoring: dict[str, Any]
+    ensemble: bool
     distributed: dict[str, Any] | None
 
 
@@ -65,11 +69,24 @@ def _evaluate(argv: Sequence[str], description: str) -> None:
     with together():
         _check_inputs_stay(given)
         per_device = checked(lambda: given.config.eval.batch_size, "eval.batch_size")
-        options = Options(**given.restoring, per_device=per_device)
+        orientations = _orientations(given.config) if given.ensemble else 1
+        options = Options(**given.restoring, orientations=orientations, per_device=per_device)
         tasks = _tasks(given)
     text = evaluate_workdir(given.workdir, tasks, options, own=not given.sets)
     if is_first():
         print(text)
+
+
+def _orientations(config: ConfigDict) -> int:
+    """How many flips and rotations of an image the network knows from its training.
+
+    Raises:
+      UserError: training knows none of that name.
+    """
+    from drsformer_jax.data.transforms import ORIENTATIONS
+    from drsformer_jax.training.config import augment_of
+
+    return ORIENTATIONS[checked(lambda: augment_of(config), "data")]
 
 
 def _tasks(given: EvaluationFlags) -> list[Task]:
@@ -132,10 +149,11 @@ def parse_flags(argv: Sequence[str], description: str) -> EvaluationFlags | None
     if (found := read_flags(argv, help_text, _define)) is None:
         return None
     config, workdir, values = found
-    names = ("ensemble", "tile", "overlap")
+    names = ("tile", "overlap")
     restoring = {name: values[name].value for name in names if values[name].present}
     others = distributed_arguments(values)
-    return EvaluationFlags(config, workdir, _sets(values), restoring, others)
+    ensemble = bool(values["ensemble"].value)
+    return EvaluationFlags(config, workdir, _sets(values), restoring, ensemble, others)
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -16,6 +16,12 @@ from drsformer_jax.tables import markdown as markdown_table
 _HEADER = (
     "data set", "images", "protocol", "PSNR dB", "SSIM", "paper", "difference", "rainy", "s/image",
 )  # fmt: skip
+# Of each image, by the number of its orientations that are averaged.
+_PASSES = {
+    1: "one pass",
+    2: "mean of the image and its mirror image",
+    8: "mean of eight flips and rotations",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Setting:
       network: its summary.
       tile: side of tiles in pixels; 0: whole images; None: tiles where memory is short.
       overlap: of tiles, in pixels.
-      ensemble: the mean over eight flips and rotations.
+      orientations: flips and rotations of each image that were averaged; 1: itself alone.
       devices: kind and number, in words.
     """
 
@@ -84,7 +90,7 @@ class Setting:
     network: str
     tile: int | None
     overlap: int
-    ensemble: bool
+    orientations: int
     devices: str
 
     def text(self) -> str:
@@ -92,7 +98,7 @@ class Setting:
         tiles = "whole images"
         if self.tile:
             tiles = f"tiles of {self.tile} pixels, overlap {self.overlap}"
-        flips = "mean of eight flips and rotations" if self.ensemble else "one pass"
+        flips = _PASSES[self.orientations]
         return f"{self.network}; {self.weights}; {tiles}, {flips}; {self.devices}"
 
 
@@ -124,7 +130,8 @@ def document(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
             "median_seconds": result.seconds,
         }
 
-    return {"setting": dataclasses.asdict(setting), "results": [one(result) for result in results]}
+    said = dataclasses.asdict(setting) | {"ensemble": setting.orientations > 1}
+    return {"setting": said, "results": [one(result) for result in results]}
 
 
 def _row(result: Result) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from drsformer_jax.inference.batches import (
     restore_one_by_one,
 )
 from drsformer_jax.inference.derainer import Derainer
-from drsformer_jax.inference.ensemble import derain_eightfold
+from drsformer_jax.inference.ensemble import derain_averaged
 from drsformer_jax.inference.tiles import DEFAULT_OVERLAP, check_tiling
 from drsformer_jax.processes import (
     appears,
@@ -83,13 +83,13 @@ class Options:
 
     Attributes:
       tile, overlap: as for `Derainer`.
-      ensemble: the mean over eight flips and rotations.
+      orientations: of each image that are restored and averaged (`derain_averaged`); 1: itself.
       per_device: images at a time on a device, all of one size.
     """
 
     tile: int | None = None
     overlap: int = DEFAULT_OVERLAP
-    ensemble: bool = False
+    orientations: int = 1
     per_device: int = 1
 
     def __post_init__(self) -> None:
@@ -114,7 +114,9 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
     import jax
 
     devices = jax.local_device_count()
-    is_batched = (devices > 1 or options.per_device > 1) and not (options.ensemble or options.tile)
+    is_batched = (devices > 1 or options.per_device > 1) and not (
+        options.orientations > 1 or options.tile
+    )
     batches = None
     with together():
         derain = Derainer.load(workdir, devices=devices if is_batched else 1)
@@ -136,7 +138,7 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
         network=derain.config.summary(),
         tile=options.tile,
         overlap=options.overlap,
-        ensemble=options.ensemble,
+        orientations=options.orientations,
         devices=f"{devices} x {jax.local_devices()[0].device_kind}",
     )
     with together(), written_or_refused(workdir / DIRECTORY):
@@ -157,12 +159,12 @@ def _one_by_one(derain: Derainer, source: PairSource, options: Options) -> Resto
         measured = [(index, *source[index]["input"].shape[:2]) for index in own_share(source)]
     all_measured = sorted(itertools.chain.from_iterable(gather_documents(measured)))
     sizes = [(height, width) for _, height, width in all_measured]
-    if options.ensemble:
+    if options.orientations > 2:
         sizes += [(width, height) for height, width in sizes]
     derain = derain.for_sizes(sizes, tile=options.tile, overlap=options.overlap)
     restore: Callable[..., Any] = derain
-    if options.ensemble:
-        restore = partial(derain_eightfold, derain)
+    if options.orientations > 1:
+        restore = partial(derain_averaged, derain, orientations=options.orientations)
     # In tiles as the authors' program joins them, so that scores stay comparable.
     one = partial(restore, tile=options.tile, overlap=options.overlap, blend="uniform")
     return partial(restore_one_by_one, one)

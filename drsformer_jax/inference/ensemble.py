@@ -1,4 +1,4 @@
-"""Eight restorations of one image, flipped and turned, averaged."""
+"""Restorations of one image, flipped and turned, averaged."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from drsformer_jax.inference.tiles import DEFAULT_BLEND, DEFAULT_OVERLAP
 if TYPE_CHECKING:
     from drsformer_jax.inference.derainer import Derainer
 
-FLIPS = 8
 
-
-def derain_eightfold(
+def derain_averaged(
     derain: Derainer,
     image: np.ndarray,
+    orientations: int,
     *,
     tile: int | None = None,
     overlap: int = DEFAULT_OVERLAP,
     blend: str = DEFAULT_BLEND,
 ) -> np.ndarray:
-    """The mean of what the network makes of an image's eight flips and rotations, each turned back.
+    """The mean of what the network makes of flips and rotations of an image, each turned back.
 
     Known as self-ensemble (Timofte, Rothe and Van Gool, "Seven ways to improve example-based single
-    image super resolution", 2016).
+    image super resolution", 2016). A network that was trained on upright rain knows no other: the
+    orientations are to be those of its training (`data.transforms.ORIENTATIONS`).
 
     Args:
       image: uint8 `H W 3`, RGB.
+      orientations: how many of `dihedral`'s, the first ones: 2 for left and right, 8 for all.
       tile, overlap, blend: as for `Derainer`.
 
     Returns:
@@ -41,11 +42,11 @@ def derain_eightfold(
     """
     unit = image.astype(np.float32) / np.float32(255)
     total = np.zeros_like(unit)
-    for flip in range(FLIPS):
+    for flip in range(orientations):
         flipped = np.ascontiguousarray(dihedral(unit, flip))
         restored = derain.restore_float(flipped, tile=tile, overlap=overlap, blend=blend)
         total += undone(restored, flip)
-    return quantise(total / np.float32(FLIPS))
+    return quantise(total / np.float32(orientations))
 
 
 def undone(image: np.ndarray, flip: int) -> np.ndarray:

@@ -95,16 +95,13 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
     _require(0 <= config["ema_decay"] < 1, "ema_decay", config["ema_decay"], "must be in [0, 1)")
     threads = config["data"]["threads"]
     _require(threads >= 0, "data.threads", threads, "must not be negative")
-    augment = config["data"].get("augment", DIHEDRAL)
-    known = " or ".join(ORIENTATIONS)
-    _require(augment in list(ORIENTATIONS), "data.augment", augment, f"must be {known}")
     options = TrainingOptions(
         model=model_config(config["model"]),
         optimizer=_options(OptimizerOptions, config, "optimizer"),
         mesh=_options(MeshOptions, config, "mesh"),
         stages=_stages(config),
         data_threads=threads,
-        augment=augment,
+        augment=augment_of(config),
         **{key: config[key] for key in (*not_negative, *positive, "ema_decay", "mixup")},
     )
     for stage in options.stages:
@@ -166,6 +163,18 @@ def _integer(config: Mapping[str, Any], key: str) -> int:
     value = config[key]
     _require(isinstance(value, int), key, value, "must be a whole number")
     return value
+
+
+def augment_of(config: Mapping[str, Any]) -> str:
+    """`config.data.augment`, one of `data.transforms.ORIENTATIONS`.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    augment: str = config["data"].get("augment", DIHEDRAL)
+    known = " or ".join(ORIENTATIONS)
+    _require(augment in list(ORIENTATIONS), "data.augment", augment, f"must be {known}")
+    return augment
 
 
 def _require(condition: bool, key: str, value: Any, message: str) -> None:

@@ -46,3 +46,34 @@ def test_evaluation_over_processes(tmp_path: Path, capsys: pytest.CaptureFixture
     }  # fmt: skip
     assert evaluate.run([*argv, *who], "") == 2
     assert "--coordinator_address goes with --distributed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "orientations"),
+    [
+        ([], 1),
+        (["--ensemble"], 8),
+        (["--ensemble", "--config.data.augment=mirror"], 2),
+        (["--config.data.augment=mirror"], 1),
+    ],
+)
+def test_an_ensemble_is_over_what_training_drew_from(
+    flags: list[str], orientations: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "drsformer_jax.evaluation.run.evaluate_workdir",
+        lambda workdir, tasks, options, own: asked.append(options.orientations) or "",
+    )
+    monkeypatch.setattr(evaluate, "_tasks", lambda given: [])
+    assert evaluate.run(["eval.py", CONFIG, f"--workdir={tmp_path}", *flags], "") == 0
+    assert asked == [orientations]
+
+
+def test_an_ensemble_of_unknown_orientations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["eval.py", CONFIG, f"--workdir={tmp_path}", "--config.data.augment=turns", "--ensemble"]
+    assert evaluate.run(argv, "") == 2
+    told = "eval.py: error: config.data.augment: must be dihedral or mirror, not 'turns'\n"
+    assert capsys.readouterr().err == told

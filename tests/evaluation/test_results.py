@@ -11,7 +11,7 @@ from drsformer_jax.data.sets import SETS, DataSet
 from drsformer_jax.evaluation.results import Result, Setting, document, markdown, table
 from drsformer_jax.scores.per_image import Scores
 
-SETTING = Setting("newest weights of run", "DRSformer", None, 32, False, "1 x cpu")
+SETTING = Setting("newest weights of run", "DRSformer", None, 32, 1, "1 x cpu")
 
 
 def small(**changes: Any) -> DataSet:
@@ -71,5 +71,7 @@ def test_identical_images_are_named() -> None:
 
 def test_the_setting_is_told() -> None:
     assert SETTING.text() == ("DRSformer; newest weights of run; whole images, one pass; 1 x cpu")
-    tiles = Setting("w", "n", 128, 16, True, "d")
+    tiles = Setting("w", "n", 128, 16, 8, "d")
     assert "tiles of 128 pixels, overlap 16, mean of eight flips and rotations" in tiles.text()
+    mirrored = Setting("w", "n", 0, 16, 2, "d")
+    assert "whole images, mean of the image and its mirror image" in mirrored.text()

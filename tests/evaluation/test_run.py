@@ -177,16 +177,29 @@ def test_how_images_were_restored_is_told_and_matters(
         lambda self, sizes, **tiling: planned.append(sizes) or for_sizes(self, sizes, **tiling),
     )
     psnr = {}
-    for options in (Options(), Options(tile=24, overlap=8), Options(ensemble=True)):
+    settings = (
+        Options(),
+        Options(tile=24, overlap=8),
+        Options(orientations=2),
+        Options(orientations=8),
+    )
+    for options in settings:
         text = evaluate_workdir(workdir, [task], options, own=True)
         found = json.loads((workdir / "evaluation" / "results.json").read_text())
         psnr[options] = found["results"][0]["psnr"]
-        assert found["setting"]["ensemble"] == options.ensemble
+        assert found["setting"]["ensemble"] == (options.orientations > 1)
+        assert found["setting"]["orientations"] == options.orientations
         assert ("tiles of 24 pixels, overlap 8" in text) == bool(options.tile)
-        assert ("eight flips" in text) == options.ensemble
-    assert len(set(psnr.values())) == 3
-    whole, tiled, flipped = planned
-    assert whole == tiled == [task.source[i]["input"].shape[:2] for i in range(len(task.source))]
+        assert ("eight flips" in text) == (options.orientations == 8)
+        assert ("its mirror image" in text) == (options.orientations == 2)
+    assert len(set(psnr.values())) == len(settings)
+    whole, tiled, mirrored, flipped = planned
+    assert (
+        whole
+        == tiled
+        == mirrored
+        == [task.source[i]["input"].shape[:2] for i in range(len(task.source))]
+    )
     assert flipped == whole + [size[::-1] for size in whole]
 
 
