@@ -226,7 +226,8 @@ def kernel_gradient(
             lambda totals, values: list(map(lax.add, totals, values)),
             dimensions=(3,),
         )
-        gradients.append(jnp.stack([jnp.sum(row, axis=(0, 2)) for row in rows]))
+        # One sum for all elements: one each would be half of all kernels in a training step.
+        gradients.append(jnp.sum(jnp.stack(rows), axis=(1, 3)))
     gradient = jnp.stack(gradients, axis=1)
     return gradient.reshape(kernel.shape).astype(kernel.dtype)
 
