@@ -77,12 +77,15 @@ _RANK = {key: rank for rank, key in enumerate(f"{_MODULES} {_PARTS}".split())}
 # More is not enumerated, nor traced: what a file says may be absurd.
 _STACKED_AT_MOST, _CHANNELS_AT_MOST = 1000, 10**6
 
-# Checksums of architecture, names and shapes of the networks in PRESETS: a new preset is added.
+# Checksums of architecture, names and shapes of the networks in PRESETS and of packaged weights: a
+# new one is added.
 _KNOWN = {
     "bb5dfd6db40ae05e",  # drsformer
     "2defcc643d856274",  # drsformer_no_mefc
     "670da57771fb5767",  # small
     "11b9b7ee6ec5ea74",  # compact
+    "85c34eab298f22e7",  # rain_compact, which has more blocks
+    "19b02d8c56dbe0bb",  # xs
     "b8959206fd2c75fb",  # tiny
 }
 

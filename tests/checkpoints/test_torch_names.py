@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drsformer_jax.checkpoints.catalogue import packaged
 from drsformer_jax.checkpoints.names import from_tree, to_tree
 from drsformer_jax.checkpoints.torch_names import (
     _KNOWN,
@@ -18,6 +19,7 @@ from drsformer_jax.checkpoints.torch_names import (
     specs_of,
     torch_names,
 )
+from drsformer_jax.checkpoints.weights import load_weights
 from drsformer_jax.models import drsformer
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 
@@ -96,13 +98,14 @@ def test_a_tree_of_something_else_has_no_names():
     assert specs_of({"latent": {"norm1": {"scale": np.ones((10**9, 0))}}}) is None
 
 
-def test_networks_of_presets_are_known():
+def test_networks_of_presets_and_packaged_weights_are_known():
     """Else reading them would trace the network, or a change of it would go unnoticed."""
+    networks = PRESETS | {name: load_weights(name).config for name in packaged()}
     shapes = {
         name: {n: spec.shape for n, spec in torch_names(config).items()}
-        for name, config in PRESETS.items()
+        for name, config in networks.items()
     }
-    assert {checksum(shapes[name], PRESETS[name]) for name in PRESETS} == _KNOWN
+    assert {checksum(shapes[name], networks[name]) for name in networks} == _KNOWN
     assert checksum(shapes["tiny"], PRESETS["small"]) not in _KNOWN
     shapes["tiny"]["output.weight"] = (3, 16, 1, 1)
     assert checksum(shapes["tiny"], PRESETS["tiny"]) not in _KNOWN
@@ -125,10 +128,11 @@ def test_a_network_is_traced_once(monkeypatch):
     assert len(traced) == 1
 
 
-def test_a_known_network_is_read_without_tracing_it():
+def test_packaged_weights_are_read_without_tracing_their_networks():
     code = (
         "import sys; from drsformer_jax.checkpoints.weights import load_weights\n"
-        "load_weights('rain_small'); print('drsformer_jax.models.drsformer' in sys.modules)"
+        f"for name in {list(packaged())}: load_weights(name)\n"
+        "print('drsformer_jax.models.drsformer' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
