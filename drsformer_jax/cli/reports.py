@@ -26,7 +26,13 @@ def check_destination(flag: str, path: Path | None, inputs: Iterable[Path] = ())
     if is_in_bucket(path):
         check_writable(path.parent)
         return
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long, where we made it
+        raise UserError(
+            f"{flag} {path}: cannot be written ({error.strerror}): give another name"
+        ) from error
+    if is_folder:
         raise UserError(f"{flag} {path}: is a folder, give a file name")
     if not path.parent.is_dir():
         raise UserError(f"{flag} {path}: there is no folder {path.parent}, make it first")
