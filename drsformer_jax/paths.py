@@ -75,11 +75,16 @@ def nothing_at(path: Path, what: str = "file or folder", known: Iterable[str] = 
 def likelier(path: Path, known: Iterable[str] = ()) -> str:
     """What to add to a message about a path that leads nowhere: a name like it beside it, if any.
 
+    Of a link, where it leads.
+
     Args:
       known: names that would have been understood as well.
     """
+    if path.is_symlink() and not path.exists():
+        return f" (a link to {os.readlink(path)}, which is not there)"
     try:
-        beside = [str(path.parent / name) for name in os.listdir(path.parent)]
+        # Without itself: a file where a folder is wanted.
+        beside = [str(path.parent / name) for name in os.listdir(path.parent) if name != path.name]
     except OSError:
         beside = []
     return did_you_mean(str(path), [*known, *beside])

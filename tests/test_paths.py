@@ -14,6 +14,7 @@ from drsformer_jax.paths import (
     ignores_case,
     is_one_of,
     local_path,
+    nothing_at,
     require_readable,
     require_text,
 )
@@ -49,6 +50,16 @@ def test_the_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     # What is there is meant.
     assert local_path("~old.png") == Path("~old.png")
     assert local_path("a:/") == Path("a:")
+
+
+def test_what_leads_nowhere_is_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").symlink_to("gone.png")
+    Path("file").touch()
+    told = "photo.png: no such file (a link to gone.png, which is not there)"
+    assert str(nothing_at(Path("photo.png"), "file")) == told
+    assert str(nothing_at(Path("file"), "folder")) == "file: no such folder"
+    assert str(nothing_at(Path("fiel"))) == "fiel: no such file or folder (did you mean file?)"
 
 
 def test_a_path_that_cannot_be_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -302,6 +303,16 @@ def test_a_file_in_memory_is_decoded_as_on_disk(suffix: str, tmp_path: Path) -> 
     np.testing.assert_array_equal(
         decode_bytes(path.read_bytes(), "anything").samples, samples(3, np.uint16)
     )
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no files of open pipes")
+def test_a_pipe_is_told() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, deep_png(samples(3, np.uint16)))
+    os.close(writing)
+    with pytest.raises(UserError, match=f"^/dev/fd/{reading}: is a pipe, not a file"):
+        decode_image(f"/dev/fd/{reading}")
+    os.close(reading)
 
 
 def test_a_damaged_file_in_memory_has_a_name() -> None:
