@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from drsformer_jax.paths import (
     files_below,
     ignores_case,
     is_one_of,
+    is_stream,
     local_path,
     nothing_at,
     require_readable,
@@ -50,6 +53,17 @@ def test_the_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     # What is there is meant.
     assert local_path("~old.png") == Path("~old.png")
     assert local_path("a:/") == Path("a:")
+
+
+def test_what_is_printed_to_is_no_file_to_write(tmp_path: Path) -> None:
+    file, link = tmp_path / "printed", tmp_path / "stdout"
+    program = "import sys; from drsformer_jax.paths import *; print(is_stream(Path(sys.argv[1])))"
+    link.symlink_to("printed")  # as /dev/stdout leads to what the shell opened
+    for path, told in ((link, "True\n"), (tmp_path, "False\n"), (tmp_path / "new", "False\n")):
+        with file.open("w") as stdout:
+            subprocess.run([sys.executable, "-c", program, path], stdout=stdout, check=True)
+        assert file.read_text() == told
+    assert not is_stream(file)
 
 
 def test_what_leads_nowhere_is_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
