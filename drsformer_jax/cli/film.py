@@ -82,7 +82,8 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> tuple[list[FilmJob],
     _encoding(args).encoder()
     jobs = [FilmJob(source, _destination(source, args, naming)) for source in sources]
     check_clashes(jobs, args.output)
-    there = [job for job in jobs if naming.skip_existing and job.destination.exists()]
+    # Path.exists would raise where a name is too long, which stops no other film.
+    there = [job for job in jobs if naming.skip_existing and os.path.exists(job.destination)]
     if there:
         logger.warning("%d of %d films are there already", len(there), len(jobs))
     jobs = [job for job in jobs if job not in there]

@@ -140,6 +140,8 @@ def test_a_name_too_long_for_the_parts(
     assert "cannot be written (" in told
     assert told.endswith("): name another folder or file (-o)\n")
     assert main(["derain", name, "-o", "short.mkv"]) == 0
+    assert main(["derain", name, "-o", "derained", "--suffix", "_dry", "--skip-existing"]) == 1
+    assert "File name too long" in capsys.readouterr().err
 
 
 def test_one_that_is_no_film_stops_nothing(
