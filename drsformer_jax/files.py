@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drsformer_jax.buckets import is_in_bucket, remove_below, upload
-from drsformer_jax.paths import printable
+from drsformer_jax.paths import is_stream, printable
 
 # Temporary names are as short as this allows, whatever they stand for: a name may have 255 bytes.
 TEMPORARY = ".drsformer."
@@ -56,7 +57,7 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
       UserError: the bucket does not take it.
-      OSError: the folder cannot be written.
+      OSError: the folder cannot be written, or `destination` is no file but a device or a pipe.
     """
     if is_in_bucket(destination):
         with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
@@ -65,6 +66,8 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
             upload(file, destination)
         return
     destination = Path(destination)
+    if is_stream(destination):
+        raise OSError(errno.EINVAL, "is a device, a pipe or what is printed to", str(destination))
     suffix = destination.suffix
     handle, name = tempfile.mkstemp(
         dir=destination.parent,

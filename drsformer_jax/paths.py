@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -75,11 +76,16 @@ def nothing_at(path: Path, what: str = "file or folder", known: Iterable[str] = 
 def likelier(path: Path, known: Iterable[str] = ()) -> str:
     """What to add to a message about a path that leads nowhere: a name like it beside it, if any.
 
+    Of a link, where it leads.
+
     Args:
       known: names that would have been understood as well.
     """
+    if path.is_symlink() and not path.exists():
+        return f" (a link to {os.readlink(path)}, which is not there)"
     try:
-        beside = [str(path.parent / name) for name in os.listdir(path.parent)]
+        # Without itself: a file where a folder is wanted.
+        beside = [str(path.parent / name) for name in os.listdir(path.parent) if name != path.name]
     except OSError:
         beside = []
     return did_you_mean(str(path), [*known, *beside])
@@ -92,6 +98,21 @@ def identity(path: str | os.PathLike[str]) -> Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_stream(path: Path) -> bool:
+    """Whether at a path there is a device or a pipe, or what this program prints to.
+
+    Such is written to by its name, as /dev/stdout is, and not replaced by a file.
+    """
+    if (own := identity(path)) is None or path.is_dir():
+        return False
+    printed = set()
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            status = os.fstat(stream)
+            printed.add((status.st_dev, status.st_ino))
+    return own in printed or not path.is_file()
 
 
 def is_one_of(path: Path, files: Iterable[Path]) -> bool:

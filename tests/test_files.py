@@ -69,6 +69,23 @@ def test_json_has_words_for_what_is_not_finite(tmp_path: Path) -> None:
     assert read == {"a": [1.5, "inf", ["nan"]], "b": {"c": "-inf", "d": None}}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no pipes among files")
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    pipe, sink, link = (tmp_path / name for name in ("pipe", "sink", "link"))
+    os.mkfifo(pipe)
+    sink.symlink_to(os.devnull)
+    link.symlink_to("file")
+    (tmp_path / "file").write_text("old")
+    for path in (pipe, sink):
+        with pytest.raises(OSError, match="is a device, a pipe"), atomic_path(path):
+            raise AssertionError("begun")
+    assert (pipe.is_fifo(), sink.is_symlink()) == (True, True)
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert (link.read_text(), (tmp_path / "file").read_text()) == ("new", "old")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 @pytest.mark.parametrize("suffix", [".png", ".safetensors", "", "." + 240 * "s"])
 @pytest.mark.parametrize("letter", ["a", "ü", "雨"])
 def test_names_may_be_as_long_as_the_file_system_has_them(

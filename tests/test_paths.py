@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from drsformer_jax.paths import (
     files_below,
     ignores_case,
     is_one_of,
+    is_stream,
     local_path,
+    nothing_at,
     require_readable,
     require_text,
 )
@@ -49,6 +53,27 @@ def test_the_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     # What is there is meant.
     assert local_path("~old.png") == Path("~old.png")
     assert local_path("a:/") == Path("a:")
+
+
+def test_what_is_printed_to_is_no_file_to_write(tmp_path: Path) -> None:
+    file, link = tmp_path / "printed", tmp_path / "stdout"
+    program = "import sys; from drsformer_jax.paths import *; print(is_stream(Path(sys.argv[1])))"
+    link.symlink_to("printed")  # as /dev/stdout leads to what the shell opened
+    for path, told in ((link, "True\n"), (tmp_path, "False\n"), (tmp_path / "new", "False\n")):
+        with file.open("w") as stdout:
+            subprocess.run([sys.executable, "-c", program, path], stdout=stdout, check=True)
+        assert file.read_text() == told
+    assert not is_stream(file)
+
+
+def test_what_leads_nowhere_is_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").symlink_to("gone.png")
+    Path("file").touch()
+    told = "photo.png: no such file (a link to gone.png, which is not there)"
+    assert str(nothing_at(Path("photo.png"), "file")) == told
+    assert str(nothing_at(Path("file"), "folder")) == "file: no such folder"
+    assert str(nothing_at(Path("fiel"))) == "fiel: no such file or folder (did you mean file?)"
 
 
 def test_a_path_that_cannot_be_is_told() -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.errors import UserError, enumerated
-from drsformer_jax.paths import identity, ignores_case
+from drsformer_jax.paths import identity, ignores_case, is_stream
 
 _MOST_LINKS = 40  # behind one another, as Linux follows them
 
@@ -80,7 +80,7 @@ def _are_one_file(output: Path) -> bool:
 
 
 def check_overwriting(written: Sequence[Path], sources: Sequence[Path]) -> None:
-    """That no file is replaced which is an input, or lies beside one.
+    """That no file is replaced which is an input or lies beside one, and nothing that is no file.
 
     Args:
       sources: all inputs, under all names that were given.
@@ -102,6 +102,8 @@ def check_overwriting(written: Sequence[Path], sources: Sequence[Path]) -> None:
             problems.append(f"{path} would overwrite an input ({same})")
         elif beside is not None:
             problems.append(f"{path} exists beside its input {beside}")
+        elif is_stream(path):
+            problems.append(f"{path} is a device, a pipe or what is printed to")
     if problems:
         raise UserError(f"{enumerated(problems)}: choose another folder (-o)")
 

@@ -223,12 +223,13 @@ def _missing(jobs: list[Job], pages: bool) -> tuple[list[Job], list[Job]]:
 
     An image that is the result of another one, in the folder of both, is no input either.
     """
+    # Of os.path: pathlib's functions raise where a name is too long, which stops no other image.
     done = {
         job
         for job in jobs
-        if job.destination.is_file()
+        if os.path.isfile(job.destination)
         and identity(job.destination) != identity(job.source)
-        and (job.page.is_file() or not pages)
+        and (os.path.isfile(job.page) or not pages)
     }
     if done:
         logger.warning("%d of %d images are there already", len(done), len(jobs))

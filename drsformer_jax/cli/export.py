@@ -97,8 +97,8 @@ def _check_output(path: Path, force: bool) -> None:
 
     if path.suffix.lower() not in EXPORTED:
         raise UserError(f"{path}: end the name in {' or '.join(EXPORTED)}")
-    check_destination("OUT", path)
     for file in (path, description_of(path)):
+        check_destination("OUT", file)
         if file.exists() and not force:
             raise UserError(f"{file} exists: give another name, or --force to replace it")
 

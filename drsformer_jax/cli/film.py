@@ -82,7 +82,8 @@ def plan_films(args: argparse.Namespace, naming: Naming) -> tuple[list[FilmJob],
     _encoding(args).encoder()
     jobs = [FilmJob(source, _destination(source, args, naming)) for source in sources]
     check_clashes(jobs, args.output)
-    there = [job for job in jobs if naming.skip_existing and job.destination.exists()]
+    # Path.exists would raise where a name is too long, which stops no other film.
+    there = [job for job in jobs if naming.skip_existing and os.path.exists(job.destination)]
     if there:
         logger.warning("%d of %d films are there already", len(there), len(jobs))
     jobs = [job for job in jobs if job not in there]
@@ -250,9 +251,13 @@ def derain_film(
         except (FloatingPointError, MemoryError) as error:
             raise UserError(f"{source}: {str(error) or 'not enough memory'}") from error
         except (OSError, FFmpegError) as error:
+            begun_in = film.parts.folder
+            what_then = f"; the same command goes on with what is in {begun_in}"
+            # Where not even that could be made, as of too long a name, it would end here again.
+            if not os.path.isdir(begun_in):
+                what_then = ": name another folder or file (-o)"
             raise UserError(
-                f"{film.destination}: cannot be written ({error.strerror or error}); the same "
-                f"command goes on with what is in {film.parts.folder}"
+                f"{film.destination}: cannot be written ({error.strerror or error}){what_then}"
             ) from error
     if outcome is None:
         return None

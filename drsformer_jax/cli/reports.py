@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drsformer_jax.buckets import check_writable, is_in_bucket
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import files_below, is_one_of
+from drsformer_jax.paths import files_below, is_one_of, is_stream
 
 
 def check_destination(flag: str, path: Path | None, inputs: Iterable[Path] = ()) -> None:
@@ -18,18 +18,28 @@ def check_destination(flag: str, path: Path | None, inputs: Iterable[Path] = ())
       inputs: the files that the command reads.
 
     Raises:
-      UserError: `path`, the value of `flag`, is a folder, lies in none that can be written, or is
-        one of the inputs; or its bucket cannot be written.
+      UserError: `path`, the value of `flag`, is a folder or a device, lies in no folder that can
+        be written, or is one of the inputs; or its bucket cannot be written.
     """
     if path is None:
         return
     if is_in_bucket(path):
         check_writable(path.parent)
         return
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long, where we made it
+        raise UserError(
+            f"{flag} {path}: cannot be written ({error.strerror}): give another name"
+        ) from error
+    if is_folder:
         raise UserError(f"{flag} {path}: is a folder, give a file name")
     if not path.parent.is_dir():
         raise UserError(f"{flag} {path}: there is no folder {path.parent}, make it first")
+    if is_stream(path):
+        raise UserError(
+            f"{flag} {path}: is a device, a pipe or what is printed to: give the name of a file"
+        )
     if is_one_of(path, inputs):
         raise UserError(f"{flag} {path}: would overwrite an input: give another name")
     try:

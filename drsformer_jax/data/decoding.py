@@ -105,6 +105,9 @@ def _naming(path: Path | str) -> Iterator[None]:
         raise UserError(f"{path}: may not be read (permission denied)") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image in a known format") from None
+    except io.UnsupportedOperation:
+        # A shell's <(...) is one; decoders go back and forth.
+        raise UserError(f"{path}: is a pipe, not a file: write its image into a file") from None
     except MemoryError:
         raise UserError(
             f"{path}: too large to be decoded in this machine's memory; cut it into parts or scale "

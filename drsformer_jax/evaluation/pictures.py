@@ -89,7 +89,8 @@ def write_histogram(path: Path, scores: Scores, title: str) -> None:
             axes.hist(values, bins, color=colour, alpha=0.65, label=label)
             axes.axvline(float(np.mean(values)), color=colour, linestyle="--")
     axes.set(xlabel=f"PSNR, dB ({scores.protocol}); dashed: means", ylabel="images")
-    axes.set_title(printable(title))
+    # Names may have dollar signs, which are no formulas.
+    axes.set_title(printable(title), parse_math=False)
     axes.locator_params(axis="y", integer=True)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()

@@ -160,6 +160,11 @@ def test_long_names(
     assert len(told) == 2
     assert f"error: {beyond}: cannot be written to" in told[0]
     assert "File name too long" in told[0]
+    (out / "z.png").unlink()
+    again = [str(beyond), str(tmp_path / "photos"), "-o", str(out), "--skip-existing"]
+    assert main(["derain", *again]) == 1
+    assert (out / "z.png").exists()
+    assert f"error: {beyond}: cannot be written to" in capsys.readouterr().err
 
 
 def test_one_image_into_a_file(tmp_path: Path, darken: list[Any]) -> None:

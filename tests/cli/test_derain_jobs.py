@@ -112,6 +112,13 @@ class TestNothingIsOverwritten:
         linked("d/photo.png", "store/blob")
         assert "would overwrite an input" in refused("d/photo.png", output="d")
 
+    @pytest.mark.skipif(os.name != "posix", reason="no pipes among files")
+    def test_a_pipe_in_the_way(self) -> None:
+        made("in/photo.png")
+        Path("out").mkdir()
+        os.mkfifo("out/photo.png")
+        assert "out/photo.png is a device, a pipe or" in refused("in/photo.png", output="out")
+
     def test_all_are_named(self) -> None:
         for name in "abc":
             made(f"d/{name}.jpg")

@@ -126,6 +126,24 @@ def test_mistakes(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_name_too_long_for_the_parts(
+    tmp_path: Path,
+    darken: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "x" * 249 + ".mp4"
+    write_film(Path(name), frames=2)
+    assert main(["derain", name]) == 2
+    told = capsys.readouterr().err
+    assert "cannot be written (" in told
+    assert told.endswith("): name another folder or file (-o)\n")
+    assert main(["derain", name, "-o", "short.mkv"]) == 0
+    assert main(["derain", name, "-o", "derained", "--suffix", "_dry", "--skip-existing"]) == 1
+    assert "File name too long" in capsys.readouterr().err
+
+
 def test_one_that_is_no_film_stops_nothing(
     tmp_path: Path,
     darken: None,

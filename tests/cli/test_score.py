@@ -192,6 +192,20 @@ def test_a_file_that_cannot_be_written(
     assert "mean of 2" in printed.out
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no devices among files")
+def test_a_device_is_told_before_the_work(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = tmp_path / "stdout"
+    device.symlink_to(os.devnull)
+    for flag in ("--json", "--csv"):
+        assert score(*folders, "--protocol", "rain200", flag, device) == 2
+        printed = capsys.readouterr()
+        assert f"{flag} {device}: is a device, a pipe or what is printed to" in printed.err
+        assert printed.out == ""
+    assert device.is_symlink()
+
+
 def test_real_rain(shared_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The rainy validation images of Rain100L score 27.19 dB on average."""
     folder = shared_dir / "data" / "rain100l" / "val"

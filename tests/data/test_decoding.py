@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -16,6 +18,7 @@ from drsformer_jax.data.decoding import decode_bytes, decode_image
 from drsformer_jax.errors import UserError
 
 ORIENTATION = 0x0112
+XMP_UUID = "be7acfcb97a942e89c71999491e3afac"
 HEIGHT, WIDTH = 5, 7
 
 
@@ -89,6 +92,81 @@ def test_16_bit_pgm_keeps_every_bit(tmp_path: Path) -> None:
     path = tmp_path / "image.pgm"
     path.write_bytes(b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + pixels.astype(">u2").tobytes())
     np.testing.assert_array_equal(decode_image(path).samples, pixels)
+
+
+@pytest.mark.parametrize("form", ["jp2", "j2k"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [4, 9, 12, 16])
+def test_jpeg_2000_keeps_every_bit(bits: int, channels: int, form: str, tmp_path: Path) -> None:
+    highest = 2**bits - 1
+    stored = (samples(channels, np.uint16) & highest).astype(np.uint8 if bits < 8 else np.uint16)
+    stored[0, 0] = highest
+    path = tmp_path / "image.jp2"
+    pixels = stored if channels > 1 else stored[..., 0]
+    path.write_bytes(
+        imagecodecs.jpeg2k_encode(pixels, bitspersample=bits, reversible=True, codecformat=form)
+    )
+    decoded = decode_image(path).samples
+    whole = 255 if bits < 8 else 65535
+    assert decoded.dtype == (np.uint8 if bits < 8 else np.uint16)
+    np.testing.assert_array_equal(decoded, np.rint(stored * (whole / highest)))
+
+
+def test_signed_jpeg_2000_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.jp2"
+    path.write_bytes(imagecodecs.jpeg2k_encode(samples(3, np.uint16).view(np.int16)))
+    with pytest.raises(UserError, match=r"image\.jp2.*signed"):
+        decode_image(path)
+
+
+def test_what_jpeg_2000_tells_is_read(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "image.jp2"
+    pixels = samples(3)
+    Image.fromarray(pixels).save(path, irreversible=False)
+    data = path.read_bytes()
+    blocks = b"JpgTiffExif->JP2" + exif(6)[6:], bytes.fromhex(XMP_UUID) + b"<x/>"
+
+    def box(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(content), kind) + content
+
+    # In the place of the box that says sRGB.
+    start = data.index(b"colr") - 4
+    end = start + int.from_bytes(data[start : start + 4])
+    colour = box(b"colr", b"\2\0\0" + profile)
+    around = data.index(b"jp2h") - 4
+    length = int.from_bytes(data[around : around + 4]) + len(colour) - (end - start)
+    data = (
+        data[:around] + struct.pack(">I", length) + data[around + 4 : start] + colour + data[end:]
+    )
+    codestream = data.index(b"jp2c") - 4
+    told = b"".join(box(b"uuid", block) for block in blocks)
+    path.write_bytes(data[:codestream] + told + data[codestream:])
+    decoded = decode_image(path)
+    assert decoded.icc_profile == profile
+    assert decoded.metadata.exif == exif(6)[6:]
+    assert decoded.metadata.xmp == b"<x/>"
+    np.testing.assert_array_equal(decoded.samples, pixels.swapaxes(0, 1)[:, ::-1])
+    # Boxes that end beyond the file are damage, and no reason to refuse the picture.
+    path.write_bytes(data + struct.pack(">I4s", 99, b"uuid"))
+    assert decode_image(path).icc_profile == profile
+
+
+def test_bits_that_are_not_read_are_told(tmp_path: Path) -> None:
+    deep, plain = samples(3, np.uint16), samples(3)
+    sgi = struct.pack(">HBBHHHH", 474, 0, 2, 3, WIDTH, HEIGHT, 3).ljust(512, b"\0")
+    contents = {
+        "10 bits.avif": imagecodecs.avif_encode(deep >> 6, level=100, bitspersample=10),
+        "12 bits.avif": imagecodecs.avif_encode(deep >> 4, level=100, bitspersample=12),
+        "16 bits.ppm": b"P6 %d %d 65535\n" % (WIDTH, HEIGHT) + deep.astype(">u2").tobytes(),
+        "16 bits.sgi": sgi + deep.transpose(2, 0, 1).astype(">u2").tobytes(),
+        "8 bits.avif": imagecodecs.avif_encode(plain, level=100),
+        "8 bits.ppm": b"P6 %d %d 200\n" % (WIDTH, HEIGHT) + (plain // 2).tobytes(),
+    }
+    for name, data in contents.items():
+        bits = name.partition(" ")[0]
+        expected = () if bits == "8" else (f"its {bits} bits a sample are read as 8",)
+        assert decode_bytes(bytes(data), name).notes == expected, name
 
 
 @pytest.mark.parametrize(("channels", "colour"), [(1, (7,)), (3, (7, 8, 9))])
@@ -225,6 +303,16 @@ def test_a_file_in_memory_is_decoded_as_on_disk(suffix: str, tmp_path: Path) -> 
     np.testing.assert_array_equal(
         decode_bytes(path.read_bytes(), "anything").samples, samples(3, np.uint16)
     )
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no files of open pipes")
+def test_a_pipe_is_told() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, deep_png(samples(3, np.uint16)))
+    os.close(writing)
+    with pytest.raises(UserError, match=f"^/dev/fd/{reading}: is a pipe, not a file"):
+        decode_image(f"/dev/fd/{reading}")
+    os.close(reading)
 
 
 def test_a_damaged_file_in_memory_has_a_name() -> None:

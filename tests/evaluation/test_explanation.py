@@ -113,3 +113,21 @@ def test_a_figure_by_command(
     ):
         assert main([*command, *flags]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_names_of_photographs_as_people_have_them(
+    found: Explanation, weights: Weights, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("matplotlib", reason="the figure is drawn by matplotlib (extra: explain)")
+    monkeypatch.setattr(explanation, "explain", lambda *given: found)
+    monkeypatch.chdir(tmp_path)
+    save_weights("w.safetensors", weights)
+    # No formula, and the longest that a file may have.
+    for stem, code in ((r"$\frac$", 0), ("x" * 251, 2)):
+        Image.new("L", (22, 13), 100).save(f"{stem}.png")
+        assert main(["explain", f"{stem}.png", "--weights", "w.safetensors"]) == code
+        assert Path(f"{stem[:99]}.explained.png").exists() == (code == 0)
+    told = capsys.readouterr().err
+    assert told.startswith(f"drsformer: error: -o {stem}.explained.png: cannot be written (")
+    assert told.endswith("): give another name\n")

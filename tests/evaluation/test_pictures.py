@@ -54,7 +54,7 @@ def test_every_image_is_there_pixel_by_pixel() -> None:
 def test_histogram(tmp_path: Path) -> None:
     names, psnr = [*map(str, range(5)), "same"], np.array([30.0, 31, 32, 33, 34, math.inf])
     scores = Scores(names, {"psnr": psnr, "input_psnr": psnr - 10}, "rain200")
-    write_histogram(tmp_path / "h.png", scores, os.fsdecode(b"w\xdf"))
+    write_histogram(tmp_path / "h.png", scores, os.fsdecode(rb"$\frac$" b"\xdf"))
     drawn = np.asarray(Image.open(tmp_path / "h.png").convert("RGB"))
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
     only = Scores(["same"], {"psnr": np.array([math.inf])}, "rain200")

@@ -149,6 +149,7 @@ def test_what_is_none_of_ours_is_one_line(
     [
         ("w.safetensors w.tflite", "end the name in .stablehlo or .onnx"),
         ("w.safetensors w.onnx", "w.onnx exists: give another name, or --force"),
+        (f"w.safetensors {'x' * 245}.stablehlo", ".stablehlo.json: cannot be written ("),
         ("w.safetensors none/x.onnx", "OUT none/x.onnx: there is no folder"),
         ("w.stablehlo x.onnx", "w.stablehlo is an exported network: name the weights"),
         ("w.safetensors x.onnx --size 20x16", "--size 20x16: must be HxW, multiples of 8"),

@@ -121,6 +121,32 @@ def _complements(inks: np.ndarray) -> np.ndarray:
     return ((left[..., :3] * left[..., 3:] + highest // 2) // highest).astype(inks.dtype)
 
 
+def over_whole_range(samples: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Samples of any width as uint8, or as uint16 if they have more than 8 bits; notes on them.
+
+    ValueError for those that have no such range.
+    """
+    if samples.dtype.kind == "b":
+        return samples.astype(np.uint8) * 255, ()
+    if samples.dtype.kind not in "ui":
+        raise ValueError("floating-point samples have no fixed range; save it with 8 or 16 bits")
+    if samples.dtype.kind == "i" or bits > 16:
+        if bits == 8 or samples.min() < 0:
+            raise ValueError("signed samples; save it with 8 or 16 bits, unsigned")
+        if samples.max() > 65535:
+            raise ValueError("samples exceed 16 bits; save it with 8 or 16 bits, unsigned")
+        kind = "signed" if samples.dtype.kind == "i" else "unsigned"
+        return samples.astype(np.uint16), (
+            f"{kind} samples of {bits} bits are taken as they are, with 65535 as white",
+        )
+    dtype = np.uint8 if bits <= 8 else np.uint16
+    highest, stored_highest = int(np.iinfo(dtype).max), 2**bits - 1
+    if stored_highest == highest:
+        return samples.astype(dtype), ()
+    wide = samples.astype(np.uint32)
+    return ((wide * highest + stored_highest // 2) // stored_highest).astype(dtype), ()
+
+
 def in_8_bits(samples: np.ndarray) -> np.ndarray:
     """uint16 samples rounded to uint8; those that have 8 bits are returned as they are."""
     if samples.dtype == np.uint8:

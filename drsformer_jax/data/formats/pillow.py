@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.MpoImagePlugin import MpoImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 
 from drsformer_jax.data.formats.colour import CMYK, GREY, LAB, RGB, Limit, Stored, check_pixels
 from drsformer_jax.data.formats.metadata import Metadata, damaged, unmarked
@@ -31,6 +32,7 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _ORIENTATION = 0x0112
 _MP_ENTRIES = 0xB002
 _PNG_BIT_DEPTH_AT = 24
+_SGI_BYTES_AT = 3  # a sample
 
 _LOCK = threading.Lock()
 _decoding = 0
@@ -97,9 +99,9 @@ def read_with_pillow(file: BinaryIO, limit: Limit = None) -> Stored:
         image, notes = _opened(file)
         with image:
             check_pixels(*image.size, limit)
-            frames = _frames(image)
+            frames, notes = _frames(image), notes + _narrowed(file, image)
             image.load()
-            samples, space = _deep_png(file, image) or _samples(image)
+            samples, space = _whole_samples(file, image) or _samples(image)
             return Stored(
                 samples,
                 space,
@@ -120,14 +122,27 @@ def _opened(file: BinaryIO) -> tuple[Image.Image, tuple[str, ...]]:
     """The image, not yet decoded, and notes on what had to be left out for that."""
     formats = _picture_formats()
     try:
-        return Image.open(file, formats=formats), ()
+        image = Image.open(file, formats=formats)
     except (UnidentifiedImageError, ValueError):
         file.seek(0)
-        data = file.read()
-        if data[4:12] in _HEIF_STARTS and "HEIF" not in formats:
+        # What is no image may be larger than the memory.
+        kind = file.read(12)[4:]
+        if kind in _HEIF_STARTS and "HEIF" not in formats:
             raise ValueError(str(missing_extra("pi-heif", "heif", "HEIC"))) from None
-        if data[4:12] != b"ftypavif" or b"Exif" not in data:
+        if kind != b"ftypavif":
             raise
+        file.seek(0)
+        data = file.read()
+        if b"Exif" not in data:
+            raise
+    else:
+        if image.format == "JPEG2000":
+            from drsformer_jax.data.formats.jpeg2000 import told
+
+            file.seek(0)
+            for name, block in told(file.read()).items():
+                image.info[name] = block
+        return image, ()
     # Pillow does not open AVIF whose EXIF is damaged; items of unknown kinds are passed over.
     file = io.BytesIO(data.replace(b"Exif", b"free"))
     return Image.open(file, formats=formats), (damaged("EXIF"),)
@@ -168,23 +183,47 @@ def _frames(image: Image.Image) -> int:
 def _notes(image: Image.Image) -> tuple[str, ...]:
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         return ("full ink is taken to be stored as 0, as Adobe does, whose marker is missing",)
-    if image.info.get("bit_depth", 8) > 8:
-        return (f"its {image.info['bit_depth']} bits a sample are read as 8",)
     return ()
 
 
-def _deep_png(file: BinaryIO, image: Image.Image) -> tuple[np.ndarray, str] | None:
-    """All bits of a PNG with 16 a sample, of which Pillow keeps 8 in colour; None for others."""
-    if image.format != "PNG":
-        return None
-    file.seek(_PNG_BIT_DEPTH_AT)
-    if file.read(1)[0] != 16:
-        return None
-    import imagecodecs
+def _narrowed(file: BinaryIO, image: Image.Image) -> tuple[str, ...]:
+    """A note on an image, not yet loaded, of more than 8 bits a sample that Pillow reads as 8."""
+    bits = image.info.get("bit_depth", 8)  # of HEIC
+    if isinstance(image, PpmImageFile) and image.mode == "RGB":
+        args = image.tile[0].args
+        bits = args[1].bit_length() if isinstance(args, tuple) else 8  # of the highest value
+    elif image.format == "SGI":
+        file.seek(_SGI_BYTES_AT)
+        bits = 8 * file.read(1)[0]
+    elif image.format == "AVIF":
+        file.seek(0)
+        flags = int.from_bytes(file.read().partition(b"av1C")[2][2:3])
+        bits = (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+    return (f"its {bits} bits a sample are read as 8",) if bits > 8 else ()
 
-    file.seek(0)
-    samples = imagecodecs.png_decode(file.read())
-    samples = samples.reshape(*samples.shape[:2], -1)
+
+def _whole_samples(file: BinaryIO, image: Image.Image) -> tuple[np.ndarray, str] | None:
+    """All bits of a PNG or JPEG 2000 file, of which Pillow keeps 8 in colour; None for others."""
+    if image.format == "PNG":
+        file.seek(_PNG_BIT_DEPTH_AT)
+        if file.read(1)[0] != 16:
+            return None
+        import imagecodecs
+
+        file.seek(0)
+        samples = imagecodecs.png_decode(file.read())
+        samples = samples.reshape(*samples.shape[:2], -1)
+    elif image.format == "JPEG2000" and image.mode not in ("P", "PA"):
+        from drsformer_jax.data.formats.jpeg2000 import samples_of
+
+        file.seek(0)
+        if (found := samples_of(file.read())) is None:
+            return None
+        samples = found
+    else:
+        return None
+    if image.mode == "CMYK":
+        return samples, CMYK
     return samples, GREY if samples.shape[2] <= 2 else RGB
 
 

@@ -21,6 +21,7 @@ from drsformer_jax.data.formats.colour import (
     Limit,
     Stored,
     check_pixels,
+    over_whole_range,
     without_premultiplication,
 )
 from drsformer_jax.data.formats.metadata import Metadata, damaged, exif_of_tiff
@@ -150,7 +151,7 @@ def _in_space(page: tifffile.TiffPage, space: str) -> tuple[np.ndarray, tuple[st
     elif space == LAB:
         colour = _encoded_as_icc(colour, page.photometric == _PHOTOMETRIC.CIELAB)
     else:
-        colour, notes = _over_whole_range(colour, page.bitspersample)
+        colour, notes = over_whole_range(colour, page.bitspersample)
         if page.photometric == _PHOTOMETRIC.MINISWHITE:
             colour = np.iinfo(colour.dtype).max - colour
     alpha, more = _alpha(page, extra)
@@ -158,7 +159,7 @@ def _in_space(page: tifffile.TiffPage, space: str) -> tuple[np.ndarray, tuple[st
         notes = (*notes, f"{more} further channel{'s' if more > 1 else ''} left out")
     if alpha is None:
         return colour, notes
-    alpha, _ = _over_whole_range(alpha, page.bitspersample)
+    alpha, _ = over_whole_range(alpha, page.bitspersample)
     if alpha.dtype != colour.dtype:
         raise ValueError("colours and transparency of different kinds")
     if tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples:
@@ -176,32 +177,6 @@ def _alpha(page: tifffile.TiffPage, extra: np.ndarray) -> tuple[np.ndarray | Non
         if kind != tifffile.EXTRASAMPLE.UNSPECIFIED:
             return extra[..., index : index + 1], extra.shape[2] - 1
     return None, extra.shape[2]
-
-
-def _over_whole_range(samples: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Samples of any width as uint8, or as uint16 if they have more than 8 bits; notes on them.
-
-    ValueError for those that have no such range.
-    """
-    if samples.dtype.kind == "b":
-        return samples.astype(np.uint8) * 255, ()
-    if samples.dtype.kind not in "ui":
-        raise ValueError("floating-point samples have no fixed range; save it with 8 or 16 bits")
-    if samples.dtype.kind == "i" or bits > 16:
-        if bits == 8 or samples.min() < 0:
-            raise ValueError("signed samples; save it with 8 or 16 bits, unsigned")
-        if samples.max() > 65535:
-            raise ValueError("samples exceed 16 bits; save it with 8 or 16 bits, unsigned")
-        kind = "signed" if samples.dtype.kind == "i" else "unsigned"
-        return samples.astype(np.uint16), (
-            f"{kind} samples of {bits} bits are taken as they are, with 65535 as white",
-        )
-    dtype = np.uint8 if bits <= 8 else np.uint16
-    highest, stored_highest = int(np.iinfo(dtype).max), 2**bits - 1
-    if stored_highest == highest:
-        return samples.astype(dtype), ()
-    wide = samples.astype(np.uint32)
-    return ((wide * highest + stored_highest // 2) // stored_highest).astype(dtype), ()
 
 
 def _looked_up(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:

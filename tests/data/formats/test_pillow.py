@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from pathlib import Path
@@ -9,10 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from drsformer_jax.data.decoding import decode_image
-from drsformer_jax.data.formats.pillow import size_in_header, without_pillows_limit
+from drsformer_jax.data.formats.pillow import (
+    read_with_pillow,
+    size_in_header,
+    without_pillows_limit,
+)
 from drsformer_jax.data.images import read_rgb
 from drsformer_jax.errors import UserError
 
@@ -49,6 +54,18 @@ def test_size_in_the_header_is_that_of_the_upright_image(orientation: int, tmp_p
     assert size_in_header(path) is not None
     path.write_bytes(b"broken")
     assert size_in_header(path) is None
+
+
+@pytest.mark.parametrize("start", [b"no image", b"\0\0\0\x1cftypisom"])
+def test_what_is_no_image_is_not_read_whole(start: bytes) -> None:
+    class Film(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert 0 <= size < 100_000
+            return super().read(size)
+
+    with pytest.raises(UnidentifiedImageError):
+        read_with_pillow(Film(start.ljust(1000)))
 
 
 def test_180_megapixels(tmp_path: Path) -> None:
