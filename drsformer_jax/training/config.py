@@ -36,6 +36,8 @@ RESUMABLE_KEYS = frozenset(
         "data.rain.streaks",
         "data.rain.pairs",
         "eval.protocol",
+        "eval.data_set",
+        "eval.batch_size",
         "model.unroll",
         "model.remat",
         "model.kernels",

@@ -85,6 +85,7 @@ def test_what_may_change_between_resumptions() -> None:
     config = small_config()
     saved = config.to_dict()
     changed = small_config(total_steps=99, data__val="elsewhere", init="weights.pth").to_dict()
+    changed["eval"] = {"protocol": "did_ddn", "data_set": "did", "batch_size": 4}  # scores alone
     check_same_run(saved, changed, "w")
     # Of a run that was begun when there was no such key.
     check_same_run({key: saved[key] for key in saved if key != "init"}, changed, "w")
