@@ -57,7 +57,7 @@ ADDED_SINCE: Mapping[str, Any] = {
     "data.rain.second": 0.3,
 }
 # JAX takes seeds of 64 bits, with their sign.
-_LARGEST_SEED = 2**63 - 1
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
     for key in {"global_batch", "patch_size", "data.threads", "data.rain_versions"} & flat.keys():
         _integer(flat, key)
     for key, value in flat.items():
-        most = _LARGEST_SEED if key == "seed" else MOST_STEPS
+        most = LARGEST_SEED if key == "seed" else MOST_STEPS
         too_large = isinstance(value, int) and value > most
         _require(not too_large, key, value, f"must be at most {most}")
     decay = config["ema_decay"]
