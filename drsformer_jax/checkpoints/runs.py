@@ -185,9 +185,13 @@ class TrainingCheckpoints:
         return dataclasses.replace(cast(Any, like), **tree), data
 
     def config(self, step: int) -> dict[str, Any]:
-        """The configuration that a checkpoint was saved with."""
+        """The configuration that a checkpoint was saved with; errors as of `restore`."""
         args = self._ocp.args
-        return self._manager.restore(step, args=args.Composite(config=args.JsonRestore()))["config"]
+        restored = self._manager.restore(step, args=args.Composite(config=args.JsonRestore()))
+        config = restored["config"]
+        if not isinstance(config, dict):
+            raise UserError(f"{self.path(step)} is damaged: its configuration is none")
+        return config
 
     def put_aside(self, step: int) -> Path:
         """Renames a checkpoint that cannot be used, so that its step can be saved again.
