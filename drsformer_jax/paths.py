@@ -79,7 +79,9 @@ def likelier(path: Path, known: Iterable[str] = ()) -> str:
       known: names that would have been understood as well.
     """
     try:
-        beside = [str(path.parent / name) for name in os.listdir(path.parent)]
+        names = os.listdir(path.parent)
+        # Itself it is where it is of the wrong kind: a file, not a folder.
+        beside = [str(path.parent / name) for name in names if name != path.name]
     except OSError:
         beside = []
     return did_you_mean(str(path), [*known, *beside])
