@@ -333,6 +333,14 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
     assert (folder / "4").is_dir()
 
 
+def test_a_damaged_score_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoints" / "4" / "metrics" / "metrics"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    with pytest.raises(UserError, match=f"{file} is damaged: remove {file.parent}, and"):
+        run(small_config(), tmp_path)
+
+
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
