@@ -59,7 +59,7 @@ class TrainingCheckpoints:
             read, beside a run that may be writing.
 
         Raises:
-          UserError: the score of a checkpoint is damaged.
+          UserError: it is a file, or the score of a checkpoint is damaged.
         """
         # Orbax takes a second to import: only training pays for it.
         import orbax.checkpoint as ocp
@@ -68,6 +68,8 @@ class TrainingCheckpoints:
         self.directory = workdir / DIRECTORY
         if not is_in_bucket(workdir):
             self.directory = self.directory.absolute()
+            if self.directory.is_file():
+                raise UserError(f"{self.directory} is a file where a folder should be: move it")
             _check_scores(self.directory)
         managers = ocp.checkpoint_managers
 

@@ -341,6 +341,13 @@ def test_a_damaged_score_is_named(tmp_path: Path) -> None:
         run(small_config(), tmp_path)
 
 
+def test_a_file_where_checkpoints_belong_is_named_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UserError, match="checkpoints is a file where a folder should be"):
+        run(small_config(), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
