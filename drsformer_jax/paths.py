@@ -84,8 +84,9 @@ def likelier(path: Path, known: Iterable[str] = ()) -> str:
     if path.is_symlink() and not path.exists():
         return f" (a link to {os.readlink(path)}, which is not there)"
     try:
-        # Without itself: a file where a folder is wanted.
-        beside = [str(path.parent / name) for name in os.listdir(path.parent) if name != path.name]
+        names = os.listdir(path.parent)
+        # Itself it is where it is of the wrong kind: a file, not a folder.
+        beside = [str(path.parent / name) for name in names if name != path.name]
     except OSError:
         beside = []
     return did_you_mean(str(path), [*known, *beside])

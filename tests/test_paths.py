@@ -16,6 +16,7 @@ from drsformer_jax.paths import (
     ignores_case,
     is_one_of,
     is_stream,
+    likelier,
     local_path,
     nothing_at,
     require_readable,
@@ -100,6 +101,13 @@ def test_a_file_is_known_under_any_name(tmp_path: Path) -> None:
         assert is_one_of(file, [tmp_path / name])
         assert not is_one_of(tmp_path / name, [other])
     assert not is_one_of(tmp_path / "none", [tmp_path / "none"])
+
+
+def test_what_may_have_been_meant(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").touch()
+    assert likelier(tmp_path / "photos.png") == f" (did you mean {tmp_path / 'photo.png'}?)"
+    # It is there, and a folder was asked for.
+    assert likelier(tmp_path / "photo.png") == ""
 
 
 def test_files_below_end_where_links_go_round(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def main() -> int:
     parser.add_argument("out", type=Path, help=".safetensors file to write")
     args = parser.parse_args()
     try:
+        # Where OUT is forgotten, the last weights stand in its place.
+        if args.out.exists():
+            raise UserError(f"{args.out} exists: name another file to write, last of all")
         average = averaged([load_weights(name) for name in args.weights], args.weights)
         save_weights(args.out, average)
     except UserError as error:

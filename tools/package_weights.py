@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from drsformer_jax.checkpoints.weights import load_weights, save_weights
+from drsformer_jax.cli.reports import check_destination
 from drsformer_jax.errors import UserError
 
 # Folders of the machine that trained are nobody else's business.
@@ -26,27 +27,33 @@ MEANS = ("psnr", "ssim", "input_psnr", "input_ssim")
 
 def read_json(path: Path, how_to_make: str) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {how_to_make}") from error
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged; {how_to_make}")
     return content
 
 
 def describe_scores(evaluation: Path) -> str:
     """One line of what eval.py found on each set."""
     files = sorted(evaluation.glob("*/scores.json")) or [evaluation / "scores.json"]
-    found = {file.parent: read_json(file, "run eval.py first") for file in files}
-    return "; ".join(
-        describe_score(scores)
-        if folder == evaluation
-        else f"{folder.name} {describe_score(scores)}"
-        for folder, scores in found.items()
-    )
+    told = []
+    for file in files:
+        scores = read_json(file, "run eval.py first")
+        try:
+            score = describe_score(scores)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file} holds no scores of eval.py: run it again") from error
+        told.append(score if file.parent == evaluation else f"{file.parent.name} {score}")
+    return "; ".join(told)
 
 
 def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe, but for the keys that name folders."""
-    data = dict(recipe["data"])
+    data = dict(recipe.get("data") or {})  # of a run that was imported there is none
     if "rain" in data:
         data["rain"] = dict(data["rain"])
     for key in PRIVATE_KEYS:
@@ -77,6 +84,9 @@ def main() -> int:
     parser.add_argument("--licence", required=True, help="on what terms the data are to be had")
     args = parser.parse_args()
     try:
+        check_destination("OUT", args.out)
+        if args.out.suffix.lower() != ".safetensors":
+            raise UserError(f"OUT {args.out}: end the name in .safetensors, the form that is told")
         recipe = read_json((args.recipe or args.workdir) / "config.json", "no training run")
         score = describe_scores(args.workdir / "evaluation")
         weights = load_weights(args.workdir)

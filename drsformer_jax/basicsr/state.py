@@ -24,12 +24,10 @@ from drsformer_jax.checkpoints.tensors import precision_note
 from drsformer_jax.errors import UserError, listing
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.paths import nothing_at
+from drsformer_jax.training.optimizer import MOST_STEPS
 
 SUFFIX = ".state"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-# Step counters are int32 here.
-_MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +84,7 @@ def read_state(path: Path) -> StateFile:
     content = load_file(path)
     _check_is_state(content, path)
     iteration = content["iter"]
-    if type(iteration) is not int or not 1 <= iteration <= _MOST_STEPS:
+    if type(iteration) is not int or not 1 <= iteration <= MOST_STEPS:
         raise UserError(f"{path}: iter must be the number of finished steps, not {iteration!r}")
     optimizer = _only(content["optimizers"], f"{path}: optimizers")
     group = dict(_only(optimizer.get("param_groups"), f"{path}: param_groups"))
@@ -232,7 +230,7 @@ def _updates(steps: Mapping[str, Any], path: Path) -> tuple[int, str]:
             f"{path}: AdamW's step must be the same for all parameters, but {differing}"
         )
     ((updates, step_type),) = found
-    if not 1 <= updates <= _MOST_STEPS:
+    if not 1 <= updates <= MOST_STEPS:
         raise UserError(f"{path}: AdamW's step must be a number of updates, not {updates:g}")
     return int(updates), step_type
 

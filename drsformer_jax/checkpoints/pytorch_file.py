@@ -155,7 +155,7 @@ def stored_tensors(state: Mapping[str, Any], path: Path) -> dict[str, StoredTens
     odd = [
         f"{name} ({_precision(tensor)})"
         for name, tensor in state.items()
-        if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point()
+        if not (_is_dense(tensor) and tensor.is_floating_point())
     ]
     if odd:
         raise UserError(f"{path} has tensors that are not dense floating-point: {listing(odd)}")
@@ -171,6 +171,13 @@ def stored_tensors(state: Mapping[str, Any], path: Path) -> dict[str, StoredTens
         name: StoredTensor(tuple(tensor.shape), _precision(tensor), reader(tensor))
         for name, tensor in state.items()
     }
+
+
+def _is_dense(tensor: Any) -> bool:
+    """Whether all values are there, side by side; of nested tensors not even the shape is known."""
+    import torch
+
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_nested
 
 
 def _precision(tensor: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,6 +57,9 @@ class TrainingCheckpoints:
         Args:
           keep: so many newest checkpoints are kept, and the one with the best score. None: only to
             read, beside a run that may be writing.
+
+        Raises:
+          UserError: it is a file, or the score of a checkpoint is damaged.
         """
         # Orbax takes a second to import: only training pays for it.
         import orbax.checkpoint as ocp
@@ -64,6 +68,9 @@ class TrainingCheckpoints:
         self.directory = workdir / DIRECTORY
         if not is_in_bucket(workdir):
             self.directory = self.directory.absolute()
+            if self.directory.is_file():
+                raise UserError(f"{self.directory} is a file where a folder should be: move it")
+            _check_scores(self.directory)
         managers = ocp.checkpoint_managers
 
         def score(metrics: Mapping[str, float]) -> float:
@@ -185,9 +192,13 @@ class TrainingCheckpoints:
         return dataclasses.replace(cast(Any, like), **tree), data
 
     def config(self, step: int) -> dict[str, Any]:
-        """The configuration that a checkpoint was saved with."""
+        """The configuration that a checkpoint was saved with; errors as of `restore`."""
         args = self._ocp.args
-        return self._manager.restore(step, args=args.Composite(config=args.JsonRestore()))["config"]
+        restored = self._manager.restore(step, args=args.Composite(config=args.JsonRestore()))
+        config = restored["config"]
+        if not isinstance(config, dict):
+            raise UserError(f"{self.path(step)} is damaged: its configuration is none")
+        return config
 
     def put_aside(self, step: int) -> Path:
         """Renames a checkpoint that cannot be used, so that its step can be saved again.
@@ -214,6 +225,23 @@ class TrainingCheckpoints:
         with self._writing():
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _check_scores(directory: Path) -> None:
+    """That the scores of a folder's checkpoints can be read: Orbax reads all of them at once.
+
+    Raises:
+      UserError: one cannot.
+    """
+    for step in whole_steps(directory):
+        file = directory / str(step) / "metrics" / "metrics"
+        try:
+            if file.is_file():
+                json.loads(file.read_text())
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{file} is damaged: remove {file.parent}, and nothing but the score is lost"
+            ) from error
 
 
 def whole_steps(directory: Path) -> list[int]:

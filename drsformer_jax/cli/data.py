@@ -20,6 +20,8 @@ from drsformer_jax.paths import local_path
 
 EXIT_FAULTS = 1
 
+MOST_VERSIONS = 10**9  # far beyond any disk, and what Python counts
+
 LEVELS = ("light", "medium", "heavy", "mixed")
 
 _VERIFY = """\
@@ -166,6 +168,8 @@ def _make_rain(args: argparse.Namespace) -> int:
 
     if args.versions < 1:
         raise UserError(f"--versions {args.versions}: must be positive")
+    if args.versions > MOST_VERSIONS:
+        raise UserError(f"--versions {args.versions}: must be at most {MOST_VERSIONS}")
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: must not be negative")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):

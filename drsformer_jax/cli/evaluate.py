@@ -67,6 +67,7 @@ def _evaluate(argv: Sequence[str], description: str) -> None:
     join_if_asked(given.distributed)
     check_devices()
     with together():
+        _check_names(given)
         _check_inputs_stay(given)
         per_device = checked(lambda: given.config.eval.batch_size, "eval.batch_size")
         orientations = _orientations(given.config) if given.ensemble else 1
@@ -113,6 +114,21 @@ def _tasks(given: EvaluationFlags) -> list[Task]:
         data_set = get_set(name) if name else None
         tasks.append(Task(name or config.name, source, protocol, data_set))
     return tasks
+
+
+def _check_names(given: EvaluationFlags) -> None:
+    """That no set's folder takes the place of a file that is written beside it.
+
+    Raises:
+      UserError: one would.
+    """
+    from drsformer_jax.evaluation.run import OF_A_SET, RESULTS
+
+    for name, folder in given.sets:
+        if name.lower() in (*RESULTS, *OF_A_SET):
+            raise UserError(
+                f"--set {name}={folder}: {name} is what eval.py itself writes: give another name"
+            )
 
 
 def _check_inputs_stay(given: EvaluationFlags) -> None:

@@ -67,6 +67,9 @@ class RecordedPairs:
             record = self._records[index]
             input, target = self._decode(record["input"]), self._decode(record["target"])
             name = record["name"].decode()
+            # What is restored of it is written under this name, in one folder.
+            if not name or Path(name).name != name:
+                raise ValueError(f"{name!r} is no name of a file")
         except MemoryError:
             raise
         except Exception as error:  # of ArrayRecord, TFDS and Pillow

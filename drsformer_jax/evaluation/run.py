@@ -46,6 +46,10 @@ from drsformer_jax.scores.protocols import get_protocol
 
 DIRECTORY = "evaluation"
 RESTORED = "restored"  # images, in it or in the folder of their set
+# Files of all sets together, in it.
+RESULTS = ("results.json", "results.md")
+# What there is of one set, which in it is the run's own.
+OF_A_SET = (RESTORED, "scores.json", "scores.csv", "worst.png", "best.png", "histogram.png")
 
 # Of the best and of the worst images.
 PICTURES = 4
@@ -143,8 +147,8 @@ def evaluate_workdir(workdir: Path, tasks: Sequence[Task], options: Options, *, 
     )
     with together(), written_or_refused(workdir / DIRECTORY):
         if is_first():
-            write_json(workdir / DIRECTORY / "results.json", document(results, setting))
-            write_text(workdir / DIRECTORY / "results.md", markdown(results, setting))
+            write_json(workdir / DIRECTORY / RESULTS[0], document(results, setting))
+            write_text(workdir / DIRECTORY / RESULTS[1], markdown(results, setting))
     note = "" if can_draw_histogram() else " (no histogram: pip install 'drsformer_jax[demo]')"
     texts += [table(results, setting), f"written to {workdir / DIRECTORY}{note}"]
     return "\n".join(texts)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +42,13 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "heads"):
-            values = tuple(int(value) for value in getattr(self, name))
+            given = getattr(self, name)
+            try:
+                values = tuple(operator.index(value) for value in given)
+            except TypeError:  # no list, or one of something else
+                values = ()
             if len(values) != 4 or min(values) < 1:
-                raise ValueError(f"{name} must be four positive integers, not {values}")
+                raise ValueError(f"{name} must be four positive integers, not {given!r}")
             object.__setattr__(self, name, values)
         for name in ("in_channels", "out_channels", "dim"):
             if getattr(self, name) < 1:
@@ -55,6 +61,10 @@ class Architecture:
                 "equal: the network adds its output to its input"
             )
         check_choice(self, "layer_norm_type", LAYER_NORM_TYPES)
+        if not math.isfinite(self.ffn_expansion_factor):
+            raise ValueError(
+                f"ffn_expansion_factor must be a number, not {self.ffn_expansion_factor}"
+            )
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % heads or channels // heads < 2:
                 raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from drsformer_jax.data.transforms import DIHEDRAL, ORIENTATIONS
 from drsformer_jax.errors import UserError, wrong_key
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import SIZE_MULTIPLE
-from drsformer_jax.training.optimizer import ADAMW, OptimizerOptions
+from drsformer_jax.training.optimizer import ADAMW, MOST_STEPS, OptimizerOptions
 from drsformer_jax.training.sharding import MeshOptions
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ RESUMABLE_KEYS = frozenset(
         "data.rain.streaks",
         "data.rain.pairs",
         "eval.protocol",
+        "eval.data_set",
+        "eval.batch_size",
         "model.unroll",
         "model.remat",
         "model.kernels",
@@ -53,6 +56,8 @@ ADDED_SINCE: Mapping[str, Any] = {
     "data.rain.warped": 0.5,
     "data.rain.second": 0.3,
 }
+# JAX takes seeds of 64 bits, with their sign.
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +97,17 @@ def training_options(config: Mapping[str, Any]) -> TrainingOptions:
         _require(_integer(config, key) >= 0, key, config[key], "must not be negative")
     for key in positive:
         _require(_integer(config, key) >= 1, key, config[key], "must be at least 1")
-    _require(0 <= config["ema_decay"] < 1, "ema_decay", config["ema_decay"], "must be in [0, 1)")
-    threads = config["data"]["threads"]
+    flat = flatten(config)
+    for key in {"global_batch", "patch_size", "data.threads", "data.rain_versions"} & flat.keys():
+        _integer(flat, key)
+    for key, value in flat.items():
+        most = LARGEST_SEED if key == "seed" else MOST_STEPS
+        too_large = isinstance(value, int) and value > most
+        _require(not too_large, key, value, f"must be at most {most}")
+    decay = config["ema_decay"]
+    in_range = isinstance(decay, int | float) and 0 <= decay < 1
+    _require(in_range, "ema_decay", decay, "must be in [0, 1)")
+    threads = flat["data.threads"]
     _require(threads >= 0, "data.threads", threads, "must not be negative")
     options = TrainingOptions(
         model=model_config(config["model"]),
@@ -118,7 +132,7 @@ def model_config(model: Mapping[str, Any]) -> DRSformerConfig:
     """The network of a configuration's `model` part: a preset and what differs from it."""
     values = {key: value for key, value in model.items() if value is not None}
     preset = values.pop("preset")
-    if preset not in PRESETS:
+    if preset not in list(PRESETS):  # it may be anything
         raise UserError(f"config.model.preset: {preset!r} is not one of {', '.join(PRESETS)}")
     try:
         return dataclasses.replace(PRESETS[preset], **values)
@@ -141,8 +155,8 @@ def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
     else:
         keys = ("progressive", "progressive")
         try:
-            stages = [Stage(*map(int, stage)) for stage in config["progressive"]]
-        except (TypeError, ValueError) as error:
+            stages = [Stage(*map(operator.index, stage)) for stage in config["progressive"]]
+        except TypeError as error:  # no list, or one of something else
             raise UserError(
                 "config.progressive: must be a list of (steps, global_batch, patch_size), not "
                 f"{config['progressive']!r}"
@@ -186,7 +200,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots; tuples become lists, as JSON has them."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if hasattr(value, "items"):  # a ConfigDict is no Mapping
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = _as_json(value)

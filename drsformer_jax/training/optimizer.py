@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ import optax
 
 # torch.nn.utils.clip_grad_norm_ adds it to the norm that it divides by.
 TORCH_CLIP_EPSILON = 1e-6
+
+# Steps are counted in int32.
+MOST_STEPS = 2**31 - 1
 
 ADAMW, MUON = "adamw", "muon"
 # Root mean square of Muon's update in units of the learning rate: about that of Adam, so that the
@@ -46,12 +50,16 @@ class OptimizerOptions:
         if self.name not in (ADAMW, MUON):
             raise ValueError(f"name must be {ADAMW} or {MUON}, not {self.name!r}")
         for name in ("learning_rate", "eps"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        not_negative = ("final_learning_rate", "warmup_steps", "hold_steps", "decay_steps")
-        for name in (*not_negative, "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
+        for name in ("final_learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not self.clip_norm >= 0:  # an infinite one clips nothing
+            raise ValueError(f"clip_norm must not be negative, not {self.clip_norm}")
+        for name in ("warmup_steps", "hold_steps", "decay_steps"):
+            if not 0 <= getattr(self, name) <= MOST_STEPS:
+                raise ValueError(f"{name} must be 0 to {MOST_STEPS}, not {getattr(self, name)}")
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")

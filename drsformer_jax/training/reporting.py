@@ -157,15 +157,15 @@ class Reporter:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # half a line, from a run that was killed while writing
-            if record["step"] <= step:
-                kept.append(line + "\n")
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                # Half a line, from a run that was killed while writing, or no record of ours.
+                continue
         with atomic_path(self._path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(kept), encoding="utf-8")
 
     def restart_clock(self) -> None:
         """Leaves the time since the last report out of the speed: compilation, evaluation."""

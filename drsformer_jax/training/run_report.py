@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import json
-import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -42,6 +41,7 @@ _CHARTS: tuple[tuple[str, dict[str, str], bool], ...] = (
 _SHEETS = {"evaluation/best.png": "best", "evaluation/worst.png": "worst"}
 _SCORES = "evaluation/results.md"
 _SHEET_WIDTH, _QUALITY = 1600, 88
+_LARGEST = 1e300  # of values
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -110,7 +110,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     for line in _lines(path):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             found.append(record)
@@ -123,9 +123,14 @@ def _column(records: list[dict[str, Any]], key: str) -> list[tuple[float, float]
         (record["step"], record[key])
         for record in records
         if isinstance(record.get("step"), int)
-        and isinstance(record.get(key), int | float)
-        and math.isfinite(record[key])
+        and _can_be_drawn(record["step"])
+        and _can_be_drawn(record.get(key))
     ]
+
+
+def _can_be_drawn(value: object) -> bool:
+    """Whether it is a number that floats can reckon with; a damaged line may hold any."""
+    return isinstance(value, int | float) and abs(value) < _LARGEST
 
 
 def _page(workdir: Path, config: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ import jax
 
 FILE = "sessions.jsonl"
 
+_LAST_MOMENT = 253_402_300_800.0  # the year 10,000, which dates do not reach
+
 _PACKAGES = ("drsformer_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -75,15 +77,24 @@ def _environment() -> dict[str, str]:
     }
 
 
+def _moment(value: Any) -> float:
+    """Seconds since 1970; ValueError or TypeError if it is none."""
+    moment = float(value)
+    if not 0 <= moment < _LAST_MOMENT:
+        raise ValueError(f"{moment} is no moment")
+    return moment
+
+
 def read_sessions(records: list[dict[str, Any]]) -> list[Session]:
     """The sessions of a run, from the lines of its file."""
     found: list[Session] = []
     for record in records:
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            moment = float(record["time"])
+        # Of a damaged line.
+        with contextlib.suppress(ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+            moment = _moment(record["time"])
             if "start" in record:
                 environment = {str(k): str(v) for k, v in record["environment"].items()}
-                before = None if record["before"] is None else float(record["before"])
+                before = None if record["before"] is None else _moment(record["before"])
                 step = int(record["start"])
                 found.append(Session(moment, None, step, None, before, environment))
             elif found:

@@ -222,6 +222,14 @@ def test_contents_that_are_no_weights(tmp_path, content, message):
         load_weights(path)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_tensor_without_a_shape_is_named(tmp_path):
+    nested = torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)])
+    torch.save({"params": {"a": nested}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"not dense floating-point: a \(float32\)"):
+        load_weights(tmp_path / "x.pth")
+
+
 def test_nan_weights_are_refused(tmp_path, state):
     state["output.weight"][0, 0, 0, 0] = float("nan")
     path = tmp_path / "x.pth"

@@ -98,6 +98,7 @@ def test_levels_are_those_of_the_generator() -> None:
         (["make-rain", "clean", "clean"], "clean: is there already and not an empty folder"),
         (["make-rain", "clean", "no/out"], "no/out: there is no folder no"),
         (["make-rain", "clean", "out", "--versions", "0"], "--versions 0: must be positive"),
+        (["make-rain", "clean", "out", "--versions", f"{10**20}"], "must be at most 1000000000"),
         (["make-rain", "clean", "out", "--seed", "-1"], "--seed -1: must not be negative"),
         (["make-rain", "empty", "out"], "empty: no images"),
         (["make-rain", "twice", "out"], "twice/1.png: 1.bmp has the same name without suffix"),

@@ -207,3 +207,13 @@ def test_damaged_records_are_named(form: str, tmp_path: Path) -> None:
         file.unlink() if damaged is None else file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"1\.0\.0: pair 0 of train cannot be read .*anew"):
             RecordedPairs(written, "train")[0]
+
+
+@pytest.mark.parametrize("name", ["../away", "/tmp/away", "a/b", ""])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    rain200(tmp_path / "unpacked")
+    written = build("rain200h", tmp_path / "unpacked", tmp_path / "sets", partial=True)
+    pairs = RecordedPairs(written, "test")
+    pairs._records = [pairs._records[0] | {"name": name.encode()}]
+    with pytest.raises(UserError, match=r"pair 0 of test cannot be read .* is no name of a file"):
+        pairs[0]

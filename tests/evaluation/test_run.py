@@ -235,6 +235,8 @@ def test_images_of_one_size_share_a_batch(tmp_path: Path, monkeypatch: pytest.Mo
         (["--set=../x=/tmp"], "--set ../x=/tmp: must be NAME=FOLDER"),
         (["--set=a=/tmp", "--set=a=/var"], "--set a=/var: a is there twice"),
         (["--set=a=/nowhere"], "/nowhere: no such folder"),
+        (["--set=results.json=/tmp"], "results.json is what eval.py itself writes"),
+        (["--set=Restored=/tmp"], "--set Restored=/tmp: Restored is what eval.py itself writes"),
         (["--tile=12"], "--tile must be a positive multiple of 8"),
         (["--tile=16", "--overlap=16"], "--overlap must be smaller than --tile"),
         (["--config.eval.batch_size=0"], "config.eval.batch_size: must be at least 1"),

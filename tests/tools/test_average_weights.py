@@ -56,3 +56,18 @@ def test_another_network_is_refused(
     assert not (tmp_path / "average.safetensors").exists()
     assert run(monkeypatch, tmp_path, "a", "missing") == 2
     assert "missing.safetensors" in capsys.readouterr().err
+
+
+def test_weights_in_the_place_of_the_file_to_write_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for seed, path in enumerate(paths):
+        save_weights(path, random_weights(SMALL, seed))
+    before = paths[1].read_bytes()
+    monkeypatch.setattr(sys, "argv", ["x", *map(str, paths)])
+    assert average_weights.main() == 2
+    assert capsys.readouterr().err == (
+        f"error: {paths[1]} exists: name another file to write, last of all\n"
+    )
+    assert paths[1].read_bytes() == before

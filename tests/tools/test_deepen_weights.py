@@ -52,3 +52,32 @@ def test_blocks_cannot_be_taken_away(
     assert run(monkeypatch, tmp_path, 1, 1, 1, 1) == 2
     assert "the network has 1 2 1 1, and none can be taken away" in capsys.readouterr().err
     assert not (tmp_path / "deeper.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "flags", "told"),
+    [
+        ("w.safetensors", [], "would overwrite an input"),
+        ("deeper.safetensors", ["--seed", str(2**64)], "--seed"),
+        ("deeper.safetensors", ["--seed", "-1"], "--seed"),
+    ],
+)
+def test_mistakes_are_told_and_the_weights_stay(
+    out: str,
+    flags: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, random_weights(SMALL, 0))
+    before = weights.read_bytes()
+    arguments = [str(weights), str(tmp_path / out), "--blocks", "1", "3", "1", "1", *flags]
+    monkeypatch.setattr(sys, "argv", ["x", *arguments])
+    assert deepen_weights.main() == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+    assert weights.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [weights]

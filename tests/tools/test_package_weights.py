@@ -81,3 +81,46 @@ def test_an_average_has_the_recipe_of_a_run(
     assert f"{run / 'config.json'}: " in capsys.readouterr().err
     assert package(run, monkeypatch, f"--recipe={run / 'a'}") == 0
     assert json.loads(load_weights(run / "w.safetensors").metadata["recipe"])["name"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", "{", "config.json is damaged"),
+        ("config.json", "[]", "config.json is damaged"),
+        ("evaluation/scores.json", "", "scores.json is damaged; run eval.py first"),
+        ("evaluation/scores.json", '{"mean": {}}', "scores.json holds no scores of eval.py"),
+    ],
+)
+def test_damaged_files_are_named(
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    content: str,
+    told: str,
+) -> None:
+    write_scores(run / "evaluation", 30.0)
+    (run / file).write_text(content)
+    assert package(run, monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+
+
+def test_a_run_that_was_imported_has_no_data(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scores(run / "evaluation", 30.0)
+    (run / "config.json").write_text('{"imported": {"file": "7.state"}}')
+    assert package(run, monkeypatch) == 0
+    recipe = json.loads(load_weights(run / "w.safetensors").metadata["recipe"])
+    assert recipe["imported"] == {"file": "7.state"}
+
+
+def test_a_form_that_would_lose_the_story_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scores(run / "evaluation", 30.0)
+    monkeypatch.setattr(sys, "argv", ["x", str(run), str(run / "w.pth"), "--data=d", "--licence=l"])
+    assert package_weights.main() == 2
+    assert "w.pth: end the name in .safetensors" in capsys.readouterr().err
+    assert not (run / "w.pth").exists()

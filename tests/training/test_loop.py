@@ -143,8 +143,10 @@ def test_checkpoints_are_kept_and_a_finished_run_does_nothing(
 
 def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
     run(small_config(total_steps=4), tmp_path)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 5, "loss": 99.0}\n{"step": 6, "lo')
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        # What a drive makes of a file when the power is cut, and what is no record of ours.
+        file.write(b'\0\0\xff\n5\n{}\nnull\n[]\n{"step": null}\n')
+        file.write(b'{"step": 5, "loss": 99.0}\n{"step": 6, "lo')
     run(small_config(), tmp_path)
     found = records(tmp_path)
     assert [record["step"] for record in found] == [2, 4, 6]
@@ -291,6 +293,10 @@ def lose_the_configuration(folder: Path) -> None:
     (folder / "config" / "metadata").unlink()
 
 
+def lose_what_the_configuration_says(folder: Path) -> None:
+    (folder / "config" / "metadata").write_text("[1]")
+
+
 def hold_other_values(folder: Path) -> None:
     """As if they had changed on the disk in a way that can still be read."""
     data = folder / "data" / "metadata"
@@ -300,7 +306,14 @@ def hold_other_values(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [hold_other_values, flip_bits, cut_short, lose_the_configuration]
+    "damage",
+    [
+        hold_other_values,
+        flip_bits,
+        cut_short,
+        lose_the_configuration,
+        lose_what_the_configuration_says,
+    ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
@@ -318,6 +331,21 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
     assert (folder / "4.damaged").is_dir()
     # The step has been saved anew.
     assert (folder / "4").is_dir()
+
+
+def test_a_damaged_score_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoints" / "4" / "metrics" / "metrics"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    with pytest.raises(UserError, match=f"{file} is damaged: remove {file.parent}, and"):
+        run(small_config(), tmp_path)
+
+
+def test_a_file_where_checkpoints_belong_is_named_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UserError, match="checkpoints is a file where a folder should be"):
+        run(small_config(), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(

@@ -104,6 +104,34 @@ def test_an_old_workdir_by_command(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("sessions.jsonl", '{"time": 1e30, "start": 1, "before": null, "environment": {}}'),
+        ("sessions.jsonl", '{"time": NaN, "start": 1, "before": null, "environment": {}}'),
+        ("sessions.jsonl", '{"time": 5, "start": 1, "before": 1e400, "environment": {}}'),
+        ("sessions.jsonl", '{"time": 5, "start": 1, "before": null, "environment": []}'),
+        ("sessions.jsonl", '{"time": 5, "start": 1e400, "before": null, "environment": {}}'),
+        ("metrics.jsonl", f'{{"step": 7, "loss": 1{"0" * 400}}}'),
+        ("metrics.jsonl", f'{{"step": 1{"0" * 400}, "loss": 1}}'),
+        ("metrics.jsonl", '{"step": 7, "loss": 1, "psnr": 1.7e308}'),
+        ("metrics.jsonl", "[" * 100_000),
+    ],
+)
+def test_damaged_lines_are_left_out(
+    file: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    session = '{"time": 9, "start": 0, "before": null, "environment": {"system": "kept"}}'
+    whole = {"metrics.jsonl": '{"step": 1, "loss": 0.5}', "sessions.jsonl": session}
+    for name, kept in whole.items():
+        (tmp_path / name).write_text(f"{line}\n{kept}\n" if name == file else f"{kept}\n")
+    assert main(["report", str(tmp_path)]) == 0
+    text = Parsed(tmp_path / "report.html").text
+    assert "0.5" in text
+    assert "kept" in text
+
+
+@pytest.mark.parametrize(
     ("config", "told"),
     [(None, "is no training workdir: it has no config.json"), ("{", "config.json is damaged")],
 )

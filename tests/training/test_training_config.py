@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -31,10 +32,38 @@ from drsformer_jax.training.config import check_same_run, training_options
         ("model.dim", 7, "config.model: dim must be even"),
         ("model.dtype", "float16", "config.model: dtype"),
         ("optimizer.learning_rate", -1.0, "config.optimizer: learning_rate"),
+        ("optimizer.learning_rate", math.inf, "config.optimizer: learning_rate must be positive"),
+        ("optimizer.eps", math.nan, "config.optimizer: eps must be positive, not nan"),
+        ("optimizer.weight_decay", math.nan, "config.optimizer: weight_decay .* not nan"),
+        ("optimizer.final_learning_rate", math.inf, "config.optimizer: final_learning_rate"),
+        ("optimizer.clip_norm", math.nan, "config.optimizer: clip_norm"),
+        (
+            "optimizer.decay_steps",
+            2**31,
+            r"config\.optimizer\.decay_steps: must be at most 2147483647",
+        ),
+        ("seed", 2**63, "config.seed: must be at most 9223372036854775807"),
+        ("total_steps", 2**31, "config.total_steps: must be at most 2147483647"),
+        ("mesh.data", 2**31, "config.mesh.data: must be at most 2147483647"),
+        ("progressive", ((1.5, 4, 8),), "config.progressive: must be a list"),
+        ("progressive", ((math.inf, 4, 8),), "config.progressive: must be a list"),
+        ("model.heads", (math.inf,), "config.model: heads must be four positive integers"),
+        ("model.num_blocks", "few", "config.model: num_blocks must be .* integers, not 'few'"),
+        ("model.num_blocks", (1.5, 1, 1, 1), "config.model: num_blocks must be four positive"),
+        ("model.ffn_expansion_factor", math.inf, "config.model: ffn_expansion_factor"),
+        # In a file of one's own nothing keeps values to their types.
+        ("model.preset", [], "config.model.preset: .* is not one of"),
+        ("ema_decay", "0.9", "config.ema_decay: must be in"),
+        ("global_batch", "4", "config.global_batch: must be a whole number, not '4'"),
+        ("patch_size", None, "config.patch_size: must be a whole number, not None"),
+        ("data.threads", "2", "config.data.threads: must be a whole number, not '2'"),
+        ("data.rain_versions", 1.5, "config.data.rain_versions: must be a whole number"),
     ],
 )
 def test_bad_values_are_named(key: str, value: Any, message: str) -> None:
-    config = small_config(**{key: value})
+    config = small_config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
         training_options(config)
 
@@ -56,6 +85,7 @@ def test_what_may_change_between_resumptions() -> None:
     config = small_config()
     saved = config.to_dict()
     changed = small_config(total_steps=99, data__val="elsewhere", init="weights.pth").to_dict()
+    changed["eval"] = {"protocol": "did_ddn", "data_set": "did", "batch_size": 4}  # scores alone
     check_same_run(saved, changed, "w")
     # Of a run that was begun when there was no such key.
     check_same_run({key: saved[key] for key in saved if key != "init"}, changed, "w")
