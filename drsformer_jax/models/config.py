@@ -149,7 +149,7 @@ PRESETS: dict[str, DRSformerConfig] = {
     "small": DRSformerConfig(dim=16, num_blocks=(1, 1, 1, 1), heads=(1, 2, 4, 8), use_mefc=False),
     # Depth where pixels are few: 1.5 times the operations of "small".
     "compact": DRSformerConfig(dim=16, num_blocks=(1, 2, 3, 3), heads=(1, 2, 4, 8), use_mefc=False),
-    # For films: an eighth of the operations of "compact", half as many channels.
+    # For films: a fifth of the operations of "compact", half as many channels.
     "xs": DRSformerConfig(
         dim=8,
         num_blocks=(1, 1, 2, 2),
