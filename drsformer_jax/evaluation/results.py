@@ -130,7 +130,11 @@ def document(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
             "median_seconds": result.seconds,
         }
 
-    said = dataclasses.asdict(setting) | {"ensemble": setting.orientations > 1}
+    said = dataclasses.asdict(setting)
+    orientations, devices = said.pop("orientations"), said.pop("devices")
+    said |= {"ensemble": orientations > 1, "devices": devices}
+    if orientations > 1:
+        said["orientations"] = orientations
     return {"setting": said, "results": [one(result) for result in results]}
 
 
