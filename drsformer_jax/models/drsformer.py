@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -160,13 +162,22 @@ class DRSformer(nn.Module):
 
 def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:
     """Fresh float32 parameters, distributed as PyTorch initialises the authors' module."""
+    if isinstance(rng, jax.core.Tracer):  # under jit or eval_shape, the caller compiles it
+        return _init(config, rng)
+    return _compiled_init(config)(rng)
+
+
+def _init(config: DRSformerConfig, rng: jax.Array) -> Params:
     image = jnp.zeros((1, config.in_channels, SIZE_MULTIPLE, SIZE_MULTIPLE), jnp.float32)
     looped = dataclasses.replace(config, unroll=False)  # the same parameters, sooner compiled
-    init = DRSformer(looped).init
-    if not isinstance(rng, jax.core.Tracer):  # under jit or eval_shape, the caller compiles it
-        # It runs once: optimising the random number generators takes longer than all the rest.
-        init = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
-    return init(rng, image)["params"]
+    return DRSformer(looped).init(rng, image)["params"]
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_init(config: DRSformerConfig) -> Callable[[jax.Array], Params]:
+    # It runs seldom: optimising the random number generators takes longer than all the rest.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(functools.partial(_init, config), compiler_options=options)
 
 
 def restore(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ class _WithoutTensorFlow:
     """tensorboardX behind those methods of clu's writers that a run calls."""
 
     def __init__(self, folder: str) -> None:
-        from tensorboardX import SummaryWriter
+        with _torch_hidden():
+            from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(folder)
 
@@ -71,6 +74,22 @@ class _WithoutTensorFlow:
 
     def close(self) -> None:
         self._writer.close()
+
+
+@contextlib.contextmanager
+def _torch_hidden() -> Iterator[None]:
+    """tensorboardX imports PyTorch where it can, to take its tensors; it is given none.
+
+    That would be seconds and hundreds of megabytes at every start of a run.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is an ImportError
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def learned(config: DRSformerConfig, params: Params, image: np.ndarray | None) -> dict[str, float]:

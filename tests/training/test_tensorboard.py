@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import importlib.util
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from reference.programs import environment
 
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import DRSformer, init_params
@@ -63,6 +66,14 @@ def test_a_run_without_tensorflow_has_the_files(
     step, shown = values["sides"]
     assert (step, shown.image.height, shown.image.width) == (5, 4, 6)
     assert any(b"    | all |" in v.tensor.SerializeToString() for _, v in values.values())
+
+
+def test_pytorch_is_not_imported_for_it(tmp_path: Path) -> None:
+    program = (
+        "import sys; from drsformer_jax.training import tensorboard as t; "
+        f"t._WithoutTensorFlow({str(tmp_path)!r}).close(); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], env=environment(), check=True)
 
 
 def test_without_either_package_it_is_said(
