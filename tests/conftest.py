@@ -14,7 +14,7 @@ from reference.buckets import Buckets, serving
 # What users' compiler makes of the network is looked at in tests/models/test_drsformer.py.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    # Programs share the cores with other workers: in one piece a program takes 15 % less to compile.
+    # In one piece a program takes 15 % less, where other workers keep the other cores busy.
     " --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
