@@ -11,7 +11,7 @@ from drsformer_jax.data.synthetic.rain import add_rain, sample_rain
 
 rng = np.random.default_rng(0)
 name, clean = embedded_photographs("test")[0]
-clean = clean[150:278, 150:350]
+clean = clean[60:316, 90:410]
 rainy = add_rain(clean, sample_rain("light", rng), rng)
 
 derain = Derainer.load()  # the packaged weights, or a file, or the workdir of a run

@@ -28,9 +28,12 @@ from reference.films import write_film  # noqa: E402
 from reference.miniature_sets import clean, rainy, save  # noqa: E402
 
 from drsformer_jax.basicsr.workdir_import import import_run  # noqa: E402
+from drsformer_jax.checkpoints.weights import save_weights  # noqa: E402
 from drsformer_jax.cli import evaluate, train  # noqa: E402
 from drsformer_jax.cli import main as cli  # noqa: E402
 from drsformer_jax.cli.experiment_flags import parse_config  # noqa: E402
+from drsformer_jax.models.config import PRESETS  # noqa: E402
+from drsformer_jax.parity.random_weights import random_weights  # noqa: E402
 from drsformer_jax.scores import niqe_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,12 +154,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
         "D": "DATA",
     }
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(base / "cache"))
+    environment.pop("JAX_ENABLE_COMPILATION_CACHE", None)  # conftest.py forbids the developer's
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     return clone, environment
 
 
 def lay_out(at: Path) -> None:
-    """Tiny inputs under the names that the documents use. All pictures have one size."""
+    """Tiny inputs under the names that the documents use.
+
+    All pictures have one size, and all weights are of one network, those of the package's names,
+    too: what one command compiles, the next one takes from the cache.
+    """
+    for packaged in (at / "drsformer_jax" / "weights").iterdir():
+        save_weights(packaged, random_weights(PRESETS["tiny"], 3))
     pictures = [clean(i, 104, 192) for i in range(2)]
     wet = [rainy(picture, i) for i, picture in enumerate(pictures)]
     for name in ("photo.jpg", "photo.png", "huge.tif", "b.png", "holiday/1.jpg", "more/2.jpg"):

@@ -25,9 +25,12 @@ def test_presets_are_found(preset):
     assert infer_config(shapes_of(PRESETS[preset])).architecture() == PRESETS[preset].architecture()
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.5, 2.66, 2.667, 3.0, 4.1234])
+# 2.66 is that of the paper's preset.
+@pytest.mark.parametrize("factor", [1.0, 1.5, 2.667, 4.1234])
 def test_a_factor_with_the_same_hidden_sizes_is_found(factor):
-    config = DRSformerConfig(dim=48, num_blocks=(1, 1, 1, 1), ffn_expansion_factor=factor)
+    config = DRSformerConfig(
+        dim=48, num_blocks=(1, 1, 1, 1), ffn_expansion_factor=factor, use_mefc=False
+    )
     inferred = infer_config(shapes_of(config))
     assert shapes_of(inferred) == shapes_of(config)
     if len(str(factor)) <= 4:
@@ -35,7 +38,7 @@ def test_a_factor_with_the_same_hidden_sizes_is_found(factor):
 
 
 def test_unequal_depths_and_heads_are_found():
-    config = DRSformerConfig(dim=24, num_blocks=(1, 2, 3, 4), heads=(3, 2, 4, 6))
+    config = DRSformerConfig(dim=24, num_blocks=(1, 2, 3, 4), heads=(3, 2, 4, 6), use_mefc=False)
     assert infer_config(shapes_of(config)) == config
 
 

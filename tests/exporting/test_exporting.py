@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,12 +20,15 @@ from drsformer_jax.checkpoints.weights import Weights, save_weights
 from drsformer_jax.cli import main as cli
 from drsformer_jax.errors import UserError
 from drsformer_jax.exporting import checked, programs
-from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import init_params
+from drsformer_jax.models import drsformer
+from drsformer_jax.models.config import PRESETS, DRSformerConfig
+from drsformer_jax.parity.random_weights import random_weights
 
-TINY = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 1, 1, 1), use_mefc=False)
+TINY = PRESETS["tiny"]
 FORMS = ("stablehlo", "onnx")
-SIZE = (16, 24)
+# Height and width. What is exported is checked at one before it gets its name, and looked at here
+# at both. Other tests compile the network for them.
+CHECKED, OTHER = (40, 56), (16, 24)
 
 # What somebody runs who has JAX and not this package.
 CONSUMER = """
@@ -36,41 +40,46 @@ np.save(sys.argv[3], program.call(np.load(sys.argv[2])))
 """
 
 
-def network(config: DRSformerConfig) -> Weights:
-    return Weights(config, init_params(config, jax.random.key(3)), {"data": "none"})
+def network() -> Weights:
+    return Weights(TINY, random_weights(TINY, 3).params, {"data": "none"})
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with weights, and with what `drsformer export` makes of them."""
     folder = tmp_path_factory.mktemp("exported")
-    save_weights(folder / "w.safetensors", network(TINY))
+    save_weights(folder / "w.safetensors", network())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checked, "SIZES", (SIZE,))  # another one is tried below
+        patch.setattr(checked, "SIZES", (CHECKED,))
         for form in FORMS:
             names = [str(folder / f"w.{suffix}") for suffix in ("safetensors", form)]
             assert cli.main(["export", *names]) == 0
         yield folder
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_photographs_of_any_size_are_those_of_the_network(exported: Path, form: str) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (21, 35, 3), np.uint8)
-    ours, theirs = Derainer.load(exported / "w.safetensors"), Derainer.load(exported / f"w.{form}")
-    np.testing.assert_allclose(
-        theirs.restore_float(image / np.float32(255)),
-        ours.restore_float(image / np.float32(255)),
-        atol=1e-6,
-    )
+@pytest.fixture(scope="module")
+def ours(exported: Path) -> Derainer:
+    return Derainer.load(exported / "w.safetensors")
 
 
-def test_a_program_runs_where_only_jax_is(exported: Path, tmp_path: Path) -> None:
-    image = np.random.default_rng(1).random((1, 24, 40, 3), np.float32)
+# The other program is seen at the other size below.
+@pytest.mark.parametrize(("form", "size"), [("stablehlo", CHECKED), ("onnx", OTHER)])
+def test_photographs_of_any_size_are_those_of_the_network(
+    exported: Path, ours: Derainer, form: str, size: tuple[int, int]
+) -> None:
+    shape = (size[0] - 3, size[1] - 5, 3)
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8) / np.float32(255)
+    theirs = Derainer.load(exported / f"w.{form}")
+    np.testing.assert_allclose(theirs.restore_float(image), ours.restore_float(image), atol=1e-6)
+
+
+def test_a_program_runs_where_only_jax_is(exported: Path, ours: Derainer, tmp_path: Path) -> None:
+    image = np.random.default_rng(1).random((1, *OTHER, 3), np.float32)
     np.save(tmp_path / "in.npy", image)
     files = [exported / "w.stablehlo", tmp_path / "in.npy", tmp_path / "out.npy"]
     subprocess.run([sys.executable, "-c", CONSUMER, *map(str, files)], check=True)
-    ours = Derainer.load(exported / "w.safetensors").restore_float(image[0])
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy")[0].clip(0, 1), ours, atol=1e-6)
+    expected = ours.restore_float(image[0])
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy")[0].clip(0, 1), expected, atol=1e-6)
 
 
 def test_it_says_what_it_is(exported: Path) -> None:
@@ -86,8 +95,18 @@ def test_it_says_what_it_is(exported: Path) -> None:
     assert beside["fingerprint"] == inside["fingerprint"]
 
 
+@pytest.fixture
+def simple(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces the network, ours and the one that is exported: every value times one number."""
+
+    def restore(config: DRSformerConfig, params: Any, image: jax.Array) -> jax.Array:
+        return image * jnp.abs(params["output"]["kernel"]).mean()
+
+    monkeypatch.setattr(drsformer, "restore", restore)
+
+
 def test_what_computes_something_else_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, simple: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_other(path: Path, weights: Weights, size: Any) -> None:
         other = jax.tree.map(lambda x: x * np.float32(1.001), weights.params)
@@ -95,12 +114,15 @@ def test_what_computes_something_else_is_not_written(
 
     monkeypatch.setitem(programs.WRITERS, ".stablehlo", write_other)
     with pytest.raises(UserError, match=r"w\.stablehlo: not written: it would differ by"):
-        checked.export_network(tmp_path / "w.stablehlo", network(TINY), SIZE)
+        checked.export_network(tmp_path / "w.stablehlo", network(), OTHER)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_choice_that_rounding_decides_is_no_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    simple: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The first noise, and the photograph, fall otherwise."""
     whole = checked.Derainer.restore_float
@@ -111,7 +133,7 @@ def test_a_choice_that_rounding_decides_is_no_fault(
         return whole(derain, image, **options) + (1e-3 if first_of_two else 0)
 
     monkeypatch.setattr(checked.Derainer, "restore_float", restore_float)
-    save_weights(tmp_path / "w.safetensors", network(TINY))
+    save_weights(tmp_path / "w.safetensors", network())
     Image.new("RGB", (24, 16), "grey").save(tmp_path / "photo.png")
     names = [str(tmp_path / name) for name in ("w.safetensors", "w.stablehlo", "photo.png")]
     assert cli.main(["export", *names[:2], "--size", "16x24", "--check", names[2]]) == 0
@@ -171,9 +193,8 @@ def test_mistakes(
     assert sorted(exported.iterdir()) == before
 
 
-def test_one_size_alone_refuses_others(tmp_path: Path) -> None:
-    weights = network(TINY)
-    found = checked.export_network(tmp_path / "w.stablehlo", weights, SIZE)
+def test_one_size_alone_refuses_others(tmp_path: Path, simple: None) -> None:
+    found = checked.export_network(tmp_path / "w.stablehlo", network(), OTHER)
     assert list(found) == ["16x24"]
     derain = Derainer.load(tmp_path / "w.stablehlo")
     assert derain(np.zeros((15, 20, 3), np.uint8)).shape == (15, 20, 3)
@@ -187,6 +208,7 @@ def test_one_size_alone_refuses_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("use_mefc", [False, True])
 def test_the_papers_networks(tmp_path: Path, form: str, use_mefc: bool) -> None:
-    weights = network(DRSformerConfig(use_mefc=use_mefc))
+    config = DRSformerConfig(use_mefc=use_mefc)
+    weights = Weights(config, drsformer.init_params(config, jax.random.key(3)), {})
     found = checked.export_network(tmp_path / f"w.{form}", weights, None)
     assert len(found) == 2
