@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
-from drsformer_jax.models.drsformer import init_params, restore
+from drsformer_jax.models.drsformer import SparseTransformerBlock, init_params, restore
+from drsformer_jax.ops.image import Image, inside_of
 from drsformer_jax.ops.rows import RowShards
 
 TINY = PRESETS["tiny"]
@@ -47,6 +48,25 @@ def test_one_program_restores_pictures_as_alone() -> None:
             np.testing.assert_allclose(restored, expected, rtol=0, atol=1e-12)
         assert together._cache_size() == 1
         assert np.abs(expected - picture).max() > 0.1
+
+
+def test_without_biases_a_block_sees_nothing_beyond_a_picture() -> None:
+    """What LayerNorm makes there goes through a 1x1 convolution before it is taken away."""
+    height, width = EXTENTS[0]
+    generator = np.random.default_rng(0)
+    module = SparseTransformerBlock(TINY, 2)
+    with jax.enable_x64(True):
+        picture = generator.normal(size=(1, 8, height, width))
+        shapes = jax.eval_shape(module.init, jax.random.key(0), Image(picture))
+        params = jax.tree.map(lambda leaf: generator.normal(0, 0.5, leaf.shape), shapes)
+        forward = jax.jit(lambda params, image: module.apply(params, image)[0].array)
+        images = np.full((1, 8, 16, 24), 1e3)
+        images[..., :height, :width] = picture
+        inside = inside_of(jnp.asarray(EXTENTS[:1]), 16, 24).astype(jnp.float64)
+        together = forward(params, Image(jnp.asarray(images), inside=inside))
+        alone = forward(params, Image(jnp.asarray(picture)))
+        np.testing.assert_allclose(together[..., :height, :width], alone, rtol=0, atol=1e-12)
+        assert np.abs(alone - picture).max() > 0.1
 
 
 def test_rows_over_devices_have_no_extent() -> None:
