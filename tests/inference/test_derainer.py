@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,12 +45,6 @@ def network(params: Any) -> Derainer:
     return Derainer(TINY, params)
 
 
-@pytest.fixture(scope="module")
-def plain_forward() -> Callable[[Any, np.ndarray], jax.Array]:
-    # Other levels of optimisation round otherwise, and a half may go to the other neighbour.
-    return compiled_for_inference(functools.partial(restore, TINY))
-
-
 def identity() -> Derainer:
     return Derainer(TINY, {}, restore=lambda _, image: image)
 
@@ -62,21 +55,27 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 # One padded size: compiling takes most of the time. Those below need no network.
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (8, 8)])
-def test_network_sees_the_padded_image(
-    height: int,
-    width: int,
-    network: Derainer,
-    params: Any,
-    plain_forward: Callable[[Any, np.ndarray], jax.Array],
-) -> None:
+def test_network_sees_the_padded_image(height: int, width: int, network: Derainer) -> None:
     image = picture(height, width)
     restored = network(image)
     padded = pad_to_multiple(image.astype(np.float32) / 255)[None]
-    expected = np.asarray(plain_forward(params, padded))
+    expected = np.asarray(network._forward(network.params, padded))
     expected = np.rint(expected[0, :height, :width].clip(0, 1) * 255).astype(np.uint8)
     assert restored.dtype == np.uint8
     np.testing.assert_array_equal(restored, expected)
     assert (restored != image).any()
+    assert network._forward._cache_size() == 1
+
+
+def test_the_program_is_that_of_the_network(network: Derainer, params: Any) -> None:
+    """With its parameters as arguments, not constants."""
+    image = jnp.zeros((1, 8, 8, 3))
+    apart = blocks_apart(TINY, params)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(network.params), apart)
+    plain = compiled_for_inference(functools.partial(restore, TINY)).lower(apart, image)
+    lowered = network._forward.lower(network.params, image)
+    assert lowered.as_text() == plain.as_text()
+    assert len(jax.tree.leaves(lowered.in_avals)) == len(jax.tree.leaves(params)) + 1
 
 
 @pytest.mark.parametrize("tile", [None, 0, 8, 16, 24])
@@ -107,12 +106,6 @@ def test_one_compilation_for_all_tiles_and_sizes_of_a_tile() -> None:
     derainer(picture(60, 60))
     derainer(picture(64, 57))
     assert traced == [(1, 32, 32, 3), (1, 64, 64, 3)]
-
-
-def test_parameters_are_arguments_not_constants(params: Any) -> None:
-    lowered = Derainer(TINY, params)._forward.lower(params, jnp.zeros((1, 8, 8, 3)))
-    leaves = len(jax.tree.leaves(params))
-    assert len(jax.tree.leaves(lowered.in_avals)) == leaves + 1
 
 
 def test_short_memory_falls_back_to_tiles_and_says_so(

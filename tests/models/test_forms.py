@@ -25,9 +25,7 @@ from drsformer_jax.models.drsformer import (
 from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
-from drsformer_jax.ops.tpu import forms
-
-TOLERANCES = [(jnp.float64, 1e-12), (jnp.float32, 1e-5)]
+from drsformer_jax.ops.tpu import feed_forward, forms
 
 
 def value_and_gradients(function: Any, params: Any, x: jax.Array) -> Any:
@@ -36,47 +34,73 @@ def value_and_gradients(function: Any, params: Any, x: jax.Array) -> Any:
     return y, pull_back(jnp.asarray(cotangent, y.dtype))
 
 
-def assert_same(one: Any, other: Any, params: Any, x: jax.Array, tolerance: float) -> None:
-    """Two functions of (params, x)."""
-    results = [jax.jit(function)(params, x) for function in (one, other)]
-    for actual, expected in zip(*map(jax.tree.leaves, results), strict=True):
-        assert actual.dtype == expected.dtype
-        limit = tolerance * max(1, float(np.abs(expected).max()))
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+def assert_same(actual: Any, expected: Any, tolerance: float) -> None:
+    for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        limit = tolerance * max(1, float(np.abs(other).max()))
+        np.testing.assert_allclose(one, other, rtol=0, atol=limit)
 
 
-def check_module(
-    module: nn.Module, shape: tuple[int, ...], dtype: Any, tolerance: float, **execution: Any
-) -> None:
-    """A module on CPU and on TPU: values and gradients; in float32, the gradients' dtypes alone."""
+def dtypes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.dtype, tree)
+
+
+def example(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, np.ndarray]:
+    """Parameters and an image, float32."""
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.normal(size=shape))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), Image(x))["params"]
+    # Drawn here: the initialisers take long to compile.
+    params = jax.tree.map(
+        lambda leaf: np.float32(rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))),
+        shapes,
+    )
+    return params, x
+
+
+def check_module(module: nn.Module, shape: tuple[int, ...], **execution: Any) -> None:
+    """A module on CPU and on TPU: values and gradients in float64, the value in float32."""
+    arguments = example(module, shape)
+    blocks, plain = (
+        functools.partial(value_and_gradients, on_image(module, platform=name, **execution))
+        for name in ("tpu", "cpu")
+    )
     with jax.enable_x64(True):
-        x = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
-        params = jax.jit(module.init)(jax.random.key(0), Image(x))["params"]
-        params = jax.tree.map(lambda value: value.astype(dtype), params)
-        apply = [on_image(module, platform=name, **execution) for name in ("tpu", "cpu")]
-        both = [functools.partial(value_and_gradients, function) for function in apply]
-        assert_same(*(both if dtype == jnp.float64 else apply), params, x, tolerance)
-        blocks, plain = (jax.eval_shape(function, params, x) for function in both)
-        assert jax.tree.map(lambda leaf: leaf.dtype, blocks) == jax.tree.map(
-            lambda leaf: leaf.dtype, plain
-        )
+        wide = jax.tree.map(np.float64, arguments)
+        actual, expected = (jax.jit(function)(*wide) for function in (blocks, plain))
+        assert dtypes(actual) == dtypes(expected)
+        assert_same(actual, expected, 1e-12)
+        check_float32(module, arguments, expected[0], **execution)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
-@pytest.mark.parametrize(("heads", "use_bias", "channels"), [(1, False, 6), (2, True, 8)])
+def check_float32(module: nn.Module, arguments: Any, expected: Any, **execution: Any) -> None:
+    """The value on TPU against one of float64 or of CPU; of the gradients, the dtypes alone."""
+    params, x = arguments
+    apply = on_image(module, platform="tpu", **execution)
+    y = jax.jit(apply)(params, x)
+    assert_same(y, expected, 1e-5)
+    found = jax.eval_shape(functools.partial(value_and_gradients, apply), params, x)
+    assert dtypes((y, found)) == dtypes((x, (x, (params, x))))
+
+
+def by_small_blocks(monkeypatch: pytest.MonkeyPatch, name: str, size: int) -> None:
+    monkeypatch.setitem(forms.FORMS, name, functools.partial(forms.FORMS[name], size=size))
+
+
+# One block that is not full, and several full ones.
+@pytest.mark.parametrize(
+    ("heads", "use_bias", "channels", "size"), [(1, False, 6, 8), (2, True, 8, 4)]
+)
 def test_attention(
-    heads: int,
-    use_bias: bool,
-    channels: int,
-    dtype: Any,
-    tolerance: float,
-    monkeypatch: pytest.MonkeyPatch,
+    heads: int, use_bias: bool, channels: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whole blocks, and small ones.
-    if heads > 1:
-        by_blocks = functools.partial(forms.FORMS["TopKSparseAttention"], size=4)
-        monkeypatch.setitem(forms.FORMS, "TopKSparseAttention", by_blocks)
-    check_module(TopKSparseAttention(heads, use_bias), (2, channels, 5, 6), dtype, tolerance)
+    by_small_blocks(monkeypatch, "TopKSparseAttention", size)
+    check_module(TopKSparseAttention(heads, use_bias), (2, channels, 5, 6))
+
+
+def test_attention_in_whole_blocks() -> None:
+    module = TopKSparseAttention(1)
+    arguments = example(module, (2, 6, 5, 6))
+    check_float32(module, arguments, jax.jit(on_image(module, platform="cpu"))(*arguments))
 
 
 def test_attention_at_zero_has_finite_gradients() -> None:
@@ -88,20 +112,24 @@ def test_attention_at_zero_has_finite_gradients() -> None:
     assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
-def test_compensator(dtype: Any, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compensator(monkeypatch: pytest.MonkeyPatch) -> None:
     # Several blocks, and the last one not full.
-    by_blocks = functools.partial(forms.FORMS["FeatureCompensator"], size=8)
-    monkeypatch.setitem(forms.FORMS, "FeatureCompensator", by_blocks)
-    check_module(FeatureCompensator(), (2, 3, 6, 4), dtype, tolerance, unroll=False)
+    by_small_blocks(monkeypatch, "FeatureCompensator", 8)
+    check_module(FeatureCompensator(), (2, 3, 6, 4), unroll=False)
 
 
 @pytest.mark.parametrize("height", [8, 5])
-def test_block(height: int) -> None:
+def test_block(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the forms are given by the network: MSFN's with squares of pixels, and without."""
-    config = DRSformerConfig(**TINY, bias=True)
-    shape = (2, config.channels[1], height, 4)
-    check_module(SparseTransformerBlock(config, 2), shape, jnp.float32, 1e-5)
+    by_small_blocks(monkeypatch, "TopKSparseAttention", 16)
+    # Several blocks, and those of squares in several parts.
+    small = functools.partial(feed_forward.in_squares, size=16)
+    monkeypatch.setattr(feed_forward, "in_squares", small)
+    monkeypatch.setattr(feed_forward, "BLOCKS_AT_A_TIME", 1)
+    config = DRSformerConfig(**TINY, bias=True, ffn_expansion_factor=0.6)
+    module = SparseTransformerBlock(config, 2)
+    arguments = example(module, (2, config.channels[1], height, 4))
+    check_float32(module, arguments, jax.jit(on_image(module, platform="cpu"))(*arguments))
 
 
 @pytest.mark.slow  # what it is made of is above

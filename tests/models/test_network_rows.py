@@ -39,7 +39,7 @@ CASES = [
     "latent block with biases, 64 rows over 8",
     "latent block, 56 rows over 4",
     "compensator, 40 rows over 4",
-    "network with all options, 40 rows over 4",
+    "network, 40 rows over 4",
     "latent block for TPU, 56 rows over 4",
     "latent block for TPU, 16 rows over 2",
     "compensator for TPU, 40 rows over 4",

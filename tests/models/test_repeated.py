@@ -10,19 +10,31 @@ import dataclasses
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from reference.parity import network_tree, torch_network, weights_of
-from reference.small import TINY
+from reference.small import TINY, on_image
 
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
-from drsformer_jax.models.drsformer import SparseTransformerBlock, restore
+from drsformer_jax.models.drsformer import SparseTransformerBlock
 from drsformer_jax.models.mefc import STEPS, FeatureCompensator
-from drsformer_jax.models.repeated import _outlined, blocks_apart
+from drsformer_jax.models.repeated import _outlined, blocks_apart, repeated
 from drsformer_jax.ops.execution import Execution
 from drsformer_jax.ops.image import Image
 from drsformer_jax.ops.rows import RowShards
+
+
+class Level(nn.Module):
+    """The blocks of the second level."""
+
+    config: DRSformerConfig
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        blocks, heads = self.config.num_blocks[1], self.config.heads[1]
+        return repeated(self, "blocks", blocks, SparseTransformerBlock, self.config, heads)(x)
 
 
 class TestBlocksApart:
@@ -31,12 +43,22 @@ class TestBlocksApart:
     def params(self) -> Any:
         return network_tree(weights_of(torch_network(self.CONFIG)), self.CONFIG)
 
-    def test_the_same_image_to_the_last_bit(self) -> None:
-        image = np.random.default_rng(4).uniform(size=(1, 16, 24, 3)).astype(np.float32)
-        params = jax.tree.map(jnp.asarray, self.params())
+    @pytest.mark.parametrize("part", ["encoder_level2", "refinement"])
+    def test_the_same_image_to_the_last_bit(self, part: str) -> None:
+        """The two kinds of modules in a row, without the network around them."""
+        params = self.params()
         apart = blocks_apart(self.CONFIG, params)
-        forward = jax.jit(functools.partial(restore, self.CONFIG))
-        np.testing.assert_array_equal(forward(apart, image), forward(params, image))
+        x = np.random.default_rng(4).uniform(size=(1, 16, 8, 8)).astype(np.float32)
+        if part == "encoder_level2":
+            module: nn.Module = Level(self.CONFIG)
+            trees = [{"blocks": tree[part]} for tree in (apart, params)]
+        else:
+            module = FeatureCompensator()
+            trees = [tree[part] for tree in (apart, params)]
+        forward = jax.jit(on_image(module))
+        values = [np.asarray(forward(jax.tree.map(jnp.asarray, tree), x)) for tree in trees]
+        np.testing.assert_array_equal(*values)
+        assert forward._cache_size() == 2
 
     def test_no_array_holds_several_blocks(self) -> None:
         params = self.params()

@@ -95,32 +95,33 @@ def assert_close(actual: jax.Array, expected: np.ndarray) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("kh", "kw", "dilation", "channels", "height", "width"), CASES)
 def test_values_and_gradients(
-    kh: int, kw: int, dilation: int, channels: int, height: int, width: int, platform: str
-) -> None:
-    x, cotangent = draw(2, channels, height, width), draw(2, channels, height, width, seed=1)
-    kernel = draw(kh, kw, channels)
-    with jax.enable_x64(True):
-        function = functools.partial(value_and_gradients, dilation=dilation, platform=platform)
-        actual = jax.jit(function)(x, kernel, cotangent)
-    for result, expected in zip(actual, definition(x, kernel, dilation, cotangent), strict=True):
-        assert_close(result, expected)
-
-
-@pytest.mark.parametrize(("kh", "kw", "dilation", "channels", "height", "width"), CASES)
-def test_kernel_gradient(
     kh: int, kw: int, dilation: int, channels: int, height: int, width: int
 ) -> None:
+    """On every platform, and the kernel's gradient by itself; all in one program."""
     x, cotangent = draw(2, channels, height, width), draw(2, channels, height, width, seed=1)
     kernel = draw(kh, kw, channels)
     rows, columns = (kh // 2) * dilation, (kw // 2) * dilation
     padded = np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+
+    def everywhere(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, padded: jax.Array) -> Any:
+        results = {
+            platform: value_and_gradients(x, kernel, cotangent, dilation, platform)
+            for platform in PLATFORMS
+        }
+        gradient = depthwise.kernel_gradient(
+            padded, cotangent, kernel[:, :, None], dilation=dilation
+        )
+        return results, gradient[:, :, 0]
+
     with jax.enable_x64(True):
-        function = jax.jit(functools.partial(depthwise.kernel_gradient, dilation=dilation))
-        result = function(padded, cotangent, kernel[:, :, None])
-    assert_close(result[:, :, 0], definition(x, kernel, dilation, cotangent)[2])
+        results, gradient = jax.jit(everywhere)(x, kernel, cotangent, padded)
+    wanted = definition(x, kernel, dilation, cotangent)
+    for platform in PLATFORMS:
+        for result, expected in zip(results[platform], wanted, strict=True):
+            assert_close(result, expected)
+    assert_close(gradient, wanted[2])
 
 
 def draw_pairs(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,14 +139,13 @@ def without_borders(size: int) -> tuple[np.ndarray, ...]:
 
 
 # before, after and padding, from what a convolution of its own needs to what MSFN and MEFC share
+BORDERS = [(0, 1, 0), (1, 0, 0), (4, 2, 0), (3, 0, 0), (1, 3, 0), (0, 2, 4), (0, 0, 6)]
+
+
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize(
-    "borders", [(0, 1, 0), (1, 0, 0), (4, 2, 0), (3, 0, 0), (1, 3, 0), (0, 2, 4), (0, 0, 6)]
-)
 @pytest.mark.parametrize("size", [3, 5])
-def test_borders(borders: tuple[int, int, int], size: int, platform: str) -> None:
+def test_borders(size: int, platform: str) -> None:
     """What they carry is zero; the inside is the convolution without any, and so its gradients."""
-    before, after, padding = borders
     x, kernel, cotangent = draw_pairs(size)
 
     def pad(image: np.ndarray, border: int) -> np.ndarray:
@@ -154,22 +154,25 @@ def test_borders(borders: tuple[int, int, int], size: int, platform: str) -> Non
     def crop(image: jax.Array, border: int) -> jax.Array:
         return image[:, :, border : image.shape[2] - border, border : image.shape[3] - border]
 
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        borders = depthwise.Borders(before, after)
-        return depthwise_conv(x, kernel, None, borders, padding=padding, platform=platform)
+    def results(kernel: jax.Array, padded: list[Any]) -> list[tuple[jax.Array, ...]]:
+        found = []
+        for (before, after, padding), (x, cotangent) in zip(BORDERS, padded, strict=True):
+            borders = depthwise.Borders(before, after)
+            convolve = functools.partial(
+                depthwise_conv, dilation=1, borders=borders, padding=padding, platform=platform
+            )
+            y, pull_back = jax.vjp(convolve, x, kernel)
+            found.append((y, *pull_back(cotangent)))
+        return found
 
-    def results(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
-        y, pull_back = jax.vjp(convolve, x, kernel)
-        return (y, *pull_back(cotangent))
-
+    padded = [(pad(x, before), pad(cotangent, after)) for before, after, _ in BORDERS]
     with jax.enable_x64(True):
-        y, x_gradient, kernel_gradient = jax.jit(results)(
-            pad(x, before), kernel, pad(cotangent, after)
-        )
+        found = jax.jit(results)(kernel, padded)
     expected = without_borders(size)
-    assert_close(y, pad(expected[0], after))
-    assert_close(crop(x_gradient, before), expected[1])
-    assert_close(kernel_gradient, expected[2])
+    for (before, after, _), (y, x_gradient, kernel_gradient) in zip(BORDERS, found, strict=True):
+        assert_close(y, pad(expected[0], after))
+        assert_close(crop(x_gradient, before), expected[1])
+        assert_close(kernel_gradient, expected[2])
 
 
 def test_gradient_against_central_differences() -> None:

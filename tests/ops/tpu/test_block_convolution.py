@@ -12,6 +12,7 @@ import pytest
 
 from drsformer_jax.ops.depthwise import depthwise_conv
 from drsformer_jax.ops.tpu.block_convolution import (
+    LANES,
     block_convolution,
     blocks_to_space,
     depthwise_by_blocks,
@@ -45,13 +46,14 @@ def value_and_gradients(
 def assert_same(
     one: Callable[..., jax.Array], other: Callable[..., jax.Array], *arguments: np.ndarray
 ) -> None:
-    """Values and gradients, in float64 and in float32."""
+    """Values and gradients, in float64 and in float32, against those of the other in float64."""
     with jax.enable_x64(True):
+        given = [np.float32(argument) for argument in arguments]
+        expected = value_and_gradients(other, *(argument.astype(np.float64) for argument in given))
         for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-5)):
-            given = [argument.astype(dtype) for argument in arguments]
-            results = value_and_gradients(one, *given)
-            for a, b in zip(results, value_and_gradients(other, *given), strict=True):
-                assert a.dtype == b.dtype == dtype
+            results = value_and_gradients(one, *(argument.astype(dtype) for argument in given))
+            for a, b in zip(results, expected, strict=True):
+                assert a.dtype == dtype
                 np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1, np.abs(b).max()))
 
 
@@ -79,8 +81,15 @@ def of_each_channel(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array
     return depthwise_conv(x, kernel[:, :, None], dilation=dilation)
 
 
-@pytest.mark.parametrize(("kh", "kw", "dilation"), [(1, 1, 1), (3, 5, 1), (5, 3, 2), (7, 7, 2)])
-def test_depthwise(kh: int, kw: int, dilation: int) -> None:
+# A whole block, and two small ones: CPU computes their zeros, too.
+@pytest.mark.parametrize(
+    ("kh", "kw", "dilation", "size"), [(1, 1, 1, 4), (3, 5, 1, LANES), (5, 3, 2, 4), (7, 7, 2, 4)]
+)
+def test_depthwise(
+    kh: int, kw: int, dilation: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_size = functools.partial(into_blocks, size=size)
+    monkeypatch.setattr("drsformer_jax.ops.tpu.block_convolution.into_blocks", by_size)
     x, kernel = draw(2, 5, 7, 6), draw(kh, kw, 5)
     expected = functools.partial(of_each_channel, dilation=dilation)
     assert_same(functools.partial(depthwise_by_blocks, dilation=dilation), expected, x, kernel)

@@ -54,16 +54,32 @@ def value_and_gradients(function: Any, params: Any, x: Any, cotangent: Any) -> A
     return y, pull_back(cotangent)
 
 
-def check(
-    shape: tuple[int, ...], block: SparseTransformerBlock, dtype: Any, tolerance: float
-) -> None:
-    """Value and all gradients, by their distance from float64."""
+def check(layers: Any, kernels: Any, params: Any, shape: tuple[int, ...]) -> None:
+    """Value and all gradients, by their distance from float64; functions of (params, x)."""
     rng = np.random.default_rng(shape[1])
     params = jax.tree.map(
         lambda leaf: np.float32(rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))),
-        shapes_of(block, shape[1]),
+        params,
     )
-    x, cotangent = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2))
+    x, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda value: np.asarray(value, np.float64), (params, x, cotangent))
+        expected = jax.jit(value_and_gradients, static_argnums=0)(layers, *wide)
+    with lanes.interpreting(), forms.refusals() as reasons:
+        found = jax.jit(value_and_gradients, static_argnums=0)(kernels, params, x, cotangent)
+    assert not reasons
+    assert [leaf.dtype for leaf in (found[0], found[1][1])] == [jnp.float32] * 2
+    paths = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, wanted), actual in zip(paths, jax.tree.leaves(found), strict=True):
+        wanted = np.asarray(wanted)
+        difference = np.linalg.norm(np.asarray(actual, np.float64) - wanted)
+        assert difference <= 1e-5 * np.linalg.norm(wanted), path
+
+
+def test_blocks_one_after_the_other_with_biases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one image each: two blocks of MSFN, and two groups of heads."""
+    monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[2:])
+    block = block_of(130, 133, 2, bias=True, layer_norm_type="BiasFree")
 
     def layers(params: Any, x: Any) -> jax.Array:
         return block.apply({"params": params}, Image(x))[0].array
@@ -72,74 +88,38 @@ def check(
         how = Execution(platform="tpu", kernels=("SparseTransformerBlock",))
         return block.apply({"params": params}, Image(x, how))[0].array
 
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda value: np.asarray(value, np.float64), (params, x, cotangent))
-        expected = jax.jit(value_and_gradients, static_argnums=0)(layers, *wide)
-    with lanes.interpreting(), forms.refusals() as reasons:
-        found = jax.jit(value_and_gradients, static_argnums=0)(kernels, params, x, cotangent)
-    assert not reasons
-    assert [leaf.dtype for leaf in (found[0], found[1][1])] == [dtype, dtype]
-    paths = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, wanted), actual in zip(paths, jax.tree.leaves(found), strict=True):
-        wanted = np.asarray(wanted)
-        difference = np.linalg.norm(np.asarray(actual, np.float64) - wanted)
-        assert difference <= tolerance * np.linalg.norm(wanted), path
+    check(layers, kernels, shapes_of(block, 130), (2, 130, 8, 8))
 
 
-def test_two_images_in_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The values come in five times, and their gradients go out."""
+def test_blocks_in_a_loop_with_two_images_in_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block has weights of its own; they come in twice, and their gradients go out."""
     monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[2:])
     monkeypatch.setattr(msfn_inputs, "PIXELS_OF_A_PRODUCT", 16)
-    check((2, 4, 10, 8), block_of(4, 5, 2), jnp.float32, 1e-5)
-
-
-def test_blocks_one_after_the_other_with_biases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one image each: two blocks of MSFN, and two groups of heads."""
-    monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[2:])
-    block = block_of(130, 133, 2, bias=True, layer_norm_type="BiasFree")
-    check((2, 130, 8, 8), block, jnp.float32, 1e-5)
-
-
-def test_blocks_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one after the other; each of them has weights of its own."""
-    monkeypatch.setattr(msfn_layout, "GROUPINGS", msfn_layout.GROUPINGS[2:])
-    block, shape, count = block_of(2, 3, 1, bias=True), (1, 2, 8, 8), 2
-    rng = np.random.default_rng(0)
+    block, count = block_of(4, 5, 2, bias=True), 2
     stacked = jax.tree.map(
-        lambda leaf: np.float32(rng.normal(size=(count, *leaf.shape)) / 2), shapes_of(block, 2)
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), shapes_of(block, 4)
     )
-    x, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
 
     def layers(stacked: Any, x: Any) -> jax.Array:
-        for i in range(count):
-            params = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
-            x = block.apply({"params": params}, Image(x))[0].array
-        return x
+        def turn(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
+            return block.apply({"params": params}, Image(x))[0].array, None
+
+        return jax.lax.scan(turn, x, stacked)[0]
 
     def loop(stacked: Any, x: Any) -> jax.Array:
         # Interpreted kernels cannot be recomputed.
         how = Execution(platform="tpu", kernels=("SparseTransformerBlock",), remat=False)
         form: Any = forms.find("SparseTransformerBlock", how, many=True)
-        return form(Image(x, how), stacked, 1, (2, 2, 2, 2), EPSILON).array
+        return form(Image(x, how), stacked, 2, (2, 2, 2, 2), EPSILON).array
 
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda value: np.asarray(value, np.float64), (stacked, x, cotangent))
-        expected = jax.jit(value_and_gradients, static_argnums=0)(layers, *wide)
-    with lanes.interpreting():
-        found = jax.jit(value_and_gradients, static_argnums=0)(loop, stacked, x, cotangent)
-    paths = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, wanted), actual in zip(paths, jax.tree.leaves(found), strict=True):
-        wanted = np.asarray(wanted)
-        difference = np.linalg.norm(np.asarray(actual, np.float64) - wanted)
-        assert difference <= 1e-5 * np.linalg.norm(wanted), path
+    check(layers, loop, stacked, (2, 4, 10, 8))
 
 
-@pytest.mark.parametrize("remat", [None, False])
-def test_the_network_packs_weights_before_its_loops(remat: bool | None) -> None:
-    """A loop over blocks takes them packed, and recomputes its turns unless it is told not to."""
+def test_the_network_packs_weights_before_its_loops() -> None:
+    """A loop over blocks takes them packed, and recomputes its turns; told not to, it is above."""
     config = DRSformerConfig(
         dim=8, num_blocks=(2, 2, 2, 2), heads=(1, 2, 2, 4), use_mefc=False, platform="tpu",
-        kernels="on", unroll=False, remat=remat,
+        kernels="on", unroll=False,
     )  # fmt: skip
     params = jax.eval_shape(lambda: drsformer.init_params(config, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
@@ -153,7 +133,7 @@ def test_the_network_packs_weights_before_its_loops(remat: bool | None) -> None:
         assert (2, 1, 1, channels, 3 * channels) not in shapes
         assert (2, 1, 1, channels, 2 * config.hidden_channels(channels)) not in shapes
         inside = {equation.primitive.name for equation in loop.params["jaxpr"].jaxpr.eqns}
-        assert ("remat2" in inside) == (remat is None)
+        assert "remat2" in inside
 
 
 @pytest.mark.slow

@@ -93,15 +93,18 @@ def test_blocks_of_two_kinds_with_biases(monkeypatch: pytest.MonkeyPatch) -> Non
     check((1, 3, 8, 8), module_of(3, 133, bias=True), jnp.float32, 1e-6)
 
 
-@pytest.mark.parametrize("norm", ["WithBias", "BiasFree"])
-def test_strips_with_two_images_in_the_lanes(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+# Biases beside LayerNorm without one are in test_block_kernel.py.
+@pytest.mark.parametrize(("norm", "bias"), [("WithBias", True), ("BiasFree", False)])
+def test_strips_with_two_images_in_the_lanes(
+    norm: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = (2, 2, 16, 8)
     room = layout_of(shape, jnp.float32).needed_bytes - 1
     monkeypatch.setattr(msfn_kernel, "vmem_bytes", lambda how: room)
     monkeypatch.setattr(msfn_layout, "COST_OF_STRIPS", 0)
     layout = layout_of(shape, jnp.float32)
     assert (layout.images, layout.rows, layout.has_halo) == (2, 8, True)
-    check(shape, module_of(2, 5, bias=True, layer_norm_type=norm), jnp.float32, 1e-6)
+    check(shape, module_of(2, 5, bias=bias, layer_norm_type=norm), jnp.float32, 1e-6)
 
 
 @pytest.mark.slow
