@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.models.drsformer import SparseTransformerBlock, init_params, restore
+from drsformer_jax.models.mefc import FeatureCompensator
 from drsformer_jax.ops.image import Image, inside_of
 from drsformer_jax.ops.rows import RowShards
 
@@ -50,16 +52,21 @@ def test_one_program_restores_pictures_as_alone() -> None:
         assert np.abs(expected - picture).max() > 0.1
 
 
-def test_without_biases_a_block_sees_nothing_beyond_a_picture() -> None:
-    """What LayerNorm makes there goes through a 1x1 convolution before it is taken away."""
+@pytest.mark.parametrize(
+    "module", [SparseTransformerBlock(TINY, 2), FeatureCompensator()], ids=["block", "MEFC"]
+)
+def test_without_biases_a_module_sees_nothing_beyond_a_picture(module: nn.Module) -> None:
+    """What LayerNorm makes there goes through a 1x1 convolution before it is taken away.
+
+    MEFC's steps are written out here.
+    """
     height, width = EXTENTS[0]
     generator = np.random.default_rng(0)
-    module = SparseTransformerBlock(TINY, 2)
     with jax.enable_x64(True):
         picture = generator.normal(size=(1, 8, height, width))
         shapes = jax.eval_shape(module.init, jax.random.key(0), Image(picture))
         params = jax.tree.map(lambda leaf: generator.normal(0, 0.5, leaf.shape), shapes)
-        forward = jax.jit(lambda params, image: module.apply(params, image)[0].array)
+        forward = jax.jit(lambda params, image: jax.tree.leaves(module.apply(params, image))[0])
         images = np.full((1, 8, 16, 24), 1e3)
         images[..., :height, :width] = picture
         inside = inside_of(jnp.asarray(EXTENTS[:1]), 16, 24).astype(jnp.float64)
