@@ -3,8 +3,8 @@
 python train.py --config configs/rain_xs.py --workdir runs/rain_xs
 
 Mixes rain as `rain_compact` does, from fresh parameters. The packaged file is the average of the
-last of several runs of this kind, each from the weights of the one before: docs/models.md has them,
-the scores and what the weights cannot do.
+last two of several runs of this kind, each from the weights of those before: docs/models.md has
+them, the scores and what the weights cannot do.
 """
 
 from ml_collections import ConfigDict

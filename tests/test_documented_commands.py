@@ -111,6 +111,9 @@ BETWEEN: dict[str, Callable[[Path], object]] = {
     "drsformer convert runs/rain200h 150000.state": lambda clone: shutil.copytree(
         clone / "runs" / "later", clone / "runs" / "rain200h", dirs_exist_ok=True
     ),
+    "drsformer export runs/rain200h rain.stablehlo": lambda clone: shutil.copytree(
+        clone / "runs" / "later", clone / "runs" / "rain200h", dirs_exist_ok=True
+    ),
     "drsformer convert drsformer_jax/weights/rain_compact.safetensors W": lambda clone: (
         shutil.rmtree(clone / "W")
     ),
@@ -337,10 +340,9 @@ def test_slow_commands(command: str, installed) -> None:
         elif not workdir.exists():
             shutil.copytree(clone / "W", workdir)
         command += SHORT
-    if found := re.search(r"^drsformer export (\S+) (\S+)", command):
-        (clone / found[2]).unlink(missing_ok=True)  # several commands write it
-        if found[1].startswith("runs/") and not (clone / found[1]).exists():
-            shutil.copytree(clone / "runs" / "later", clone / found[1])
+    if found := re.search(r"^drsformer export \S+ (\S+)", command):
+        (clone / found[1]).unlink(missing_ok=True)  # several commands write it
+    BETWEEN.get(command, lambda clone: None)(clone)
     code, told = type_in(command, clone, environment)
     assert (code, "Traceback" in told) == (0, False), told
 

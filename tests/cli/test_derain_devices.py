@@ -25,6 +25,7 @@ TINY = PRESETS["tiny"]
 # network is taken again, for what it has compiled.
 PROGRAM = """
 import functools, sys
+from pathlib import Path
 import jax, numpy as np
 from PIL import Image
 from drsformer_jax.cli.main import main
@@ -35,7 +36,10 @@ Derainer.load = functools.cache(Derainer.load)
 assert main(["derain", photo, "-o", out, "--weights", weights, "--devices", "4"]) == 0
 assert jax.local_device_count() == 4
 unit = np.asarray(Image.open(photo)).astype(np.float32) / 255
-one, four = (Derainer.load(weights, devices=count).restore_float(unit) for count in (1, 4))
+one, four = (
+    Derainer.load(Path(weights), devices=count).restore_float(unit) for count in (1, 4)
+)
+assert Derainer.load.cache_info().hits == 1
 assert one.shape == four.shape == (37, 21, 3)
 assert np.abs(one - unit).max() > 0.05
 assert np.abs(one - four).max() <= 1e-5, np.abs(one - four).max()

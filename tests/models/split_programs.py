@@ -31,8 +31,8 @@ AXIS = "rows"
 FULL = DRSformerConfig(**TINY, bias=True)
 WITHOUT_MEFC = dataclasses.replace(FULL, use_mefc=False)
 PLAIN = dataclasses.replace(WITHOUT_MEFC, bias=False, layer_norm_type="BiasFree")
-# CPU takes long for TPU's forms, and twice the blocks of channels are four times the work. Of 9
-# hidden channels at the latent level; an odd one, whose last pair is mixed.
+# CPU takes long for TPU's forms, and twice the blocks of channels are four times the work. MSFN has
+# 9 hidden channels at the latent level: an odd number, whose last pair is mixed.
 FOR_TPU = dataclasses.replace(
     FULL, platform="tpu", dim=2, heads=(1, 1, 1, 1), ffn_expansion_factor=0.6
 )
@@ -172,7 +172,7 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
             f"latent block for TPU, {height} rows over {count}",
             functools.partial(block, FOR_TPU, 3, height, count, differentiated=False),
         )
-    yield "compensator for TPU, 40 rows over 4", lambda: compensator(40, 4, 4, platform="tpu")
+    yield "compensator for TPU, 40 rows over 4", lambda: compensator(40, 4, width=4, platform="tpu")
 
 
 if __name__ == "__main__":
