@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,16 @@ os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 # Programs that tests start write nothing into the developer's cache folder.
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+# Tracing makes millions of small objects beside the hundreds of thousands that imports leave, and
+# looking through them all for garbage is a tenth of a test's time.
+gc.set_threshold(50_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: it is not looked through again."""
+    gc.collect()
+    gc.freeze()
 
 
 # A worker takes whole files. Those that take longest begin first, and no worker ends with one.

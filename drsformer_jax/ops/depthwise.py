@@ -85,13 +85,15 @@ def _shift_and_add(dilation: int, border: int, spread: int = 1) -> Callable[...,
         # With an axis of its own for the channels that read the same one.
         spreads = (spread,) if spread > 1 else ()
         shape = (x.shape[0], channels // spread, *spreads, *size)
-        of_weight = tuple(range(1, 2 + len(spreads)))
+        of_weight = tuple(range(2 + len(spreads)))
         of_view = (0, 1, len(shape) - 2, len(shape) - 1)
+
+        count = rows * columns * members
+        weights = lax.split(lax.reshape(kernel, (count, *shape[1:-2])), [1] * count)
 
         def term(i: int, j: int, p: int) -> jax.Array:
             offset = (border + (i - rows // 2) * dilation, border + (j - columns // 2) * dilation)
-            weight = lax.slice(kernel, (i, j, p, 0), (i + 1, j + 1, p + 1, channels))
-            weight = lax.reshape(weight, shape[1 : 2 + len(spreads)])
+            weight = weights[(i * columns + j) * members + p]
             weight = lax.broadcast_in_dim(weight, shape, of_weight)
             view = tap(wide, offset, size, p, members)
             if spreads:
