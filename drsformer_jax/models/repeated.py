@@ -48,7 +48,12 @@ def repeated(
         # Inside a loop nothing can be merged across iterations.
         inside: Any = nn.remat(module, prevent_cse=False) if x.how.is_recomputed else module
         loop = nn.scan(
-            inside, variable_axes=STACKED, split_rngs={"params": True}, in_axes=1, length=length
+            inside,
+            variable_axes=STACKED,
+            split_rngs={"params": True},
+            in_axes=1,
+            length=length,
+            check_constancy_invariants=False,  # which takes tracing every module twice
         )
         x, _ = loop(*options, name=name)(x, *each)
         return x
