@@ -10,12 +10,30 @@ from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from drsformer_jax.errors import UserError, in_one_line
 from drsformer_jax.paths import likelier, local_path
+
+# Keys that are groups of keys, and the file that shows how.
+GROUPS = {
+    **dict.fromkeys(("model", "mesh", "optimizer", "data", "eval"), "configs/base.py"),
+    **dict.fromkeys(("data.rain", "data.rain.shares"), "configs/compact.py"),
+}
+# Keys whose values nobody looks at more closely. Text such as "false" would count as true.
+KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("name", "init", "eval.protocol", "eval.data_set"), (str, "text")),
+    **dict.fromkeys(("mixup", "data.cache"), (bool, "True or False")),
+    **dict.fromkeys(
+        ("model.bias", "model.use_mefc", "model.unroll", "model.remat"), (bool, "True or False")
+    ),
+    "eval.batch_size": (int, "a whole number"),
+}
+# All that a checkpoint can keep of a configuration, as JSON.
+_KEPT = (str, int, float, type(None))
 
 
 class ConfigFileParser(flags.ArgumentParser):
@@ -48,9 +66,44 @@ class ConfigFileParser(flags.ArgumentParser):
             ) from error
         except (Exception, SystemExit) as error:  # whatever the file does wrong
             raise UserError(f"--config {file}: {in_one_line(error)}") from error
-        if not isinstance(config, ConfigDict):
-            raise UserError(f"--config: get_config() of {file} must return a ConfigDict")
+        if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+            raise UserError(
+                f"--config: get_config() of {file} must return a ConfigDict, which is not frozen"
+            )
+        _check_values(config, file)
         return config.lock()
+
+
+def _check_values(group: ConfigDict, file: Path, above: str = "") -> None:
+    """That what a file made is of the kinds that keys have; flags cannot change these.
+
+    A value of None is a key that is not set; whoever needs it says so.
+
+    Raises:
+      UserError: a part is no group of keys, or a value is of another kind, or none to be kept.
+    """
+    for name, value in group.items():
+        key, is_group = f"{above}{name}", isinstance(value, ConfigDict)
+        kind, words = KINDS.get(key, (object, ""))
+        if is_group and key not in KINDS:
+            _check_values(value, file, f"{key}.")
+            continue
+        if key in GROUPS:
+            wanted = f"a group of keys as in {GROUPS[key]}"
+        elif value is not None and not isinstance(value, kind):
+            wanted = words
+        elif not _can_be_kept(value):
+            wanted = "text, a number, True, False, None, a list of such or a group of keys"
+        else:
+            continue
+        raise UserError(f"--config {file}: config.{key} must be {wanted}, not {value!r}")
+
+
+def _can_be_kept(value: Any) -> bool:
+    """Whether JSON knows a value."""
+    if isinstance(value, tuple | list):
+        return all(map(_can_be_kept, value))
+    return isinstance(value, _KEPT)
 
 
 def _load(file: Path) -> ModuleType:

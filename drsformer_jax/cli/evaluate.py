@@ -112,7 +112,8 @@ def _tasks(given: EvaluationFlags) -> list[Task]:
         source = checked(lambda: validation_source(config.data), "data")
         name = checked(lambda: config.eval.data_set, "eval.data_set")
         data_set = get_set(name) if name else None
-        tasks.append(Task(name or config.name, source, protocol, data_set))
+        own = name or checked(lambda: config.name, "name")
+        tasks.append(Task(own, source, protocol, data_set))
     return tasks
 
 

@@ -78,4 +78,6 @@ def checked(build: Callable[[], Any], what: str) -> Any:
     try:
         return build()
     except (KeyError, AttributeError) as error:
-        raise UserError(f"--config: {what}: missing key: {words_of(error)}") from error
+        raise UserError(
+            f"--config: {what}: missing key: {words_of(error)} (configs/base.py lists all of them)"
+        ) from error

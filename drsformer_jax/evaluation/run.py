@@ -98,7 +98,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_tiling(self.tile, self.overlap)
-        if self.per_device < 1:
+        if not isinstance(self.per_device, int) or self.per_device < 1:
             raise UserError(f"config.eval.batch_size: must be at least 1, not {self.per_device}")
 
 

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
+from drsformer_jax.cli.config_file import GROUPS, KINDS
 from drsformer_jax.cli.experiment_flags import parse_config
 from drsformer_jax.errors import UserError
+from drsformer_jax.training.config import flatten
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 BASE = """
 from ml_collections import ConfigDict
@@ -105,6 +110,10 @@ def test_a_file_in_no_package_sees_its_folder_and_the_present_one_last(
         ("raise SystemExit('bye')", "SystemExit: bye"),
         ("def get_config(): return 3", "must return a ConfigDict"),
         (
+            "from ml_collections import FrozenConfigDict as get_config",
+            "must return a ConfigDict, which is not frozen",
+        ),
+        (
             "from ml_collections import ConfigDict\n"
             "def get_config(): return ConfigDict({'model': 1}).modell",
             'AttributeError: \'modell\' Did you mean "model" instead of "modell"?',
@@ -139,3 +148,60 @@ def test_quotes_of_errors_are_whole(tmp_path: Path, flag: str, told: str) -> Non
         parse_config([f"--config={tmp_path}/seed.py", flag])
     assert told in str(caught.value)
     assert "\\" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ("{'model': None}", "config.model must be a group of keys as in configs/base.py, not None"),
+        ("{'mesh': 3}", "config.mesh must be a group of keys as in configs/base.py, not 3"),
+        ("{'optimizer': 'x'}", "config.optimizer must be a group of keys as in configs/base.py"),
+        ("{'data': 5}", "config.data must be a group of keys as in configs/base.py, not 5"),
+        ("{'eval': [1]}", "config.eval must be a group of keys as in configs/base.py, not [1]"),
+        ("{'data': {'rain': 7}}", "config.data.rain must be a group of keys as in configs/compact"),
+        ("{'data': {'rain': {'shares': []}}}", "config.data.rain.shares must be a group of keys"),
+        ("{'name': ['x']}", "config.name must be text, not ['x']"),
+        ("{'name': {'x': 1}}", "config.name must be text, not x: 1"),
+        ("{'mixup': 'false'}", "config.mixup must be True or False, not 'false'"),
+        ("{'model': {'bias': 'no'}}", "config.model.bias must be True or False, not 'no'"),
+        ("{'eval': {'protocol': ['x']}}", "config.eval.protocol must be text, not ['x']"),
+        ("{'eval': {'batch_size': 'x'}}", "config.eval.batch_size must be a whole number"),
+        ("{'data': {'val': Path('x')}}", "config.data.val must be text, a number, True, False"),
+        ("{'progressive': [[1, Path('x')]]}", "config.progressive must be text, a number"),
+    ],
+)
+def test_values_of_other_kinds_are_named(tmp_path: Path, values: str, told: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from pathlib import Path\nfrom ml_collections import ConfigDict\n"
+        f"def get_config(): return ConfigDict({values})\n"
+    )
+    with pytest.raises(UserError) as caught:
+        parse_config([f"--config={file}"])
+    assert str(caught.value).startswith(f"--config {file}: {told}")
+
+
+def test_what_is_not_set_is_of_no_kind(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(): return ConfigDict({'init': None, 'eval': {'batch_size': None}})\n"
+    )
+    assert parse_config([f"--config={file}"]).init is None
+
+
+@pytest.mark.parametrize("name", ["base", "compact"])
+def test_kinds_are_those_of_the_recipes(name: str) -> None:
+    config = parse_config([f"--config={CONFIGS / name}.py"])
+    groups = set(_groups(config))
+    assert groups == {key for key, file in GROUPS.items() if name == "compact" or "base" in file}
+    flat = flatten(config)
+    for key, (kind, _) in KINDS.items():
+        assert flat[key] is None or isinstance(flat[key], kind)
+
+
+def _groups(group: ConfigDict, above: str = "") -> Iterator[str]:
+    for name, value in group.items():
+        if isinstance(value, ConfigDict):
+            yield f"{above}{name}"
+            yield from _groups(value, f"{above}{name}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from drsformer_jax.cli import evaluate
 
@@ -77,3 +78,34 @@ def test_an_ensemble_of_unknown_orientations(
     assert evaluate.run(argv, "") == 2
     told = "eval.py: error: config.data.augment: must be dihedral or mirror, not 'turns'\n"
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("del config.name", "--config: name: missing key: 'name'"),
+        ("del config.eval", "--config: eval.batch_size: missing key: 'eval'"),
+        ("config.eval.batch_size = None", "config.eval.batch_size: must be at least 1, not None"),
+    ],
+)
+def test_keys_that_a_file_of_ones_own_lacks(
+    change: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("input", "target"):
+        (tmp_path / part).mkdir()
+        Image.new("RGB", (16, 16)).save(tmp_path / part / "1.png")
+    data = {"kind": "folder", "val": str(tmp_path)}
+    scored = {"protocol": "rain200", "data_set": "", "batch_size": 1}
+    values = {"name": "own", "data": data, "eval": scored}
+    (tmp_path / "own.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        f"    config = ConfigDict({values})\n"
+        f"    {change}\n"
+        "    return config\n"
+    )
+    flags = [f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert evaluate.run(["eval.py", *flags], "") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"eval.py: error: {told}")
+    assert errors.count("\n") == 1
