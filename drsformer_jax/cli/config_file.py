@@ -44,7 +44,7 @@ class ConfigFileParser(flags.ArgumentParser):
 
         Raises:
           UserError: there is no such file here, it does not work, or what it returns is something
-            else.
+            else, or has values of other kinds.
         """
         local_path(argument, "--config")
         name, colon, rest = os.path.expanduser(argument).partition(":")
@@ -70,14 +70,15 @@ class ConfigFileParser(flags.ArgumentParser):
             raise UserError(
                 f"--config: get_config() of {file} must return a ConfigDict, which is not frozen"
             )
-        _check_values(config, file)
+        check_values(config)  # flags that set its keys find them where they must be
         return config.lock()
 
 
-def _check_values(group: ConfigDict, file: Path, above: str = "") -> None:
-    """That what a file made is of the kinds that keys have; flags cannot change these.
+def check_values(group: ConfigDict, above: str = "") -> None:
+    """That the values of a configuration are of the kinds that its keys have.
 
-    A value of None is a key that is not set; whoever needs it says so.
+    Neither a file of one's own keeps them so, nor a flag that sets a whole group. A value of None
+    is a key that is not set; whoever needs it says so.
 
     Raises:
       UserError: a part is no group of keys, or a value is of another kind, or none to be kept.
@@ -86,7 +87,7 @@ def _check_values(group: ConfigDict, file: Path, above: str = "") -> None:
         key, is_group = f"{above}{name}", isinstance(value, ConfigDict)
         kind, words = KINDS.get(key, (object, ""))
         if is_group and key not in KINDS:
-            _check_values(value, file, f"{key}.")
+            check_values(value, f"{key}.")
             continue
         if key in GROUPS:
             wanted = f"a group of keys as in {GROUPS[key]}"
@@ -96,7 +97,7 @@ def _check_values(group: ConfigDict, file: Path, above: str = "") -> None:
             wanted = "text, a number, True, False, None, a list of such or a group of keys"
         else:
             continue
-        raise UserError(f"--config {file}: config.{key} must be {wanted}, not {value!r}")
+        raise UserError(f"config.{key}: must be {wanted}, not {value!r}")
 
 
 def _can_be_kept(value: Any) -> bool:

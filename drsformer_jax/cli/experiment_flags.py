@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from drsformer_jax.buckets import any_path, is_in_bucket
 from drsformer_jax.checkpoints.hub import weights_argument
-from drsformer_jax.cli.config_file import ConfigFileParser
+from drsformer_jax.cli.config_file import ConfigFileParser, check_values
 from drsformer_jax.errors import UserError, words_of
 from drsformer_jax.paths import require_text
 
@@ -105,6 +105,7 @@ def _read_config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         raise UserError(f"unexpected arguments: {' '.join(rest)}")
     if config is None:
         raise UserError("--config is missing")
+    check_values(config)  # again: a flag can set a whole group
     if isinstance(config.get("data"), ConfigDict):
         for key, folder in named_folders(config.data):
             any_path(folder, f"--config.data.{key}")

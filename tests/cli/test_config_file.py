@@ -153,21 +153,27 @@ def test_quotes_of_errors_are_whole(tmp_path: Path, flag: str, told: str) -> Non
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ("{'model': None}", "config.model must be a group of keys as in configs/base.py, not None"),
-        ("{'mesh': 3}", "config.mesh must be a group of keys as in configs/base.py, not 3"),
-        ("{'optimizer': 'x'}", "config.optimizer must be a group of keys as in configs/base.py"),
-        ("{'data': 5}", "config.data must be a group of keys as in configs/base.py, not 5"),
-        ("{'eval': [1]}", "config.eval must be a group of keys as in configs/base.py, not [1]"),
-        ("{'data': {'rain': 7}}", "config.data.rain must be a group of keys as in configs/compact"),
-        ("{'data': {'rain': {'shares': []}}}", "config.data.rain.shares must be a group of keys"),
-        ("{'name': ['x']}", "config.name must be text, not ['x']"),
-        ("{'name': {'x': 1}}", "config.name must be text, not x: 1"),
-        ("{'mixup': 'false'}", "config.mixup must be True or False, not 'false'"),
-        ("{'model': {'bias': 'no'}}", "config.model.bias must be True or False, not 'no'"),
-        ("{'eval': {'protocol': ['x']}}", "config.eval.protocol must be text, not ['x']"),
-        ("{'eval': {'batch_size': 'x'}}", "config.eval.batch_size must be a whole number"),
-        ("{'data': {'val': Path('x')}}", "config.data.val must be text, a number, True, False"),
-        ("{'progressive': [[1, Path('x')]]}", "config.progressive must be text, a number"),
+        (
+            "{'model': None}",
+            "config.model: must be a group of keys as in configs/base.py, not None",
+        ),
+        ("{'mesh': 3}", "config.mesh: must be a group of keys as in configs/base.py, not 3"),
+        ("{'optimizer': 'x'}", "config.optimizer: must be a group of keys as in configs/base.py"),
+        ("{'data': 5}", "config.data: must be a group of keys as in configs/base.py, not 5"),
+        ("{'eval': [1]}", "config.eval: must be a group of keys as in configs/base.py, not [1]"),
+        (
+            "{'data': {'rain': 7}}",
+            "config.data.rain: must be a group of keys as in configs/compact",
+        ),
+        ("{'data': {'rain': {'shares': []}}}", "config.data.rain.shares: must be a group of keys"),
+        ("{'name': ['x']}", "config.name: must be text, not ['x']"),
+        ("{'name': {'x': 1}}", "config.name: must be text, not x: 1"),
+        ("{'mixup': 'false'}", "config.mixup: must be True or False, not 'false'"),
+        ("{'model': {'bias': 'no'}}", "config.model.bias: must be True or False, not 'no'"),
+        ("{'eval': {'protocol': ['x']}}", "config.eval.protocol: must be text, not ['x']"),
+        ("{'eval': {'batch_size': 'x'}}", "config.eval.batch_size: must be a whole number"),
+        ("{'data': {'val': Path('x')}}", "config.data.val: must be text, a number, True, False"),
+        ("{'progressive': [[1, Path('x')]]}", "config.progressive: must be text, a number"),
     ],
 )
 def test_values_of_other_kinds_are_named(tmp_path: Path, values: str, told: str) -> None:
@@ -177,8 +183,21 @@ def test_values_of_other_kinds_are_named(tmp_path: Path, values: str, told: str)
         f"def get_config(): return ConfigDict({values})\n"
     )
     with pytest.raises(UserError) as caught:
-        parse_config([f"--config={file}"])
-    assert str(caught.value).startswith(f"--config {file}: {told}")
+        parse_config([f"--config={file}", "--config.data.train=x"])
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--config.data={'rain': 5}", "config.data.rain: must be a group of keys"),
+        ("--config.eval={'batch_size': {'a': 1}}", "config.eval.batch_size: must be a whole"),
+    ],
+)
+def test_a_flag_that_sets_a_group(flag: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config([f"--config={CONFIGS}/compact.py", flag])
+    assert str(caught.value).startswith(told)
 
 
 def test_what_is_not_set_is_of_no_kind(tmp_path: Path) -> None:
