@@ -34,6 +34,26 @@ from drsformer_jax.training.optimizer import ADAMW, OptimizerOptions, make_optim
 from drsformer_jax.training.state import TrainState
 
 
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint's configuration says.
+
+    Attributes:
+      architecture: of the network.
+      optimizer: of the run.
+      ema: whether there is a moving average.
+      imported: the group and the rest of the training state that the run came from, and how that
+        keeps `step`; None: it began here.
+      note: what has no place in a training state, if it began here.
+    """
+
+    architecture: DRSformerConfig
+    optimizer: OptimizerOptions
+    ema: bool
+    imported: tuple[dict[str, Any], dict[str, Any], str] | None
+    note: str
+
+
 def export_run(
     source: Path, state_path: Path, network_path: Path | None, force: bool
 ) -> Conversion:
@@ -59,17 +79,18 @@ def export_run(
     network_path = place_for_network(state_path, step) if network_path is None else network_path
     for path in (state_path, network_path):
         _check_file(path, force)
-    config, options, state, saved = _restore(workdir, step)
+    require_torch(f"writing {state_path}")
+    state, saved = _restore(workdir, step)
+    config = saved.architecture
     network, moments = _as_basicsr(state, config, str(source))
     notes = []
-    if "imported" in saved:
-        imported = saved["imported"]
-        group, rest = from_json(imported["group"]), from_json(imported["rest"])
-        moments = dataclasses.replace(moments, step_type=imported["step_type"])
+    if saved.imported is not None:
+        group, rest, step_type = saved.imported
+        moments = dataclasses.replace(moments, step_type=step_type)
     else:
-        group, rest = group_settings(options, step), {"epoch": 0, "iter": step}
-        rest["schedulers"] = [schedule_state(options, step)]
-        notes.append(_what_stays_behind(saved))
+        group, rest = group_settings(saved.optimizer, step), {"epoch": 0, "iter": step}
+        rest["schedulers"] = [schedule_state(saved.optimizer, step)]
+        notes.append(saved.note)
     _write(state_path, network_path, network, optimizer_state(moments, config, group), rest)
     return Conversion(
         source=f"{source} (step {step:,})",
@@ -106,39 +127,66 @@ def _check_file(path: Path, force: bool) -> None:
         raise UserError(f"{path} exists: give another name, or --force to replace it")
 
 
-def _restore(
-    workdir: Path, step: int
-) -> tuple[DRSformerConfig, OptimizerOptions, TrainState, dict[str, Any]]:
+def _restore(workdir: Path, step: int) -> tuple[TrainState, _Saved]:
     """A checkpoint, in the host's memory, and the configuration it was saved with."""
     with contextlib.closing(TrainingCheckpoints(workdir, keep=None)) as checkpoints:
         place = str(checkpoints.path(step))
         with damage_in_one_line(place):
-            saved = checkpoints.config(step)
-            config = config_from(saved["architecture"], place)
-            options = OptimizerOptions(**saved["optimizer"])
-            ema = saved["imported"]["ema"] if "imported" in saved else saved["ema_decay"] > 0
-        if options.name != ADAMW:
+            saved = _read(checkpoints.config(step), place)
+        if saved.optimizer.name != ADAMW:
             raise UserError(
-                f"{place}: trained by {options.name}, and a {SUFFIX} file holds the moments of "
-                "AdamW: convert the parameters alone, to a .pth or .safetensors file"
+                f"{place}: trained by {saved.optimizer.name}, and a {SUFFIX} file holds the "
+                "moments of AdamW: convert the parameters alone, to a .pth or .safetensors file"
             )
-        like = _layout(config, options, ema)
+        like = _layout(saved)
         with damage_in_one_line(place):
             state, _ = checkpoints.restore(like, step)
-    return config, options, state, saved
+    return state, saved
 
 
-def _layout(config: DRSformerConfig, options: OptimizerOptions, ema: bool) -> TrainState:
+def _read(config: Mapping[str, Any], place: str) -> _Saved:
+    """What a configuration says, all of it at once: whatever it lacks, nothing is written."""
+    imported = note = None
+    if "imported" in config:
+        values = config["imported"]
+        imported = (
+            dict(from_json(values["group"])),
+            dict(from_json(values["rest"])),
+            _checked_type(values["step_type"]),
+        )
+        ema = values["ema"]
+    else:
+        note, ema = _what_stays_behind(config), config["ema_decay"] > 0
+    return _Saved(
+        config_from(config["architecture"], place),
+        OptimizerOptions(**config["optimizer"]),
+        ema,
+        imported,
+        note or "",
+    )
+
+
+def _checked_type(name: str) -> str:
+    """How a training state keeps `step`; ValueError if PyTorch has no such dtype."""
+    import torch
+
+    if name not in ("int", "float") and not isinstance(getattr(torch, name, None), torch.dtype):
+        raise ValueError(f"no dtype: {name}")
+    return name
+
+
+def _layout(saved: _Saved) -> TrainState:
     """Shapes, dtypes and place, the host's memory, of a state of that network."""
 
     def state(params: Params) -> TrainState:
-        opt_state = make_optimizer(options).init(params)
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, params if ema else None)
+        opt_state = make_optimizer(saved.optimizer).init(params)
+        ema_params = params if saved.ema else None
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema_params)
 
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host),
-        jax.eval_shape(state, param_shapes(config)),
+        jax.eval_shape(state, param_shapes(saved.architecture)),
     )
 
 
@@ -163,7 +211,6 @@ def _write(
     rest: Mapping[str, Any],
 ) -> None:
     """Writes {**rest, optimizers: [...]} and {params[, params_ema]}: both files or neither."""
-    require_torch(f"writing {state_path}")
     import torch
 
     trees = {"params": network.params, "params_ema": network.ema}

@@ -34,6 +34,9 @@ S = TypeVar("S")  # a flax dataclass with a field `step`: training.state.TrainSt
 
 SCORE, FINGERPRINT = "score", "fingerprint"
 
+# Of a configuration under `imported`: what of its run another program's files told (`basicsr`).
+_IMPORTED = {"file": str, "ema": bool, "step_type": str, "group": dict, "rest": dict}
+
 # Behind the step in the name of a checkpoint that could not be used.
 DAMAGED = ".damaged"
 
@@ -196,7 +199,7 @@ class TrainingCheckpoints:
         args = self._ocp.args
         restored = self._manager.restore(step, args=args.Composite(config=args.JsonRestore()))
         config = restored["config"]
-        if not isinstance(config, dict):
+        if not _is_of_a_run(config):
             raise UserError(f"{self.path(step)} is damaged: its configuration is none")
         return config
 
@@ -225,6 +228,18 @@ class TrainingCheckpoints:
         with self._writing():
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _is_of_a_run(config: Any) -> bool:
+    """Whether a document has the shape that the configuration of every run has."""
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), dict):
+        return False
+    if "imported" not in config:
+        return True
+    imported = config["imported"]
+    return isinstance(imported, dict) and all(
+        isinstance(imported.get(key), kind) for key, kind in _IMPORTED.items()
+    )
 
 
 def _check_scores(directory: Path) -> None:

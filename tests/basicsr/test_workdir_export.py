@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,29 @@ def test_damaged_and_spoilt_checkpoints(tmp_path: Path) -> None:
         export_run(older, tmp_path / "1.state", None, force=False)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "1.state").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_the_configuration_of_a_checkpoint_must_say(tmp_path: Path) -> None:
+    whole = {"file": "1.state", "ema": False, "step_type": "int", "group": {}, "rest": {}}
+    first_state(tmp_path / "run")
+    step = tmp_path / "run" / "checkpoints" / "1"
+    file = step / "config" / "metadata"
+    saved = json.loads(file.read_text())
+    for change in (
+        {"imported": {}},
+        {"imported": whole | {"step_type": "str"}},
+        {"imported": whole | {"group": {"__items__": 5}}},
+        {"imported": whole | {"rest": {"__tuple__": [1]}}},
+        {"optimizer": 5},
+        {"ema_decay": "much"},
+        {"optimizer": {"clip_norm": 0.1}},
+    ):
+        file.write_text(json.dumps({**saved, **change}))
+        with pytest.raises(UserError, match=rf"{step} is damaged") as error:
+            export_run(step, tmp_path / "1.state", None, force=False)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "1.state").exists()
 
 
 def test_folders_that_are_not_there(tmp_path: Path) -> None:

@@ -297,6 +297,11 @@ def lose_what_the_configuration_says(folder: Path) -> None:
     (folder / "config" / "metadata").write_text("[1]")
 
 
+def lose_where_it_was_imported_from(folder: Path) -> None:
+    config = folder / "config" / "metadata"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"imported": 5}))
+
+
 def hold_other_values(folder: Path) -> None:
     """As if they had changed on the disk in a way that can still be read."""
     data = folder / "data" / "metadata"
@@ -313,6 +318,7 @@ def hold_other_values(folder: Path) -> None:
         cut_short,
         lose_the_configuration,
         lose_what_the_configuration_says,
+        lose_where_it_was_imported_from,
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
