@@ -252,8 +252,10 @@ def _check_scores(directory: Path) -> None:
         file = directory / str(step) / "metrics" / "metrics"
         try:
             if file.is_file():
-                json.loads(file.read_text())
-        except (ValueError, RecursionError) as error:
+                score = json.loads(file.read_text())[SCORE]
+                if not isinstance(score, int | float):
+                    raise TypeError(f"no score: {score!r}")
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise UserError(
                 f"{file} is damaged: remove {file.parent}, and nothing but the score is lost"
             ) from error

@@ -339,10 +339,11 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
     assert (folder / "4").is_dir()
 
 
-def test_a_damaged_score_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "[5]", "{}", '{"score": [20.0]}', '{"score": "20"}'])
+def test_a_damaged_score_is_named(text: str, tmp_path: Path) -> None:
     file = tmp_path / "checkpoints" / "4" / "metrics" / "metrics"
     file.parent.mkdir(parents=True)
-    file.write_text("")
+    file.write_text(text)
     with pytest.raises(UserError, match=f"{file} is damaged: remove {file.parent}, and"):
         run(small_config(), tmp_path)
 
