@@ -22,6 +22,7 @@ from drsformer_jax.cli.reports import check_destination
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.drsformer import init_params
 from drsformer_jax.training.config import LARGEST_SEED
+from drsformer_jax.training.state import seed_key
 
 
 def deepened(weights: Weights, num_blocks: tuple[int, int, int, int], seed: int = 0) -> Weights:
@@ -45,7 +46,7 @@ def deepened(weights: Weights, num_blocks: tuple[int, int, int, int], seed: int 
         array[: len(old)] = old  # blocks of a level are stacked
         return array
 
-    fresh = init_params(config, jax.random.key(seed))
+    fresh = init_params(config, seed_key(seed))
     params = jax.tree_util.tree_map_with_path(extended, fresh, weights.params)
     return dataclasses.replace(weights, config=config, params=params)
 

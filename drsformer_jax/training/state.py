@@ -12,6 +12,8 @@ import optax
 from drsformer_jax.models.config import DRSformerConfig
 from drsformer_jax.models.drsformer import Params, init_params
 
+_LOW = 2**32
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -35,6 +37,15 @@ class TrainState:
         return self.params if self.ema_params is None else self.ema_params
 
 
+def seed_key(seed: int) -> jax.Array:
+    """The random key of a seed of 64 bits; below 2**32 that of `jax.random.key`.
+
+    JAX drops the bits above, unless all its integers are to have 64.
+    """
+    key = jax.random.key(seed % _LOW)
+    return key if seed < _LOW else jax.random.fold_in(key, seed // _LOW)
+
+
 def create_train_state(
     config: DRSformerConfig,
     optimizer: optax.GradientTransformation,
@@ -46,7 +57,7 @@ def create_train_state(
     """The state before the first step, from a seed alone or with the parameters `initial`."""
     # Copies: the step donates its state, and no buffer can be given away twice.
     if initial is None:
-        params = init_params(config, jax.random.key(seed))
+        params = init_params(config, seed_key(seed))
     else:
         params = jax.tree.map(jnp.array, initial)
     return TrainState(

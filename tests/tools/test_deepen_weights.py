@@ -37,6 +37,9 @@ def test_a_deeper_network_computes_the_same_and_can_learn(
     assert new.config.num_blocks == (1, 3, 1, 2)
     count = sum(leaf.size for leaf in jax.tree.leaves(new.params))
     assert capsys.readouterr().out.endswith(f"deeper.safetensors: {count:,} parameters\n")
+    other = deepen_weights.deepened(old, (1, 3, 1, 2), 2**32)
+    with pytest.raises(AssertionError):
+        jax.tree.map(np.testing.assert_array_equal, other.params, new.params)
     image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 8, 8, 3)), jnp.float32)
     found = restore(new.config, new.params, image)
     np.testing.assert_allclose(found, restore(old.config, old.params, image), rtol=0, atol=1e-6)

@@ -11,12 +11,13 @@ import optax
 import pytest
 from reference.toy_training import toy_init_params
 
+from drsformer_jax.training.config import LARGEST_SEED
 from drsformer_jax.training.optimizer import (
     OptimizerOptions,
     learning_rate_schedule,
     make_optimizer,
 )
-from drsformer_jax.training.state import create_train_state
+from drsformer_jax.training.state import create_train_state, seed_key
 from drsformer_jax.training.step import batch_gradient, train_step
 
 pytestmark = pytest.mark.usefixtures("toy_network")
@@ -61,6 +62,24 @@ def test_metrics_are_what_they_are_called(batch: dict[str, jax.Array]) -> None:
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
     assert int(new.step) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31, 2**32 - 1])
+def test_a_seed_of_32_bits_is_jaxs(seed: int) -> None:
+    data = jax.random.key_data(seed_key(seed))
+    np.testing.assert_array_equal(data, jax.random.key_data(jax.random.key(seed)))
+
+
+def test_every_bit_of_a_seed_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "drsformer_jax.training.state.init_params", lambda config, key: {"key": key}
+    )
+    optimizer = optax.identity()
+    found = set()
+    for seed in (7, *(7 + 2**bit for bit in range(32, 63)), LARGEST_SEED):
+        key = create_train_state(CONFIG, optimizer, seed).params["key"]
+        found.add(tuple(jax.random.key_data(key).tolist()))
+    assert len(found) == 33
 
 
 def test_moving_average(batch: dict[str, jax.Array]) -> None:
