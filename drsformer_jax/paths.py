@@ -162,10 +162,14 @@ def require_text(folder: Path) -> None:
         )
 
 
-def require_readable(folder: Path) -> None:
+def require_readable(folder: Path, files: Iterable[str] | None = None) -> None:
     """That no file in a folder, or in those below it, is kept from us.
 
     Libraries that read folders call files damaged which merely may not be read.
+
+    Args:
+      files: those to look at, if they are there; None: all, which of a folder that may be any can
+        be a whole disk.
 
     Raises:
       UserError: one may not be read.
@@ -175,8 +179,9 @@ def require_readable(folder: Path) -> None:
         if isinstance(error, PermissionError):
             raise error
 
+    walked = os.walk(folder, onerror=refuse) if files is None else [(folder, [], files)]
     try:
-        for root, _, names in os.walk(folder, onerror=refuse):
+        for root, _, names in walked:
             for name in names:
                 try:
                     os.close(os.open(os.path.join(root, name), os.O_RDONLY | os.O_NONBLOCK))

@@ -140,5 +140,7 @@ def test_files_that_are_kept_from_us(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return real(path, *args)
 
     monkeypatch.setattr(os, "open", refusing)
-    with pytest.raises(UserError, match=r"a/file: may not be read .*: make .* readable"):
-        require_readable(tmp_path)
+    for files in (None, ["a/gone", "a/file"]):
+        with pytest.raises(UserError, match=r"a/file: may not be read .*: make .* readable"):
+            require_readable(tmp_path, files)
+    require_readable(tmp_path, ["a/gone", "a/pipe"])

@@ -28,6 +28,7 @@ from drsformer_jax.paths import require_readable, require_text
 
 FORMAT = "drsformer"
 _PARAMS, _STATE, _CONFIG, _EMA = "params", "state", "config", "ema_params"
+_DOCUMENT = "metadata"  # of an item that is JSON, its file
 # Some of them of Orbax; the last one on some drives only.
 _OF_A_CHECKPOINT = frozenset({_PARAMS, _CONFIG, "_CHECKPOINT_METADATA", "commit_success.txt"})
 
@@ -83,7 +84,8 @@ def folders_of(path: Path) -> list[Path]:
       UserError: there are none.
     """
     if not os.path.isdir(path / DIRECTORY):
-        require_readable(path)
+        # What says that this is a checkpoint, and no more: it may be the user's home.
+        require_readable(path, [f"{_CONFIG}/{_DOCUMENT}"])
     if is_checkpoint(path) or _is_step(path):
         return [path]
     folder = (path / DIRECTORY).absolute()
@@ -196,7 +198,7 @@ def _restore(item: Path, key: str | None) -> tuple[dict[str, Any], frozenset[str
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), saved), dtypes
 
 
-def read_item(item: Path, file: str = "metadata") -> dict[str, Any]:
+def read_item(item: Path, file: str = _DOCUMENT) -> dict[str, Any]:
     """What was saved as JSON under this item; that of a score lies in the file "metrics".
 
     Raises:

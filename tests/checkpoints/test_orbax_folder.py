@@ -283,3 +283,22 @@ def test_reading_a_workdir_changes_nothing_in_it(tmp_path, weights):
 def test_another_folder_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match=r"neither a checkpoint .* nor a training workdir"):
         load_weights(tmp_path)
+
+
+def test_what_lies_below_another_folder_is_not_looked_at(tmp_path, monkeypatch):
+    """As if / or the home were named, or a folder of many data sets."""
+    below = tmp_path / "data" / "rain100l"
+    below.mkdir(parents=True)
+    (below / "1.png").touch()
+    (tmp_path / "config" / "deep").mkdir(parents=True)
+    seen = []
+    for name in ("open", "scandir", "listdir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda p, *args, real=real: seen.append(str(p)) or real(p, *args)
+        )
+    with pytest.raises(UserError, match=r"neither a checkpoint .* nor a training workdir"):
+        load_weights(tmp_path)
+    assert [path for path in seen if path.startswith(str(tmp_path))] == [
+        str(tmp_path / "config" / "metadata")
+    ]
