@@ -35,7 +35,8 @@ def derain_image(
     from drsformer_jax.inference.photo import restore_photo
 
     if stdout is None and not is_in_bucket(job.destination):
-        _check_name(job.source, job.destination)
+        for path in (job.destination, job.page) if args.compare else (job.destination,):
+            _check_name(job, path)
     photo = _decoded(job.source)
     height, width = photo.samples.shape[:2]
     metadata, notes = NO_METADATA, photo.notes
@@ -90,18 +91,21 @@ def _named(source: Path) -> Iterator[None]:
         raise UserError(f"{source}: {error}") from error
 
 
-def _check_name(source: Path, destination: Path) -> None:
+def _check_name(job: Job, path: Path) -> None:
     """Finds before the work that the file system cannot have a file of that name.
+
+    Args:
+      path: of what the job writes.
 
     Raises:
       UserError: it cannot.
     """
     try:
-        destination.lstat()
+        path.lstat()
     except FileNotFoundError:
         pass
     except OSError as error:
         raise UserError(
-            f"{source}: cannot be written to {destination} ({error.strerror}): alone, with "
-            f"-o NAME{destination.suffix}, it gets another name"
+            f"{job.source}: cannot be written to {path} ({error.strerror}): alone, with "
+            f"-o NAME{job.destination.suffix}, it gets another name"
         ) from error

@@ -167,6 +167,23 @@ def test_long_names(
     assert f"error: {beyond}: cannot be written to" in capsys.readouterr().err
 
 
+def test_a_page_whose_name_is_too_long_is_told_before_the_work(
+    tmp_path: Path, darken: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = save(tmp_path / f"{'A' * 248}.png"), tmp_path / "out"
+    for more in ([], ["--skip-existing"]):
+        assert main(["derain", str(source), "-o", str(out), "--compare", *more]) == 1
+        told = capsys.readouterr().err.splitlines()
+        page = out / f"{source.name}.html"
+        assert told[0] == (
+            f"error: {source}: cannot be written to {page} (File name too long): alone, with "
+            "-o NAME.png, it gets another name"
+        )
+        assert not list(out.glob("[!.]*"))
+    assert main(["derain", str(source), "-o", str(out)]) == 0
+    assert [path.name for path in out.glob("*.png")] == [source.name]
+
+
 def test_one_image_into_a_file(tmp_path: Path, darken: list[Any]) -> None:
     source = save(tmp_path / "photo.bmp")
     out = tmp_path / "new" / "result.png"
