@@ -32,7 +32,7 @@ def read_job(folder: Path) -> dict[str, Any] | None:
         job = json.loads((folder / JOB_FILE).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return job if isinstance(job, dict) else None
 
@@ -86,7 +86,7 @@ class JobFolder:
         Raises:
           UserError: nothing, or it cannot be read.
         """
-        job = read_job(self.path)
+        job = self._begun()
         if job == {}:
             raise UserError(f"{self.root}: no job was begun here (--shard or --engine begin one)")
         if job is None:
@@ -109,7 +109,7 @@ class JobFolder:
         Raises:
           UserError: another job is there, or the folder cannot be written.
         """
-        there = read_job(self.path)
+        there = self._begun()
         if there is None and not overwrite:
             self.open()  # says so
         if not overwrite:
@@ -125,20 +125,38 @@ class JobFolder:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         # Of two that begin at once with different settings, one has written last, and goes on.
-        check_same(self.root, read_job(self.path) or {}, made_with)
+        check_same(self.root, self._begun() or {}, made_with)
+
+    def _begun(self) -> dict[str, Any] | None:
+        """What the folder was begun for: as `read_job`, and None, too, without a whole `about`."""
+        job = read_job(self.path)
+        about = job.get("about") if job else {}
+        is_whole = isinstance(about, dict) and isinstance(about.get("files"), str | None)
+        return job if is_whole else None
 
     def listed(self) -> dict[str, Size]:
-        """The units' names and sizes."""
-        try:
-            lines = self._listing.read_text("utf-8").splitlines()
-        except FileNotFoundError:
-            return {}
+        """The units' names and sizes.
+
+        Raises:
+          UserError: the list is damaged.
+        """
         sizes: dict[Any, Size] = {}  # few, and one object for each
         found: dict[str, Size] = {}
-        for line in lines:
-            name, *size = json.loads(line)
-            key = tuple(size)
-            found[name] = sizes.setdefault(key, key or None)
+        try:
+            for line in self._listing.read_text("utf-8").splitlines():
+                match json.loads(line):
+                    case [str() as name, *size] if not size or _is_size(size):
+                        key = tuple(size)
+                        found[name] = sizes.setdefault(key, key or None)
+                    case other:
+                        raise ValueError(f"no unit: {other!r}")
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self._listing}: is damaged: remove it, and the same command lists anew what is "
+                "to be done"
+            ) from error
         return found
 
     def list(
@@ -169,3 +187,7 @@ class JobFolder:
     @property
     def _listing(self) -> Path:
         return self.path / f"units-{self.key}.jsonl"
+
+
+def _is_size(values: Sequence[Any]) -> bool:
+    return len(values) == 2 and all(isinstance(value, int) and value > 0 for value in values)

@@ -28,6 +28,7 @@ BEGUN, DONE, FAILED, LEFT = "begun", "done", "failed", "left"
 MOST_DEATHS = 3
 
 Row = dict[str, Any]
+_KINDS = {"job": str, "id": str, "status": str, "at": list, "result": dict}
 
 
 class Seen(NamedTuple):
@@ -108,9 +109,12 @@ def read_row(line: bytes) -> Row | None:
     """A row, or None for a line that is none: torn, or damaged."""
     try:
         row = json.loads(line)
-        return row if {"job", "id", "status"} <= row.keys() else None
-    except (ValueError, AttributeError):
+    except (ValueError, RecursionError):
         return None
+    whole = {"at": [], "result": {}, **row} if isinstance(row, dict) else {}
+    if not all(isinstance(whole.get(key), kind) for key, kind in _KINDS.items()):
+        return None
+    return row if all(isinstance(place, str) for place in whole["at"]) else None
 
 
 def stamp_of(unit: Unit) -> list[list[int]]:

@@ -7,13 +7,14 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reference.job_worker import ONCE, Texts
 
 from drsformer_jax.errors import UserError
 from drsformer_jax.jobs.engines import Inline
-from drsformer_jax.jobs.folder import JobFolder
+from drsformer_jax.jobs.folder import JOB_FILE, JobFolder
 from drsformer_jax.jobs.ledger import BEGUN, DONE, FAILED, LEFT, Ledgers, opened, stamp_of
 from drsformer_jax.jobs.status import status
 
@@ -180,6 +181,50 @@ def test_a_ledger_on_a_full_disk(texts: Texts) -> None:
         ledger._file = io.FileIO("/dev/full", "a")
         with pytest.raises(UserError, match=r"one\.jsonl: cannot be written \(No space left"):
             ledger.write("000.txt", DONE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": ["003.txt"]},
+        {"status": 5},
+        {"at": 5, "status": "begun"},
+        {"at": [5]},
+        {"result": [1]},
+    ],
+)
+def test_a_row_of_another_shape_is_none(texts: Texts, change: dict[str, Any]) -> None:
+    list(texts.run(Inline("part-1-of-1")))
+    lines = ledger_of(texts).read_text().splitlines()
+    lines.append(json.dumps(json.loads(lines[-1]) | change))
+    for more in ("5", "[" * 100_000):
+        ledger_of(texts).write_text("\n".join([*lines, more]) + "\n")
+        assert Ledgers(texts.folder).torn == 2
+        list(texts.run(Inline("part-1-of-1")))
+        assert left(texts) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[5]", "[]", "{}", '["004.txt", 5]', '["004.txt", 5, "x"]', "[" * 100_000]
+)
+def test_a_damaged_list_is_named(texts: Texts, line: str) -> None:
+    listing = next(texts.folder.path.glob("units-*"))
+    listing.write_text(f"{listing.read_text()}{line}\n")
+    for use in (lambda: status(texts.out), texts.begin):
+        with pytest.raises(UserError, match=r"units-.*\.jsonl: is damaged: remove it, and"):
+            use()
+    listing.unlink()
+    texts.begin()
+    assert list(texts.folder.listed()) == [unit.name for unit in texts.units]
+
+
+@pytest.mark.parametrize("about", [None, 5, {"files": 5}])
+def test_a_job_that_says_nothing_of_itself_is_damaged(texts: Texts, about: Any) -> None:
+    file = texts.folder.path / JOB_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"about": about}))
+    for use in (lambda: status(texts.out), texts.begin):
+        with pytest.raises(UserError, match=r"job\.json: is damaged: remove"):
+            use()
 
 
 def test_a_list_that_grows_is_kept(tmp_path: Path) -> None:
