@@ -27,9 +27,6 @@ GROUPS = {
 KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("name", "init", "eval.protocol", "eval.data_set"), (str, "text")),
     **dict.fromkeys(("mixup", "data.cache"), (bool, "True or False")),
-    **dict.fromkeys(
-        ("model.bias", "model.use_mefc", "model.unroll", "model.remat"), (bool, "True or False")
-    ),
     "eval.batch_size": (int, "a whole number"),
 }
 # All that a checkpoint can keep of a configuration, as JSON.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,8 @@ class Architecture:
                 raise ValueError(f"{name} must be four positive integers, not {given!r}")
             object.__setattr__(self, name, values)
         for name in ("in_channels", "out_channels", "dim"):
+            if not isinstance(getattr(self, name), numbers.Integral):
+                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.dim % 2:
@@ -61,10 +64,11 @@ class Architecture:
                 "equal: the network adds its output to its input"
             )
         check_choice(self, "layer_norm_type", LAYER_NORM_TYPES)
-        if not math.isfinite(self.ffn_expansion_factor):
-            raise ValueError(
-                f"ffn_expansion_factor must be a number, not {self.ffn_expansion_factor}"
-            )
+        for name in ("bias", "use_mefc"):
+            check_choice(self, name, (False, True))
+        factor = self.ffn_expansion_factor
+        if not isinstance(factor, numbers.Real) or not math.isfinite(factor):
+            raise ValueError(f"ffn_expansion_factor must be a number, not {factor!r}")
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % heads or channels // heads < 2:
                 raise ValueError(

@@ -75,6 +75,8 @@ class Execution:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "precision", PRECISIONS)
         check_choice(self, "platform", PLATFORMS)
+        for name in ("unroll", "remat"):
+            check_choice(self, name, (None, False, True))
         if not isinstance(self.kernels, tuple):
             check_choice(self, "kernels", KERNELS)
         if self.rows is not None:
@@ -122,7 +124,7 @@ class Execution:
         return jnp.einsum(equation, *arrays, precision=self.products)
 
 
-def check_choice(options: Any, name: str, choices: tuple[str | None, ...]) -> None:
+def check_choice(options: Any, name: str, choices: tuple[str | bool | None, ...]) -> None:
     """Raises ValueError where the attribute of that name is none of the choices."""
     if getattr(options, name) not in choices:
         raise ValueError(f"{name} must be one of {choices}, not {getattr(options, name)!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -49,6 +50,9 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         if self.name not in (ADAMW, MUON):
             raise ValueError(f"name must be {ADAMW} or {MUON}, not {self.name!r}")
+        for name in (field.name for field in dataclasses.fields(self) if field.name != "name"):
+            if not isinstance(getattr(self, name), numbers.Real):
+                raise ValueError(f"{name} must be a number, not {getattr(self, name)!r}")
         for name in ("learning_rate", "eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

@@ -169,7 +169,6 @@ def test_quotes_of_errors_are_whole(tmp_path: Path, flag: str, told: str) -> Non
         ("{'name': ['x']}", "config.name: must be text, not ['x']"),
         ("{'name': {'x': 1}}", "config.name: must be text, not x: 1"),
         ("{'mixup': 'false'}", "config.mixup: must be True or False, not 'false'"),
-        ("{'model': {'bias': 'no'}}", "config.model.bias: must be True or False, not 'no'"),
         ("{'eval': {'protocol': ['x']}}", "config.eval.protocol: must be text, not ['x']"),
         ("{'eval': {'batch_size': 'x'}}", "config.eval.batch_size: must be a whole number"),
         ("{'data': {'val': Path('x')}}", "config.data.val: must be text, a number, True, False"),

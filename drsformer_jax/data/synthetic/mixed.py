@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,15 +100,16 @@ class MixOptions:
         if unknown := sorted(set(self.shares) - set(KINDS)):
             raise ValueError(f"shares: unknown kinds {', '.join(unknown)}; known: {KINDS}")
         for kind, share in self.shares.items():
-            if not (math.isfinite(share) and share >= 0):
-                raise ValueError(f"shares.{kind}: must not be negative, not {share}")
+            if not (isinstance(share, numbers.Real) and 0 <= share < math.inf):
+                raise ValueError(f"shares.{kind}: must be a number, not negative, not {share!r}")
             if share > 0 and kind in FOLDERS and not getattr(self, kind):
                 raise ValueError(f"shares.{kind} is {share}, and {kind} names no folder")
         if not sum(self.shares.values()) > 0:
             raise ValueError("shares: one must be positive")
         for name in ("mist", "unknown", "dense", "warped", "second"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: must be a share from 0 to 1, not {getattr(self, name)}")
+            share = getattr(self, name)
+            if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
+                raise ValueError(f"{name}: must be a share from 0 to 1, not {share!r}")
         match self.gain:
             case [float() | int() as low, float() | int() as high] if 0 < low <= high < math.inf:
                 pass

@@ -239,6 +239,8 @@ def test_saturated_channels_do_not_say_how_bright_the_layer_was() -> None:
         ({"dense": float("nan")}, "dense"),
         ({"warped": 1.01}, "warped"),
         ({"second": -0.5}, "second"),
+        ({"mist": "0.5"}, "mist: must be a share from 0 to 1, not '0.5'"),
+        ({"shares": {"none": "all"}}, "shares.none: must be a number, not negative, not 'all'"),
         ({"gain": (1.3, 0.7)}, "gain"),
         ({"gain": (0.0, 1.0)}, "gain"),
         ({"gain": (1.0,)}, "gain"),
