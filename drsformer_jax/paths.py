@@ -179,14 +179,17 @@ def require_readable(folder: Path, files: Iterable[str] | None = None) -> None:
         if isinstance(error, PermissionError):
             raise error
 
-    walked = os.walk(folder, onerror=refuse) if files is None else [(folder, [], files)]
+    if files is None:
+        walked = os.walk(folder, onerror=refuse)
+        paths = (os.path.join(root, name) for root, _, names in walked for name in names)
+    else:
+        paths = (os.path.join(folder, name) for name in files)
     try:
-        for root, _, names in walked:
-            for name in names:
-                try:
-                    os.close(os.open(os.path.join(root, name), os.O_RDONLY | os.O_NONBLOCK))
-                except OSError as error:
-                    refuse(error)
+        for path in paths:
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            except OSError as error:
+                refuse(error)
     except PermissionError as error:
         raise UserError(
             f"{error.filename}: may not be read (permission denied): make {folder} and all in it "

@@ -65,7 +65,7 @@ def _open_stablehlo(path: Path) -> Exported:
     content, beside = path.read_bytes(), description_of(path)
     try:
         metadata = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: {beside.name} beside it says what it is, and cannot be read: copy both files"
         ) from error
@@ -112,7 +112,7 @@ def _config(path: Path, metadata: Any) -> DRSformerConfig:
         raise UserError(f"{path}: was not written by `drsformer export`")
     try:
         return config_from(json.loads(metadata["architecture"]), str(path))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: does not say what network it is") from error
 
 

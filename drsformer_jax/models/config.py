@@ -132,8 +132,11 @@ class DRSformerConfig(Execution, Architecture):
         """The inverse of `architecture`, with execution options by keyword.
 
         Raises:
-          ValueError: a field is unknown, or a value out of range.
+          ValueError: a field is unknown, a value out of range, or it is none that a file of ours
+            has.
         """
+        if not isinstance(architecture, Mapping):
+            raise ValueError(f"an architecture is a group of values, not {architecture!r}")
         unknown = sorted(set(architecture) - set(ARCHITECTURE_FIELDS))
         if unknown:
             raise ValueError(f"unknown architecture fields: {', '.join(unknown)}")

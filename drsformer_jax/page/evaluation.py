@@ -29,7 +29,7 @@ class EvaluatedSet:
         """
         try:
             scores = json.loads(self.scores.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{self.scores.name} of {self.name}: cannot be read") from error
         return {
             "name": self.name,

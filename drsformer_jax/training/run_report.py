@@ -162,7 +162,7 @@ def _network(config: Mapping[str, Any]) -> str:
 
     try:
         return DRSformerConfig.from_architecture(config["architecture"]).summary()
-    except (KeyError, TypeError, ValueError):
+    except (ArithmeticError, KeyError, TypeError, ValueError):
         return "DRSformer"
 
 

@@ -20,6 +20,7 @@ from drsformer_jax.checkpoints.weights import Weights, save_weights
 from drsformer_jax.cli import main as cli
 from drsformer_jax.errors import UserError
 from drsformer_jax.exporting import checked, programs
+from drsformer_jax.inference.exported import FORMAT
 from drsformer_jax.models import drsformer
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.parity.random_weights import random_weights
@@ -164,6 +165,24 @@ def test_what_is_none_of_ours_is_one_line(
     harm(tmp_path / f"w.{form}")
     with pytest.raises(UserError, match=complaint):
         Derainer.load(tmp_path / f"w.{form}")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[" * 100_000, "w.stablehlo.json beside it says what it is, and cannot be read"),
+        (json.dumps({"format": FORMAT}), "does not say what network it is"),
+        (json.dumps({"format": FORMAT, "architecture": 5}), "does not say what network it is"),
+        (json.dumps({"format": FORMAT, "architecture": "[" * 100_000}), "does not say what"),
+        (json.dumps({"format": FORMAT, "architecture": "[]"}), "a network that cannot be built"),
+    ],
+)
+def test_a_damaged_description_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "w.stablehlo").touch()
+    (tmp_path / "w.stablehlo.json").write_text(text)
+    with pytest.raises(UserError, match=complaint) as error:
+        Derainer.load(tmp_path / "w.stablehlo")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

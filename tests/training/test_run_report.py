@@ -132,6 +132,15 @@ def test_damaged_lines_are_left_out(
 
 
 @pytest.mark.parametrize(
+    "architecture", ["[]", "5", '{"dim": [8]}', f'{{"ffn_expansion_factor": {10**400}}}']
+)
+def test_a_damaged_architecture_is_not_told(architecture: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(f'{{"architecture": {architecture}}}')
+    assert main(["report", str(tmp_path)]) == 0
+    assert "DRSformer" in Parsed(tmp_path / "report.html").text
+
+
+@pytest.mark.parametrize(
     ("config", "told"),
     [(None, "is no training workdir: it has no config.json"), ("{", "config.json is damaged")],
 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,7 +99,7 @@ class MixOptions:
         if unknown := sorted(set(self.shares) - set(KINDS)):
             raise ValueError(f"shares: unknown kinds {', '.join(unknown)}; known: {KINDS}")
         for kind, share in self.shares.items():
-            if not (isinstance(share, numbers.Real) and 0 <= share < math.inf):
+            if not (isinstance(share, int | float) and 0 <= share < math.inf):
                 raise ValueError(f"shares.{kind}: must be a number, not negative, not {share!r}")
             if share > 0 and kind in FOLDERS and not getattr(self, kind):
                 raise ValueError(f"shares.{kind} is {share}, and {kind} names no folder")
@@ -108,7 +107,7 @@ class MixOptions:
             raise ValueError("shares: one must be positive")
         for name in ("mist", "unknown", "dense", "warped", "second"):
             share = getattr(self, name)
-            if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
+            if not (isinstance(share, int | float) and 0 <= share <= 1):
                 raise ValueError(f"{name}: must be a share from 0 to 1, not {share!r}")
         match self.gain:
             case [float() | int() as low, float() | int() as high] if 0 < low <= high < math.inf:
