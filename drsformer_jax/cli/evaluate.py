@@ -17,7 +17,7 @@ from drsformer_jax.cli.distributed import define_distributed, distributed_argume
 from drsformer_jax.cli.experiment import checked, run_experiment
 from drsformer_jax.cli.experiment_flags import USAGE, read_flags
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import files_below, identity
+from drsformer_jax.paths import files_below, identity, local_path
 
 if TYPE_CHECKING:
     from drsformer_jax.evaluation.run import Task
@@ -118,7 +118,7 @@ def _tasks(given: EvaluationFlags) -> list[Task]:
 
 
 def _check_names(given: EvaluationFlags) -> None:
-    """That no set's folder takes the place of a file that is written beside it.
+    """That every set can have a folder, which takes the place of no file that is written beside it.
 
     Raises:
       UserError: one would.
@@ -126,6 +126,8 @@ def _check_names(given: EvaluationFlags) -> None:
     from drsformer_jax.evaluation.run import OF_A_SET, RESULTS
 
     for name, folder in given.sets:
+        if not is_in_bucket(given.workdir):
+            local_path(str(given.workdir / name), "--set")  # it may be too long
         if name.lower() in (*RESULTS, *OF_A_SET):
             raise UserError(
                 f"--set {name}={folder}: {name} is what eval.py itself writes: give another name"

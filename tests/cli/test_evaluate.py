@@ -37,6 +37,16 @@ def test_images_to_be_restored_stay(
     assert image.exists()
 
 
+def test_a_set_whose_name_is_too_long_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    sets = [f"--set={name}={tmp_path}" for name in ("a", "x" * 256)]
+    assert evaluate.run(["eval.py", CONFIG, f"--workdir={tmp_path / 'run'}", *sets], "") == 2
+    told = f"eval.py: error: --set {tmp_path / 'run' / ('x' * 256)}: File name too long\n"
+    assert capsys.readouterr().err == told
+
+
 def test_evaluation_over_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["eval.py", CONFIG, f"--workdir={tmp_path}"]
     who = ["--coordinator_address=h:1", "--num_processes=2", "--process_id=1"]

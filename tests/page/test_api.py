@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 
 from drsformer_jax.cli.main import main
 from drsformer_jax.data.decoding import decode_bytes, decode_image
+from drsformer_jax.errors import UserError
 from drsformer_jax.inference.derainer import Derainer
 from drsformer_jax.page.evaluation import evaluated_sets
 
@@ -316,6 +317,14 @@ def evaluation(folder: Path, *names: str) -> Path:
     for name in names:
         saved(folder / "restored" / f"{name}.png", png(pixels()))
     return folder
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000])
+def test_damaged_scores_are_told(text: str, tmp_path: Path) -> None:
+    (one,) = evaluated_sets(evaluation(tmp_path / "evaluation"))
+    one.scores.write_text(text)
+    with pytest.raises(UserError, match=r"scores\.json of evaluation: cannot be read"):
+        one.document()
 
 
 def test_an_evaluation_is_shown_by_numbers(tmp_path: Path, half: Half) -> None:
