@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,9 @@ def _make_rain(args: argparse.Namespace) -> int:
     # Only here do names matter: two photographs of one name would become one file.
     raise_problems(args.clean, names_used_twice(list_images(args.clean)))
     source = SyntheticRain(args.clean, args.level, args.seed, args.versions, cache=False)
+    # Of the last version of each photograph: its number has the most digits.
+    last = range(len(source) - len(source) // args.versions, len(source))
+    _check_longest(args.out, map(source.name, last))
     try:
         with atomic_folder(args.out) as folder, _named(args.out, folder):
             for side in ("input", "target"):
@@ -191,6 +195,24 @@ def _make_rain(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: cannot be written ({error.strerror or error})") from error
     print(f"{args.out}: {len(source):,} pairs, rain {args.level}, seed {args.seed}")
     return 0
+
+
+def _check_longest(out: Path, names: Iterable[str]) -> None:
+    """Finds before the work that the file system cannot have files of such names.
+
+    Raises:
+      UserError: it cannot have that of the longest.
+    """
+    longest = f"{max(names, key=lambda name: len(os.fsencode(name)))}.png"
+    try:
+        # Beside OUT, which is not there yet.
+        (out.absolute().parent / longest).lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot hold {longest} ({error.strerror}): give the photograph a shorter name"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -64,6 +64,21 @@ def test_make_rain_into_a_linked_folder(tmp_path: Path) -> None:
     assert (tmp_path / "disk" / "input" / "1.png").is_file()
 
 
+def test_a_rainy_image_whose_name_is_too_long_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "x" * 247):
+        save(tmp_path / "clean" / f"{name}.png", clean(1))
+    monkeypatch.setattr("drsformer_jax.data.synthetic.rendered.add_rain", lambda *_: 1 / 0)
+    command = ["data", "make-rain", str(tmp_path / "clean"), str(tmp_path / "out")]
+    assert main([*command, "--versions", "2"]) == 2
+    assert capsys.readouterr().err == (
+        f"drsformer: error: {tmp_path / 'out'}: cannot hold {'x' * 247}_0001.png (File name too "
+        "long): give the photograph a shorter name\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_make_rain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         save(tmp_path / "clean" / f"{i}.png", clean(i))

@@ -64,8 +64,7 @@ class SyntheticRain:
     def __getitem__(self, index: int) -> Pair:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        version, photograph = divmod(index, len(self._photographs))
-        name, image = self._photographs[photograph]
+        image = self._photographs[index % len(self._photographs)][1]
         target = self._decode(image) if isinstance(image, Path) else image
         rng = np.random.default_rng((self.seed, index))
         if self.crop is not None:
@@ -74,9 +73,13 @@ class SyntheticRain:
             left = int(rng.integers(max(0, width - self.crop) + 1))
             target = target[top : top + self.crop, left : left + self.crop]
         rainy = add_rain(target, sample_rain(self.level, rng), rng)
-        if self.versions > 1:
-            name = f"{name}_{version:04d}"
-        return {"input": rainy, "target": target, "name": name}
+        return {"input": rainy, "target": target, "name": self.name(index)}
+
+    def name(self, index: int) -> str:
+        """Of a pair, without rendering it."""
+        version, photograph = divmod(index, len(self._photographs))
+        name = self._photographs[photograph][0]
+        return f"{name}_{version:04d}" if self.versions > 1 else name
 
     def __repr__(self) -> str:
         return (
