@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 # So many problems are named in one message; of the others, their number.
 MAX_PROBLEMS_NAMED = 20
 _NAME_AT_MOST = 160
+_DIGITS_AT_MOST = 1000
 
 # What file names may hold, and what would break a line or speak to the terminal.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -89,6 +90,11 @@ def words_of(error: BaseException) -> str:
         is_one_key = len(said.split()) == 1 and said[0] not in "'\""
         text = repr(said) if is_one_key else said
     return " ".join(text.split())
+
+
+def is_number(text: str) -> bool:
+    """Whether digits are a number that Python reads: of several thousand of them it is none."""
+    return text.isdecimal() and len(text) <= _DIGITS_AT_MOST
 
 
 def wrong_key(error: BaseException) -> str:

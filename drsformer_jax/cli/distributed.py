@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, is_number
 
 USAGE = """
   --distributed       one of several processes, started with the same flags on every host; who the
@@ -49,7 +49,7 @@ def distributed_arguments(values: flags.FlagValues) -> dict[str, Any] | None:
     address, processes, process = said.values()
     if address is not None:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        if not host or not is_number(port) or not 0 < int(port) < 2**16:
             raise UserError(f"--coordinator_address={address}: must be HOST:PORT")
         if process is not None and processes is not None and process >= processes:
             raise UserError(f"--process_id={process}: must be below --num_processes={processes}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.reports import check_destination
-from drsformer_jax.errors import UserError, one_line
+from drsformer_jax.errors import UserError, is_number, one_line
 from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def _size(text: str) -> tuple[int, int] | None:
     if text == "dynamic":
         return None
     found = _SIZE.fullmatch(text)
-    height, width = (int(found[1]), int(found[2])) if found else (0, 0)
+    sides = found.groups() if found else ()
+    height, width = map(int, sides) if sides and all(map(is_number, sides)) else (0, 0)
     if not height or not width or height % 8 or width % 8:
         raise UserError(f"--size {text}: must be HxW, multiples of 8, or dynamic")
     return height, width

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.devices import check_devices
 from drsformer_jax.cli.reports import check_destination, write_report
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, is_number
 from drsformer_jax.paths import files_below, local_path
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _weights(source: str, preset: str | None) -> Weights:
             print(f"{source}: {note}", file=sys.stderr)
         return weights
     seed = source.removeprefix(RANDOM)
-    if not (seed.isascii() and seed.isdigit()):
+    if not (seed.isascii() and is_number(seed)):
         raise UserError(f"--weights {source}: the seed must be a whole number, as in random:0")
     preset = preset or DEFAULT_PRESET
     if preset not in PRESETS:

@@ -9,7 +9,7 @@ import sys
 
 from drsformer_jax.cli.devices import check_devices, leave_libtpu_alone
 from drsformer_jax.cli.reports import check_destination, write_report
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, is_number
 from drsformer_jax.paths import local_path
 
 DEVICES = ("tpu", "cpu", "gpu")
@@ -119,7 +119,7 @@ def _topology(args: argparse.Namespace) -> str:
             raise UserError("--topology is missing: name one such as v5e:4x4")
         return str(args.topology)
     topology = args.topology or "1"
-    if not topology.isdecimal() or int(topology) < 1:
+    if not is_number(topology) or int(topology) < 1:
         raise UserError(
             f"--topology {topology}: with --device {args.device} it is a number of devices"
         )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from drsformer_jax.errors import UserError
+from drsformer_jax.errors import UserError, is_number
 
 AUTO = "auto"
 # Kubernetes tells a pod its number, and not how many there are.
@@ -50,7 +50,8 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard
     if text == AUTO:
         return _told_by_scheduler(environment)
     found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    is_one = found is not None and all(map(is_number, found.groups()))
+    if not found or not is_one or not 1 <= int(found[1]) <= int(found[2]):
         raise UserError(f"--shard {text}: must be I/N with I from 1 to N, or auto")
     return Shard(int(found[1]), int(found[2]))
 
@@ -58,7 +59,7 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard
 def _told_by_scheduler(environment: Mapping[str, str]) -> Shard:
     def number(name: str, instead: str = "") -> int:
         value = environment.get(name, instead)
-        if not value.isdecimal():
+        if not is_number(value):
             why = f"is no number: {value}" if value else "is not set"
             raise UserError(f"--shard auto: {name} {why}: give --shard I/N")
         return int(value)

@@ -98,6 +98,7 @@ def test_a_faulty_reference_is_found(tmp_path: Path, capsys) -> None:
     ("arguments", "message"),
     [
         (["--weights", "random:x"], "--weights random:x: the seed must be a whole number"),
+        (["--weights", f"random:{'9' * 5000}"], "the seed must be a whole number"),
         (["--weights", "random:0", "--preset", "huge"], "--preset huge: is not one of drsformer"),
         (["--weights", "none.pth"], "none.pth: no such file or folder"),
         (["--weights", "random:0", "--tolerance", "0"], "--tolerance must be positive"),

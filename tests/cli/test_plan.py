@@ -104,6 +104,7 @@ def test_batch_that_the_devices_do_not_divide(eight: dict[str, Any]) -> None:
         (["--json=/proc/plan.json", "--topology=v5e:2x2"], "cannot be written"),
         ([], "--topology is missing"),
         (["--device=cpu", "--topology=v5e:2x2"], "it is a number of devices"),
+        (["--device=cpu", f"--topology={'9' * 5000}"], "it is a number of devices"),
         (["--topology=v5e:2x2", "--config.no_such_key=1"], "no_such_key"),
         (["--topology=v5e:2x2", "--bathc=3"], "bathc"),
     ],

@@ -69,6 +69,15 @@ def test_who_the_other_processes_are(
     [
         (["--num_processes=2"], "--num_processes goes with --distributed"),
         (["--distributed", "--process_id=0"], "--coordinator_address and --num_processes missing"),
+        (
+            [
+                "--distributed",
+                f"--coordinator_address=h:{'9' * 5000}",
+                "--num_processes=2",
+                "--process_id=1",
+            ],
+            "must be HOST:PORT",
+        ),
         (["--distributed", "--distributed_timeout=0"], "distributed_timeout"),
         (
             ["--distributed", "--coordinator_address=h", "--num_processes=2", "--process_id=1"],

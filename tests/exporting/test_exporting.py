@@ -194,6 +194,7 @@ def test_a_damaged_description_is_one_line(tmp_path: Path, text: str, complaint:
         ("w.safetensors none/x.onnx", "OUT none/x.onnx: there is no folder"),
         ("w.stablehlo x.onnx", "w.stablehlo is an exported network: name the weights"),
         ("w.safetensors x.onnx --size 20x16", "--size 20x16: must be HxW, multiples of 8"),
+        (f"w.safetensors x.onnx --size 8x{'8' * 5000}", ": must be HxW, multiples of 8"),
         ("w.safetensors x.onnx --check none.png", "none.png: no such file"),
         ("x.safetensors x.onnx", "did you mean"),
     ],

@@ -54,6 +54,8 @@ def test_what_schedulers_tell(environment: dict[str, str], expected: Shard) -> N
         ("3/2", {}, "--shard 3/2: must be"),
         ("-1/2", {}, "must be"),
         ("half", {}, "must be"),
+        (f"1/{'9' * 5000}", {}, "must be I/N"),
+        ("auto", SLURM | {"SLURM_ARRAY_TASK_ID": "9" * 5000}, "SLURM_ARRAY_TASK_ID is no number"),
         ("auto", {}, r"neither Slurm .* nor Kubernetes .* nor a TPU pod"),
         ("auto", {"JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETIONS is not set: give --shard I/N"),
         ("auto", KUBERNETES | {"JOB_COMPLETION_INDEX": "8"}, "JOB_COMPLETION_INDEX 8 is none of 8"),
