@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import jax
 import numpy as np
 
 # Odd, and large: the weights of neighbouring positions differ in all their bits (Knuth's).
@@ -26,6 +25,8 @@ def fingerprint(tree: Any) -> str:
     Args:
       tree: arrays of NumPy or JAX, of 1, 2, 4 or 8 bytes a value.
     """
+    import jax
+
     leaves = jax.tree.leaves(tree)
     sums = np.stack([_own_part(leaf) for leaf in leaves])
     if jax.process_count() > 1 and not all(getattr(x, "is_fully_addressable", 1) for x in leaves):
@@ -38,6 +39,8 @@ def fingerprint(tree: Any) -> str:
 
 def _own_part(leaf: Any) -> np.ndarray:
     """The sums over the shards that this process answers for."""
+    import jax
+
     if not isinstance(leaf, jax.Array):
         return _sums(np.asarray(leaf), (0,) * np.ndim(leaf))
     total = np.zeros(2, np.uint32)

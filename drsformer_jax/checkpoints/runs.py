@@ -4,6 +4,8 @@ Layout: WORKDIR/checkpoints/STEP/{state,data,config[,metrics]}. Orbax writes eac
 temporary name and renames it when it is complete, so a run that is killed leaves whole checkpoints
 only. In a bucket it puts a file into it last, without which it counts for nothing. Of one that is
 damaged later, its fingerprint tells.
+
+JAX is imported where it is used: files of weights are read and converted without it.
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
-
-import jax
 
 from drsformer_jax.buckets import is_in_bucket, objects_below
 from drsformer_jax.checkpoints.fingerprint import fingerprint
@@ -174,6 +174,8 @@ class TrainingCheckpoints:
           UserError: what is read is not what was saved.
           Exception: of Orbax and TensorStore, which cannot read it.
         """
+        import jax
+
         args = self._ocp.args
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _tree(like)
@@ -209,6 +211,8 @@ class TrainingCheckpoints:
         Returns:
           Where it is now.
         """
+        import jax
+
         aside = self.directory / f"{step}{DAMAGED}"
         for number in itertools.count(1):
             if not aside.exists():
