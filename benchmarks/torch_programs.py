@@ -21,10 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.inputs import SEED, rainy_image, training_pair
 from benchmarks.pairs import Program
-from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.models.config import PRESETS, DRSformerConfig
 from drsformer_jax.parity import torch_drsformer
-from drsformer_jax.parity.random_weights import random_weights
+from drsformer_jax.parity.random_weights import random_tensors
 from drsformer_jax.parity.torch_reference import build_reference
 from drsformer_jax.parity.torch_training import adamw, update
 
@@ -74,8 +73,10 @@ def _reference(
     memory_format, _, dtype = VARIANTS[variant]
     # As in the authors' program. The reference for parity sums the squares in float64.
     torch_drsformer.normalize = lambda x: F.normalize(x, dim=-1)
-    tensors = from_tree(random_weights(config, SEED).params, config)
-    module = build_reference(config, tensors).to(device, dtype)
+    # Those of `random_weights`, which asks JAX for their shapes.
+    fresh = torch_drsformer.network(config).named_parameters()
+    shapes = ((name, tuple(parameter.shape)) for name, parameter in fresh)
+    module = build_reference(config, random_tensors(shapes, SEED)).to(device, dtype)
     module.to(memory_format=memory_format)  # type: ignore[call-overload]  # PyTorch's stub lacks it
 
     def as_input(image: np.ndarray) -> Tensor:
