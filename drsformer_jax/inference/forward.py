@@ -37,6 +37,13 @@ def compiled_for_inference(restore: Callable[..., Any]) -> Any:
     return jax.jit(restore, compiler_options=options)
 
 
+# Traced and compiled programs are kept with the function: those of networks used before are let go.
+@functools.lru_cache(maxsize=4)
+def compiled_network(restore: Callable[..., Any], config: DRSformerConfig) -> Any:
+    """`compiled_for_inference` of `restore` of a network; all that restore by it share programs."""
+    return compiled_for_inference(functools.partial(restore, config))
+
+
 def make_cpu_devices(count: int) -> None:
     """Lets JAX, where it computes on CPU, take the CPU for so many devices.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -33,9 +32,10 @@ logger = logging.getLogger(__name__)
 class Restorer:
     """A network that restores one image at a time, uint8 `H W C` of any size, whole or in tiles.
 
-    It is compiled once for each padded size; all tiles of an image share one. A forked process can
-    use neither the Restorers of the one that it was forked from nor, if there are any, make its
-    own: that raises a RuntimeError. Threads may share one.
+    It is compiled once for each padded size; all tiles of an image share one, and so do Restorers
+    of one network, whatever their parameters. A forked process can use neither the Restorers of the
+    one that it was forked from nor, if there are any, make its own: that raises a RuntimeError.
+    Threads may share one.
     """
 
     def __init__(
@@ -62,7 +62,11 @@ class Restorer:
           UserError: there are not so many devices.
           ValueError: another function than the network's on several devices.
         """
-        from drsformer_jax.inference.forward import SplitForward, compiled_for_inference
+        from drsformer_jax.inference.forward import (
+            SplitForward,
+            compiled_for_inference,
+            compiled_network,
+        )
 
         check_process()
         self.config = config
@@ -75,11 +79,11 @@ class Restorer:
             split = SplitForward(config, devices)
             self._forward: Callable[..., Any] = split
             self._params_sharding = split.params_sharding
-        else:
-            if restore is None:
-                from drsformer_jax.models.drsformer import restore as network
+        elif restore is None:
+            from drsformer_jax.models.drsformer import restore as network
 
-                restore = functools.partial(network, config)
+            self._forward = compiled_network(network, config)
+        else:
             self._forward = compiled_for_inference(restore) if compiled else restore
         self._params = self._on_device(params)
         # The size of the program that restores tiles of a size, where it is not that size itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -19,7 +20,7 @@ from drsformer_jax import Derainer
 from drsformer_jax.checkpoints.names import from_tree
 from drsformer_jax.errors import UserError
 from drsformer_jax.inference import memory
-from drsformer_jax.inference.forward import compiled_for_inference
+from drsformer_jax.inference.forward import compiled_for_inference, compiled_network
 from drsformer_jax.inference.samples import quantise
 from drsformer_jax.inference.tiles import pad_to_multiple
 from drsformer_jax.models.config import PRESETS
@@ -42,6 +43,7 @@ def params() -> Any:
 
 @pytest.fixture(scope="module")
 def network(params: Any) -> Derainer:
+    compiled_network.cache_clear()  # what other tests have compiled would be counted
     return Derainer(TINY, params)
 
 
@@ -90,6 +92,12 @@ def test_tiles_equal_the_whole_for_a_pointwise_function() -> None:
     image = picture(61, 100)
     tiled = derainer(image, tile=32, overlap=8, blend="uniform")
     np.testing.assert_array_equal(tiled, derainer(image, tile=0))
+
+
+def test_those_of_one_network_share_what_is_compiled(network: Derainer) -> None:
+    assert Derainer(TINY, {})._forward is network._forward
+    other = dataclasses.replace(TINY, precision="highest")
+    assert Derainer(other, {})._forward is not network._forward
 
 
 def test_one_compilation_for_all_tiles_and_sizes_of_a_tile() -> None:

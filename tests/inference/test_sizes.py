@@ -12,6 +12,7 @@ import pytest
 
 from drsformer_jax import Derainer
 from drsformer_jax.inference import memory
+from drsformer_jax.inference.forward import compiled_network
 from drsformer_jax.inference.sizes import Size, shared_sizes
 from drsformer_jax.models.config import PRESETS
 from drsformer_jax.models.drsformer import init_params
@@ -68,6 +69,7 @@ class TestDerainer:
         params: Any = jax.tree.map(
             lambda leaf: generator.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes
         )
+        compiled_network.cache_clear()  # what other tests have compiled would be counted
         derainer = Derainer(TINY, params)
         sizes = [(13, 21), (6, 30)]
         pictures = [generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
