@@ -19,6 +19,8 @@ QUICK = (
     " --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+# A worker a core: further threads of PyTorch's would wait for it, and busily.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Programs that tests start write nothing into the developer's cache folder.
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"

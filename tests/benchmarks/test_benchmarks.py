@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import trivial_programs
 
 from benchmarks import input_pipeline, torch_programs
@@ -27,10 +26,6 @@ from drsformer_jax.parity import torch_drsformer
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.pairs.PAUSE_SECONDS", 0)
-    # On images this small PyTorch's threads wait longer than they work: those of the programs that
-    # benchmarks start, and of this one.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, *flags: str) -> dict[str, Any]:

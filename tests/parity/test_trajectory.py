@@ -51,11 +51,6 @@ def ours(tensors: dict[str, np.ndarray]) -> list[TrainingRecord]:
     return list(jax_trajectory(CONFIG, OPTIONS, tensors, BATCHES, "float64"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # on arrays this small, threads wait longer than they work
-
-
 def report(
     ours: list[TrainingRecord],
     tensors: dict[str, np.ndarray],

@@ -88,7 +88,6 @@ def torch_results(
     module: torch.nn.Module, x: np.ndarray, cotangent: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """y and the gradient for x of sum(y * cotangent); that for the weights stays in the module."""
-    torch.set_num_threads(1)  # on arrays this small, threads wait longer than they work
     module.zero_grad(set_to_none=True)
     source = torch.from_numpy(x).requires_grad_()
     y = module(source)

@@ -23,8 +23,6 @@ def environment(devices: int | None = None) -> dict[str, str]:
         ]
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # On images as small as these PyTorch's threads wait longer than they work.
-        "OMP_NUM_THREADS": "1",
         "XLA_FLAGS": " ".join(flags),
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)]),
     }
