@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 
-from drsformer_jax.checkpoints.torch_names import param_shapes
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import restore
+from drsformer_jax.models.drsformer import init_params, restore
 from drsformer_jax.planning.chips import chip_of_device
 from drsformer_jax.planning.compiled_text import (
     Operation,
@@ -93,7 +92,7 @@ def usable_memory(mesh: Mesh) -> int | None:
 
 def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) -> Program:
     """`restore` of `batch` images size x size a chip, parameters on every chip."""
-    params = param_shapes(config)
+    params = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
     image = jax.ShapeDtypeStruct((batch * mesh.size, size, size, config.in_channels), jnp.float32)
     program = jax.jit(
         functools.partial(restore, config),
@@ -150,11 +149,7 @@ def training_state(
 ) -> TrainState:
     """The shapes of a training state."""
     optimizer = make_optimizer(optimizer_options)
-    state: TrainState = jax.eval_shape(
-        # Parameters that are given are not drawn: the network is traced once for all states.
-        lambda params: create_train_state(config, optimizer, 0, params, ema=ema),
-        param_shapes(config),
-    )
+    state: TrainState = jax.eval_shape(lambda: create_train_state(config, optimizer, 0, ema=ema))
     return state
 
 
@@ -187,7 +182,7 @@ def model_flops(config: DRSformerConfig, batch: int, size: tuple[int, int]) -> f
     nothing that is computed again. They are counted as in `training_flops`.
     """
     config = dataclasses.replace(config, platform="cpu", unroll=True, dtype="float32", rows=None)
-    params = param_shapes(config)
+    params = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
     image = jax.ShapeDtypeStruct((batch, *size, config.in_channels), jnp.float32)
     forward: Any = jax.jit(functools.partial(restore, config)).lower(params, image)
     return 3 * float(forward.cost_analysis()["flops"])
