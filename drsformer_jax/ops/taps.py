@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export, lax
 
 
@@ -28,7 +27,8 @@ def clear_border(x: jax.Array, border: int) -> jax.Array:
     if any(map(export.is_symbolic_dim, x.shape)):
         return jnp.where(_are_inside(x.shape, border), x, jnp.zeros((), x.dtype))
     # A constant of the program: a comparison of coordinates would be repeated for every channel.
-    inside = np.pad(np.ones([n - 2 * border for n in x.shape[2:]], x.dtype), border)
+    with jax.ensure_compile_time_eval():
+        inside = jnp.pad(jnp.ones([n - 2 * border for n in x.shape[2:]], x.dtype), border)
     return x * inside
 
 
