@@ -25,11 +25,11 @@ from drsformer_jax.checkpoints.infer import config_from
 from drsformer_jax.checkpoints.names import Params, check_finite_params, torch_views
 from drsformer_jax.checkpoints.pytorch_file import require_torch, torch_tensors
 from drsformer_jax.checkpoints.runs import DIRECTORY, TrainingCheckpoints
-from drsformer_jax.checkpoints.torch_names import param_shapes
 from drsformer_jax.checkpoints.write_failures import written_or_refused
 from drsformer_jax.errors import UserError, damage_in_one_line
 from drsformer_jax.files import atomic_path
 from drsformer_jax.models.config import DRSformerConfig
+from drsformer_jax.models.drsformer import param_shapes
 from drsformer_jax.training.optimizer import ADAMW, OptimizerOptions, make_optimizer
 from drsformer_jax.training.state import TrainState
 

@@ -22,7 +22,6 @@ from drsformer_jax.checkpoints.torch_names import (
     is_known,
     layout_of,
     leaves_of,
-    param_shapes,
     place_of,
     specs_of,
     to_ours,
@@ -119,6 +118,8 @@ def check_tree(
     leaves = {"/".join(path): leaf for path, leaf in leaves_of(params)}
     specs = specs_of(params)
     if specs is None or not is_known({n: spec.shape for n, spec in specs.items()}, config):
+        from drsformer_jax.models.drsformer import param_shapes
+
         check_size(config, source)
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves_of(param_shapes(config))}
         in_order = dict.fromkeys(spec.path for spec in torch_names(config).values())

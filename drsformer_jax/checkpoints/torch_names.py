@@ -109,29 +109,12 @@ class TensorSpec:
 
 def torch_names(config: DRSformerConfig) -> Mapping[str, TensorSpec]:
     """Every tensor of the authors' module of this architecture, in `named_parameters()` order."""
+    # Networks that are known are read without the network.
+    from drsformer_jax.models.drsformer import param_shapes
+
     specs = specs_of(param_shapes(config))
     assert specs is not None
     return specs
-
-
-def param_shapes(config: DRSformerConfig) -> Params:
-    """The parameters' shapes and dtypes (`jax.ShapeDtypeStruct`), as the tree of `init_params`.
-
-    The first time that an architecture is asked for, the network is traced.
-    """
-    # However it is computed.
-    return _traced(DRSformerConfig.from_architecture(config.architecture()))
-
-
-@functools.cache
-def _traced(config: DRSformerConfig) -> Params:
-    # Networks that are known are read without the network.
-    import jax
-
-    from drsformer_jax.models.drsformer import init_params
-
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(functools.partial(init_params, config), key)
 
 
 def specs_of(params: Mapping[str, Any]) -> Mapping[str, TensorSpec] | None:

@@ -167,6 +167,21 @@ def init_params(config: DRSformerConfig, rng: jax.Array) -> Params:
     return _compiled_init(config)(rng)
 
 
+def param_shapes(config: DRSformerConfig) -> Params:
+    """The parameters' shapes and dtypes (`jax.ShapeDtypeStruct`), as the tree of `init_params`.
+
+    The first time that an architecture is asked for, the network is traced.
+    """
+    # However it is computed.
+    return _traced(DRSformerConfig.from_architecture(config.architecture()))
+
+
+@functools.cache
+def _traced(config: DRSformerConfig) -> Params:
+    key = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(functools.partial(init_params, config), key)
+
+
 def _init(config: DRSformerConfig, rng: jax.Array) -> Params:
     image = jnp.zeros((1, config.in_channels, SIZE_MULTIPLE, SIZE_MULTIPLE), jnp.float32)
     looped = dataclasses.replace(config, unroll=False)  # the same parameters, sooner compiled

@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 
 from drsformer_jax.models.config import DRSformerConfig
-from drsformer_jax.models.drsformer import init_params, restore
+from drsformer_jax.models.drsformer import param_shapes, restore
 from drsformer_jax.planning.chips import chip_of_device
 from drsformer_jax.planning.compiled_text import (
     Operation,
@@ -92,7 +92,7 @@ def usable_memory(mesh: Mesh) -> int | None:
 
 def compile_forward(config: DRSformerConfig, mesh: Mesh, batch: int, size: int) -> Program:
     """`restore` of `batch` images size x size a chip, parameters on every chip."""
-    params = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    params = param_shapes(config)
     image = jax.ShapeDtypeStruct((batch * mesh.size, size, size, config.in_channels), jnp.float32)
     program = jax.jit(
         functools.partial(restore, config),
@@ -149,7 +149,11 @@ def training_state(
 ) -> TrainState:
     """The shapes of a training state."""
     optimizer = make_optimizer(optimizer_options)
-    state: TrainState = jax.eval_shape(lambda: create_train_state(config, optimizer, 0, ema=ema))
+    state: TrainState = jax.eval_shape(
+        # Parameters that are given are not drawn: the network is traced once for all states.
+        lambda params: create_train_state(config, optimizer, 0, params, ema=ema),
+        param_shapes(config),
+    )
     return state
 
 
@@ -182,7 +186,7 @@ def model_flops(config: DRSformerConfig, batch: int, size: tuple[int, int]) -> f
     nothing that is computed again. They are counted as in `training_flops`.
     """
     config = dataclasses.replace(config, platform="cpu", unroll=True, dtype="float32", rows=None)
-    params = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    params = param_shapes(config)
     image = jax.ShapeDtypeStruct((batch, *size, config.in_channels), jnp.float32)
     forward: Any = jax.jit(functools.partial(restore, config)).lower(params, image)
     return 3 * float(forward.cost_analysis()["flops"])

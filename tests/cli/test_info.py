@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drsformer_jax.checkpoints.names import param_shapes
 from drsformer_jax.checkpoints.runs import TrainingCheckpoints
 from drsformer_jax.checkpoints.weights import Weights, save_weights
 from drsformer_jax.cli.main import main
 from drsformer_jax.models.config import PRESETS
+from drsformer_jax.models.drsformer import param_shapes
 from drsformer_jax.training.state import TrainState
 
 TINY = PRESETS["tiny"]
