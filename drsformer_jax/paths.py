@@ -49,13 +49,20 @@ def local_path(text: str, what: str = "", reads: str = READS) -> Path:
             f"{named}: there is no user {path.parts[0][1:]!r} here; if the name begins so, type "
             f"./{text}"
         )
+    if why := why_impossible(path):
+        raise UserError(f"{named}: {why}")
+    return path
+
+
+def why_impossible(path: Path) -> str | None:
+    """Why the system can have nothing at a path, as where a name is too long; None: it can."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        pass
+        return None
     except OSError as error:
-        raise UserError(f"{named}: {error.strerror}") from error
-    return path
+        return error.strerror
+    return None
 
 
 def cache_folder() -> Path:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from drsformer_jax.checkpoints.weights import Weights, load_weights, save_weights
-from drsformer_jax.cli.reports import check_destination
+from drsformer_jax.cli.reports import check_destination, weights_read
 from drsformer_jax.errors import UserError
 from drsformer_jax.models.drsformer import init_params
 from drsformer_jax.training.config import LARGEST_SEED
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        check_destination("OUT", args.out, [Path(args.weights)])
+        check_destination("OUT", args.out, weights_read(Path(args.weights)))
         if not 0 <= args.seed <= LARGEST_SEED:
             raise UserError(f"--seed {args.seed}: must be 0 to {LARGEST_SEED}")
         deeper = deepened(load_weights(args.weights), (*args.blocks,), args.seed)

@@ -17,7 +17,7 @@ from drsformer_jax.cli.reports import check_destination, images_below, write_rep
 from drsformer_jax.data.sets import SETS, get_set
 from drsformer_jax.datasets.build import FORMS, build
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import local_path
+from drsformer_jax.paths import local_path, why_impossible
 
 EXIT_FAULTS = 1
 
@@ -204,15 +204,9 @@ def _check_longest(out: Path, names: Iterable[str]) -> None:
       UserError: it cannot have that of the longest.
     """
     longest = f"{max(names, key=lambda name: len(os.fsencode(name)))}.png"
-    try:
-        # Beside OUT, which is not there yet.
-        (out.absolute().parent / longest).lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot hold {longest} ({error.strerror}): give the photograph a shorter name"
-        ) from error
+    # Beside OUT, which is not there yet.
+    if why := why_impossible(out.absolute().parent / longest):
+        raise UserError(f"{out}: cannot hold {longest} ({why}): give the photograph a shorter name")
 
 
 @contextlib.contextmanager

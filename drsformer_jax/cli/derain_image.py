@@ -13,6 +13,7 @@ from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.cli.derain_jobs import STANDARD, Job
 from drsformer_jax.cli.output import write_whole
 from drsformer_jax.errors import UserError, one_line
+from drsformer_jax.paths import why_impossible
 
 if TYPE_CHECKING:
     from drsformer_jax.data.decoding import Decoded
@@ -100,12 +101,8 @@ def _check_name(job: Job, path: Path) -> None:
     Raises:
       UserError: it cannot.
     """
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
+    if why := why_impossible(path):
         raise UserError(
-            f"{job.source}: cannot be written to {path} ({error.strerror}): alone, with "
+            f"{job.source}: cannot be written to {path} ({why}): alone, with "
             f"-o NAME{job.destination.suffix}, it gets another name"
-        ) from error
+        )

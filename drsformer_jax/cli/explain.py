@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from drsformer_jax.checkpoints.hub import name_of, weights_argument
-from drsformer_jax.cli.reports import check_destination, write_report
+from drsformer_jax.cli.reports import check_destination, weights_read, write_report
 from drsformer_jax.errors import UserError, missing_extra, one_line
 from drsformer_jax.files import write_json
 from drsformer_jax.paths import local_path
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{args.image.stem}.explained.png")
     if output.suffix.lower() not in SUFFIXES:
         raise UserError(f"-o {output}: name a file that ends in {', '.join(SUFFIXES)}")
-    inputs = [given for given in (args.image, args.weights) if isinstance(given, Path)]
+    inputs = [args.image, *weights_read(args.weights or "")]
     check_destination("-o", output, inputs)
     check_destination("--json", args.json, inputs)
     if args.json and args.json.resolve() == output.resolve():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from drsformer_jax.buckets import is_in_bucket
 from drsformer_jax.checkpoints.hub import fetch, is_address, weights_argument
-from drsformer_jax.cli.reports import check_destination, write_report
+from drsformer_jax.cli.reports import check_destination, weights_read, write_report
 from drsformer_jax.errors import one_line
 from drsformer_jax.files import write_json
 from drsformer_jax.paths import files_below, local_path
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.cli.devices import check_devices
 
     given = args.weights or default_weights()
-    check_destination("--json", args.json, [given] if isinstance(given, Path) else [])
+    check_destination("--json", args.json, weights_read(given))
     check_devices()
     weights = load_weights(given)
     if is_address(given):

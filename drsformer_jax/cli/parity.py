@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from drsformer_jax.checkpoints.hub import weights_argument
 from drsformer_jax.cli.devices import check_devices
-from drsformer_jax.cli.reports import check_destination, write_report
+from drsformer_jax.cli.reports import check_destination, weights_read, write_report
 from drsformer_jax.errors import UserError, is_number
-from drsformer_jax.paths import files_below, local_path
+from drsformer_jax.paths import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,9 +108,8 @@ def _weights_argument(text: str) -> str:
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[Path]:
-    """The files that are read."""
-    weights = Path(args.weights)
-    yield from files_below(weights) if weights.is_dir() else [weights]
+    """What is read."""
+    yield from weights_read(Path(args.weights))
     if args.reference is not None:
         yield Path(args.reference.rpartition(":")[0])
     if args.image is not None:

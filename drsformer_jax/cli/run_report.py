@@ -7,7 +7,6 @@ import argparse
 from drsformer_jax.buckets import any_path
 from drsformer_jax.cli.reports import check_destination
 from drsformer_jax.errors import UserError
-from drsformer_jax.paths import files_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from drsformer_jax.training.run_report import REPORT, write_run_report
 
     if args.output:
-        files = (path for path in files_below(args.workdir) if path.name != REPORT)
-        check_destination("-o", args.output, files)
+        inputs = [] if args.output.name == REPORT else [args.workdir]
+        check_destination("-o", args.output, inputs)
     try:
         print(write_run_report(args.workdir, args.output))
     except OSError as error:

@@ -62,11 +62,18 @@ def score_in_job(
     code = do_job(args, folder, units, make_worker, lambda row: None)
     ledgers = Ledgers(folder, with_results=True)
     by_sources = {unit.sources: unit for unit in units}
+    fields = ("niqe",) if args.protocol is None else ("psnr", "ssim")
 
     def known(pair: NamedPair) -> dict[str, float]:
         unit = by_sources[tuple(dict.fromkeys(map(str, (pair.input, pair.target))))]
         if seen := ledgers.done(unit):
-            return {field: float(value) for field, value in seen.result.items()}
+            try:
+                return {field: float(seen.result[field]) for field in fields}
+            except (KeyError, TypeError, ValueError):
+                raise UserError(
+                    f"{folder.ledgers}: what is noted of {unit.name} is damaged: remove "
+                    f"{folder.path}, and all is scored anew"
+                ) from None
         said = ledgers.seen.get(unit.name)
         raise UserError(said[-1].why if said else f"{pair.input}: is not scored yet")
 

@@ -92,6 +92,22 @@ def test_a_workdir_is_its_newest_step(
     older, _ = told(tmp_path / "run" / "checkpoints" / "3", capsys)
     assert (older["form"], older["metadata"]["step"]) == ("step of a training workdir", "3")
     assert older["fingerprint"] != document["fingerprint"]
+    # A report in the workdir is replaced when it is asked for again; what was read is not.
+    run = tmp_path / "run"
+    (run / "info.json").write_text("of before")
+    assert main(["info", str(run), "--json", str(run / "info.json")]) == 0
+    assert json.loads((run / "info.json").read_text()) == document
+    read = run / "checkpoints" / "4" / "config" / "metadata"
+    before = read.read_bytes()
+    (tmp_path / "link").symlink_to(run)
+    for weights_given, report in (
+        (run, read),
+        (read.parents[1], tmp_path / "link" / read.relative_to(run)),
+    ):
+        capsys.readouterr()
+        assert main(["info", str(weights_given), "--json", str(report)]) == 2
+        assert "would overwrite an input" in capsys.readouterr().err
+        assert read.read_bytes() == before
 
 
 def test_what_is_none_is_told_in_one_line(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,22 @@ def test_parts_make_the_table_of_one_run(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.startswith("13 of 14 are done already\n")
     assert score(*files("plain")) == 0
     assert Path("merged.json").read_bytes() == Path("plain.json").read_bytes()
+
+
+@pytest.mark.parametrize("damaged", ['{"psnr": null, "ssim": 1}', '{"psnr": "x", "ssim": 1}', "{}"])
+def test_damaged_scores_are_told(damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score("--job", "job") == 0
+    (ledger,) = Path("job/.drsformer/ledger").iterdir()
+    text, found = re.subn(r'"result": {[^}]+}', f'"result": {damaged}', ledger.read_text())
+    assert found == 14
+    ledger.write_text(text)
+    capsys.readouterr()
+    assert score("--job", "job", *files("all")) == 2
+    error = capsys.readouterr().err
+    assert f"{ledger.parent}: what is noted of a/0 is damaged: remove job/.drsformer, and" in error
+    assert not Path("all.json").exists()
+    shutil.rmtree(ledger.parents[1])
+    assert score("--job", "job") == 0
 
 
 def test_a_bad_image_is_named_as_by_one_run(capsys: pytest.CaptureFixture[str]) -> None:
