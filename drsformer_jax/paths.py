@@ -55,9 +55,12 @@ def local_path(text: str, what: str = "", reads: str = READS) -> Path:
 
 
 def why_impossible(path: Path) -> str | None:
-    """Why the system can have nothing at a path, as where a name is too long; None: it can."""
+    """Why the system can have nothing at a path; None: it can.
+
+    A name may be too long, or links lead in a circle, of which `Path.resolve` makes a RuntimeError.
+    """
     try:
-        path.lstat()
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -82,6 +82,14 @@ def test_a_path_that_cannot_be_is_told() -> None:
         local_path("x" * 256)
 
 
+def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    for name in ("one", "one/photo.png"):
+        with pytest.raises(UserError, match=f"--json .*{name}: Too many levels of symbolic links"):
+            local_path(str(tmp_path / name), "--json")
+
+
 def test_folders_of_checkpoints_are_text(tmp_path: Path) -> None:
     require_text(tmp_path / "ü" / "雨")
     with pytest.raises(UserError, match="name is UTF-8"):

@@ -44,13 +44,15 @@ def build(
 
 
 def check_arguments(name: str, source: Path, out: Path, form: str) -> None:
-    """UserError: a set or a form that is not known, or a path that is none."""
+    """UserError: a set or a form that is not known, or a path that is none or an empty folder."""
     get_set(name)
     require_text(out)
     if form not in FORMS:
         raise UserError(f"form {form!r}: must be one of {', '.join(FORMS)}")
     if not source.is_dir():
         raise nothing_at(source, "folder")
+    if not any(source.iterdir()):  # which TFDS would take for one that is not there
+        raise UserError(f"{source}: is empty: name the folder that the set was unpacked to")
 
 
 def write_records(name: str, source: Path, out: Path, *, form: str, **options: Any) -> Path:

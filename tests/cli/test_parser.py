@@ -25,6 +25,8 @@ from drsformer_jax.cli import main as cli
             "HERE/phto.jpg: no such file or folder (did you mean HERE/photo.j",
         ),
         ("derain HERE/photo.jpg --weights rain_smal", "(did you mean rain_small?)"),
+        ("data make-rain HERE OUT --seed=--", "argument --seed: -- is no value"),
+        ("info --json=--", "argument --json: -- is no value"),
         ("plan --device cpu --config HERE/demoo.py", "(did you mean HERE/demo.py?)"),
     ],
 )

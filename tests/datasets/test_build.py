@@ -84,6 +84,9 @@ def test_faults_leave_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "sets").exists()
     with pytest.raises(UserError, match="nowhere: no such folder"):
         build("rain200h", tmp_path / "nowhere", tmp_path / "sets")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: is empty: name the folder that the set was unpack"):
+        build("rain200h", tmp_path / "empty", tmp_path / "sets")
     with pytest.raises(UserError, match="unknown data set 'rain2000': known are rain200l"):
         build("rain2000", tmp_path / "unpacked", tmp_path / "sets")
     (tmp_path / "file").touch()
