@@ -61,8 +61,11 @@ def decode_image(path: str | os.PathLike[str], *, max_pixels: Limit = None) -> D
         it.
     """
     path = Path(path)
-    with _naming(path), path.open("rb") as file:
-        return _decode(file, max_pixels)
+    with _naming(path):
+        if path.is_fifo():  # opening it would wait for somebody to write
+            raise io.UnsupportedOperation
+        with path.open("rb") as file:
+            return _decode(file, max_pixels)
 
 
 def decode_bytes(data: bytes, name: str, *, max_pixels: Limit = None) -> Decoded:
@@ -97,7 +100,7 @@ def _naming(path: Path | str) -> Iterator[None]:
     """Turns whatever a decoder raises into a UserError that names the file."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise nothing_at(Path(path), "file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, not an image") from None

@@ -315,6 +315,13 @@ def test_a_pipe_is_told() -> None:
     os.close(reading)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_that_nobody_writes_into_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe: is a pipe, not a file"):
+        decode_image(tmp_path / "pipe")
+
+
 def test_a_damaged_file_in_memory_has_a_name() -> None:
     with pytest.raises(UserError, match=r"^photo: not an image in a known format$"):
         decode_bytes(b"hello", "photo")

@@ -161,6 +161,8 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         read_rgb(tmp_path / "text.png")
     with pytest.raises(UserError, match=r"missing\.png: no such file"):
         read_rgb(tmp_path / "missing.png")
+    with pytest.raises(UserError, match=r"text\.png/a\.png: no such file$"):
+        read_rgb(tmp_path / "text.png" / "a.png")
     with pytest.raises(UserError, match="folder"):
         read_rgb(tmp_path)
 
