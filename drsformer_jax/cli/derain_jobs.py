@@ -218,6 +218,14 @@ def _ext(source: Path, naming: Naming) -> str:
     return ".jpg" if source.suffix.lower() in HEIF_SUFFIXES else f".{DEFAULT_EXT}"
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; no name is too long to be asked for, which would stop the others."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _missing(jobs: list[Job], pages: bool) -> tuple[list[Job], list[Job]]:
     """The jobs that are not done, with their pages, and the others: what is there is whole.
 
@@ -226,10 +234,9 @@ def _missing(jobs: list[Job], pages: bool) -> tuple[list[Job], list[Job]]:
     done = {
         job
         for job in jobs
-        # Unlike `Path.is_file`, it raises nothing where a name is too long.
-        if os.path.isfile(job.destination)
+        if _is_file(job.destination)
         and identity(job.destination) != identity(job.source)
-        and (os.path.isfile(job.page) or not pages)
+        and (_is_file(job.page) or not pages)
     }
     if done:
         logger.warning("%d of %d images are there already", len(done), len(jobs))
