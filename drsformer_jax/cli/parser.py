@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(parser=self)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse, which makes an empty list of the value of --flag=--, where it is refused."""
+        """As argparse, but it refuses --flag=--, of whose value argparse makes an empty list."""
         for word in itertools.takewhile(lambda word: word != "--", args or ()):
             if word.startswith("--") and word.endswith("=--"):
                 self.error(f"argument {word.removesuffix('=--')}: -- is no value")
